@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# bytecode makes the command start in a third of the time
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs clean tools
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.clients  ## aggregate lines of two simulated chips and run real GPIO programs on them
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
+
+test: tools  ## set up what the tests need and run them all
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev  ## lint, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: tools  ## measure, and write the table in docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.docs  ## build the documentation into docs/_build
+	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
+
+clean:  ## remove what the targets above made
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+tools: $(VENV)/.dev
+	@scripts/install-tools
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "python3-venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.clients: $(VENV)/bin/python pyproject.toml
+	@echo "installing gpiovirt and the GPIO libraries into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
+	@$(BIN)/python -m compileall -q src
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.clients
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
