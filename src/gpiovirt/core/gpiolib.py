@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""GpioChip: what the kernel's gpiolib does above a driver.
+
+It owns who holds a line, names and consumers, active-low, sequence numbers and info events. How
+a line gets its level belongs to the Driver below, which speaks in physical levels only.
+Behaviour: Documentation/userspace-api/gpio of Linux 6.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now
+from gpiovirt.core.line import (
+    AS_IS,
+    Clock,
+    Direction,
+    Edge,
+    EdgeEvent,
+    InfoEvent,
+    InfoEventType,
+    LineInfo,
+    LineSettings,
+)
+from gpiovirt.errors import LineBusyError, NotPermittedError, OffsetError
+
+__all__ = ["Driver", "GpioChip", "PhysicalEdge", "Values"]
+
+PhysicalEdge = Callable[[int, bool, int], None]
+"""(offset, rising, timestamp in ns on the clock the line was configured with)"""
+
+
+class Values(Protocol):
+    """Physical levels of a fixed set of lines, in the order they were bound."""
+
+    def get(self, mask: int) -> int:
+        """Levels of the lines in `mask`."""
+
+    def set(self, mask: int, bits: int) -> None:
+        """Drive the lines in `mask`, all of them outputs."""
+
+
+class Driver(Protocol):
+    """The hardware side of a chip, as struct gpio_chip is to gpiolib. All levels are physical."""
+
+    label: str
+    names: Sequence[str]
+
+    def attach(self, edge: PhysicalEdge) -> None:
+        """Edges of lines configured for them go to `edge` from now on."""
+
+    def is_output(self, offset: int) -> bool:
+        """Direction as the hardware has it."""
+
+    def configure(self, offset: int, settings: LineSettings) -> None:
+        """Make the line an input or output; `settings` never say active_low or AS_IS."""
+
+    def free(self, offset: int) -> None:
+        """The line's holder is gone."""
+
+    def bind(self, offsets: Sequence[int]) -> Values:
+        """The hot path: the levels of just these lines."""
+
+
+class _Line:
+    __slots__ = ("index", "is_output", "line_seqno", "name", "offset", "request", "settings")
+
+    def __init__(self, offset: int, name: str, is_output: bool) -> None:
+        self.offset = offset
+        self.name = name
+        self.is_output = is_output
+        self.request: _Request | None = None
+        self.index = 0
+        self.line_seqno = 0
+        self.settings = AS_IS
+
+
+_SWAPPED = {
+    Edge.NONE: Edge.NONE,
+    Edge.RISING: Edge.FALLING,
+    Edge.FALLING: Edge.RISING,
+    Edge.BOTH: Edge.BOTH,
+}
+
+
+def _physical(settings: LineSettings) -> LineSettings:
+    if not settings.active_low:
+        return settings
+    return settings._replace(
+        active_low=False, edge=_SWAPPED[settings.edge], output_value=settings.output_value ^ 1
+    )
+
+
+class GpioChip:
+    """A Chip made of a Driver."""
+
+    def __init__(self, driver: Driver, now: Now, name: str = "") -> None:
+        self._driver = driver
+        self._now = now
+        self._name = name or driver.label
+        self._lines = [
+            _Line(offset, line_name, driver.is_output(offset))
+            for offset, line_name in enumerate(driver.names)
+        ]
+        self._watchers: list[InfoSink] = []
+        driver.attach(self._edge)
+
+    @property
+    def info(self) -> ChipInfo:
+        return ChipInfo(self._name, self._driver.label, len(self._lines))
+
+    def line_info(self, offset: int) -> LineInfo:
+        line = self._line(offset)
+        request = line.request
+        return LineInfo(
+            offset,
+            line.name,
+            request.consumer if request else "",
+            request is not None,
+            Direction.OUTPUT if line.is_output else Direction.INPUT,
+            line.settings,
+        )
+
+    def watch(self, sink: InfoSink) -> Callable[[], None]:
+        self._watchers = [*self._watchers, sink]
+
+        def unwatch() -> None:
+            self._watchers = [other for other in self._watchers if other is not sink]
+
+        return unwatch
+
+    def request(
+        self,
+        offsets: Sequence[int],
+        settings: Sequence[LineSettings],
+        consumer: str,
+        on_edge: EdgeSink | None = None,
+    ) -> _Request:
+        request = _Request(self, consumer, on_edge)
+        try:
+            for offset, wanted in zip(offsets, settings, strict=True):
+                line = self._line(offset)
+                if line.request is not None:
+                    raise LineBusyError(
+                        f'line {self.describe(line)} is held by "{line.request.consumer}"; '
+                        "release it or choose another"
+                    )
+                request.take(line, wanted)
+        except BaseException:
+            request.release()
+            raise
+        request.bind()
+        return request
+
+    def describe(self, line: _Line) -> str:
+        """`chip:offset (name)` for messages."""
+        return f"{self._driver.label}:{line.offset}" + (f" ({line.name})" if line.name else "")
+
+    def _line(self, offset: int) -> _Line:
+        if 0 <= offset < len(self._lines):
+            return self._lines[offset]
+        raise OffsetError(
+            f"{self._driver.label} has no line {offset}: its {len(self._lines)} lines are "
+            f"0 to {len(self._lines) - 1}"
+        )
+
+    def _configure(self, line: _Line, wanted: LineSettings) -> None:
+        if wanted.direction is Direction.AS_IS:
+            return
+        self._driver.configure(line.offset, _physical(wanted))
+        line.is_output = wanted.direction is Direction.OUTPUT
+
+    def _notify(self, change: InfoEventType, line: _Line) -> None:
+        if self._watchers:
+            event = InfoEvent(change, self._now(Clock.MONOTONIC), self.line_info(line.offset))
+            for sink in self._watchers:
+                sink(event)
+
+    def _edge(self, offset: int, rising: bool, timestamp_ns: int) -> None:
+        line = self._lines[offset]
+        request = line.request
+        if request is None or request.on_edge is None:
+            return
+        line.line_seqno += 1
+        request.seqno += 1
+        request.on_edge(
+            EdgeEvent(offset, rising ^ line.settings.active_low, timestamp_ns, request.seqno, line.line_seqno)
+        )
+
+
+class _Request:
+    """The LineRequest of a GpioChip."""
+
+    __slots__ = (
+        "_chip",
+        "_inverted",
+        "_lines",
+        "_outputs",
+        "_values",
+        "consumer",
+        "offsets",
+        "on_edge",
+        "seqno",
+    )
+
+    def __init__(self, chip: GpioChip, consumer: str, on_edge: EdgeSink | None) -> None:
+        self._chip = chip
+        self._lines: list[_Line] = []
+        self._inverted = 0
+        self._outputs = 0
+        self.consumer = consumer
+        self.on_edge = on_edge
+        self.seqno = 0
+
+    def take(self, line: _Line, wanted: LineSettings) -> None:
+        """Hold one more line; on failure it is held all the same, for release() to free."""
+        line.request = self
+        line.index = len(self._lines)
+        line.line_seqno = 0
+        line.settings = wanted
+        self._lines.append(line)
+        self._chip._configure(line, wanted)
+        self._chip._notify(InfoEventType.REQUESTED, line)
+
+    def bind(self) -> None:
+        """All lines are taken: make the hot path."""
+        self.offsets = tuple(line.offset for line in self._lines)
+        self._values = self._chip._driver.bind(self.offsets)
+        self._update_masks()
+
+    def _update_masks(self) -> None:
+        self._inverted = sum(1 << i for i, line in enumerate(self._lines) if line.settings.active_low)
+        self._outputs = sum(1 << i for i, line in enumerate(self._lines) if line.is_output)
+
+    def get_values(self, mask: int) -> int:
+        return (self._values.get(mask) ^ self._inverted) & mask
+
+    def set_values(self, mask: int, bits: int) -> None:
+        if mask & ~self._outputs:
+            raise NotPermittedError("a line in the mask is not an output")
+        self._values.set(mask, (bits ^ self._inverted) & mask)
+
+    def reconfigure(self, settings: Mapping[int, LineSettings]) -> None:
+        try:
+            for index, wanted in settings.items():
+                if wanted.direction is Direction.AS_IS:
+                    continue
+                line = self._lines[index]
+                line.settings = wanted
+                self._chip._configure(line, wanted)
+                self._chip._notify(InfoEventType.CONFIG, line)
+        finally:
+            self._update_masks()
+
+    def relinquish(self, mask: int) -> None:
+        for i, line in enumerate(self._lines):
+            if mask >> i & 1:
+                self._chip._driver.free(line.offset)
+                line.settings = AS_IS
+                self._chip._notify(InfoEventType.CONFIG, line)
+        self._update_masks()
+
+    def release(self) -> None:
+        lines, self._lines = self._lines, []
+        for line in lines:
+            self._chip._driver.free(line.offset)
+            line.request = None
+            line.settings = AS_IS
+            self._chip._notify(InfoEventType.RELEASED, line)

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: MIT
+"""The kernel's clocks, as event timestamps need them."""
+
+from __future__ import annotations
+
+import time
+
+from gpiovirt.core.line import Clock
+
+__all__ = ["now_ns"]
+
+
+def now_ns(clock: Clock) -> int:
+    """ns on CLOCK_MONOTONIC, or since the epoch for Clock.REALTIME."""
+    return time.time_ns() if clock is Clock.REALTIME else time.monotonic_ns()

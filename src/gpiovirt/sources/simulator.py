@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""Simulated chips: lines that exist only here, and the world they are wired to.
+
+Every line is on a net, alone or wired to lines of any chips. A net is low if any line drives it
+low, else high if any drives it high, else where the world pulls it. A line behaves as one of the
+kernel's gpio-sim; a bias is a pull, as there. Time comes in through `now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from gpiovirt.core.chip import LineRequest, Now
+from gpiovirt.core.debounce import Debouncer
+from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
+from gpiovirt.errors import NoSuchChipError, OffsetError, UsageError
+
+__all__ = ["LevelChange", "SimChip", "Simulator"]
+
+
+class LevelChange(NamedTuple):
+    """A line of the world changed its physical level."""
+
+    chip: str
+    offset: int
+    level: int
+    timestamp_ns: int
+
+
+class _Net:
+    """Lines that share one level."""
+
+    __slots__ = ("level", "lines", "pull")
+
+    def __init__(self, line: _SimLine) -> None:
+        self.lines = [line]
+        self.pull = 0
+        self.level = 0
+
+    def settle(self) -> None:
+        """Work the level out anew and tell every line if it changed."""
+        level = self.pull
+        for line in self.lines:
+            if line.driven is not None:
+                level = line.driven
+                if not level:
+                    break
+        if level != self.level:
+            self.level = level
+            for line in self.lines:
+                line.on_level(level)
+
+
+class _SimLine:
+    """One line: what it drives, and what it tells its chip."""
+
+    __slots__ = (
+        "clock",
+        "debouncer",
+        "driven",
+        "driver",
+        "drives_high",
+        "drives_low",
+        "edge",
+        "is_output",
+        "net",
+        "offset",
+    )
+
+    def __init__(self, driver: _SimDriver, offset: int) -> None:
+        self.driver = driver
+        self.offset = offset
+        self.net = _Net(self)
+        self.is_output = False
+        self.driven: int | None = None
+        self.drives_low = self.drives_high = True
+        self.edge = Edge.NONE
+        self.clock = Clock.MONOTONIC
+        self.debouncer: Debouncer | None = None
+
+    def drive(self, value: int) -> None:
+        self.driven = value if (self.drives_high if value else self.drives_low) else None
+        self.net.settle()
+
+    def on_level(self, level: int) -> None:
+        simulator = self.driver.simulator
+        if simulator.observers:
+            simulator.report(self, level)
+        if self.debouncer is not None:
+            self.debouncer.on_edge(simulator.now(Clock.MONOTONIC))
+            simulator.debouncing.add(self)
+        elif self.edge:
+            self.report_edge(level)
+
+    def report_edge(self, level: int) -> None:
+        if self.edge & (Edge.RISING if level else Edge.FALLING):
+            self.driver.edge(self.offset, bool(level), self.driver.simulator.now(self.clock))
+
+    def level(self) -> int:
+        """As its holder reads it: debounced where it asked for that."""
+        return self.net.level if self.debouncer is None else self.debouncer.level
+
+
+class _SimValues:
+    """Levels of a fixed set of simulated lines."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, lines: Sequence[_SimLine]) -> None:
+        self._lines = [(1 << i, line) for i, line in enumerate(lines)]
+
+    def get(self, mask: int) -> int:
+        bits = 0
+        for bit, line in self._lines:
+            if mask & bit and line.level():
+                bits |= bit
+        return bits
+
+    def set(self, mask: int, bits: int) -> None:
+        for bit, line in self._lines:
+            if mask & bit:
+                line.drive(1 if bits & bit else 0)
+
+
+class _SimDriver:
+    """The Driver of a simulated chip."""
+
+    def __init__(self, simulator: Simulator, label: str, names: Sequence[str]) -> None:
+        self.simulator = simulator
+        self.label = label
+        self.names: Sequence[str] = list(names)
+        self.lines = [_SimLine(self, offset) for offset in range(len(names))]
+
+    def attach(self, edge: PhysicalEdge) -> None:
+        self.edge = edge
+
+    def is_output(self, offset: int) -> bool:
+        return self.lines[offset].is_output
+
+    def configure(self, offset: int, settings: LineSettings) -> None:
+        line = self.lines[offset]
+        if settings.bias in (Bias.PULL_UP, Bias.PULL_DOWN):
+            line.net.pull = int(settings.bias is Bias.PULL_UP)
+        line.is_output = settings.direction is Direction.OUTPUT
+        line.edge = Edge.NONE
+        line.drives_high = settings.drive is not Drive.OPEN_DRAIN
+        line.drives_low = settings.drive is not Drive.OPEN_SOURCE
+        if line.is_output:
+            self._end_debounce(line)
+            line.drive(settings.output_value)
+            return
+        line.driven = None
+        line.net.settle()
+        line.edge = settings.edge
+        line.clock = settings.event_clock
+        if not settings.debounce_period_us:
+            self._end_debounce(line)
+        elif line.debouncer is not None:
+            line.debouncer.period_us = settings.debounce_period_us
+        else:
+            line.debouncer = Debouncer(line.net.level, settings.debounce_period_us)
+
+    def _end_debounce(self, line: _SimLine) -> None:
+        line.debouncer = None
+        self.simulator.debouncing.discard(line)
+
+    def free(self, offset: int) -> None:
+        line = self.lines[offset]
+        line.edge = Edge.NONE
+        line.driven = None
+        line.drives_low = line.drives_high = True
+        self._end_debounce(line)
+        line.net.settle()
+
+    def bind(self, offsets: Sequence[int]) -> Values:
+        return _SimValues([self.lines[offset] for offset in offsets])
+
+
+class SimChip(GpioChip):
+    """A simulated chip, made by Simulator.add_chip."""
+
+    def __init__(self, driver: _SimDriver, now: Now) -> None:
+        super().__init__(driver, now)
+        self.lines = driver.lines
+
+
+class Simulator:
+    """Simulated chips and the world around them; `level` and `pull` are the world's side of a line."""
+
+    def __init__(self, now: Now) -> None:
+        self.now = now
+        self.chips: dict[str, SimChip] = {}
+        self.debouncing: set[_SimLine] = set()
+        self.observers: list[Callable[[LevelChange], None]] = []
+        self._hogs: list[LineRequest] = []
+
+    def add_chip(self, label: str, names: Iterable[str]) -> SimChip:
+        """A chip with one line per name; an empty name leaves the line unnamed."""
+        if label in self.chips:
+            raise UsageError(f"the chip name {label!r} is in use; choose another")
+        names = list(names)
+        if not names:
+            raise UsageError(f"chip {label!r} has no lines; give it one or more")
+        chip = self.chips[label] = SimChip(_SimDriver(self, label, names), self.now)
+        return chip
+
+    def hog(self, label: str, offset: int, consumer: str, settings: LineSettings) -> None:
+        """Hold a line for good, as a gpio-sim hog does."""
+        self._hogs.append(self._chip(label).request([offset], [settings], consumer))
+
+    def wire(self, one: tuple[str, int], other: tuple[str, int]) -> None:
+        """Connect two lines, and what each is wired to already, to one net."""
+        kept, joined = self._line(*one).net, self._line(*other).net
+        if kept is joined:
+            return
+        for line in joined.lines:
+            line.net = kept
+        kept.lines = kept.lines + joined.lines
+        kept.pull |= joined.pull
+        kept.settle()
+        if joined.level != kept.level:
+            for line in joined.lines:
+                line.on_level(kept.level)
+
+    def pull(self, label: str, offset: int, level: int) -> None:
+        """The world pulls a line (and what it is wired to) up (1) or down (0)."""
+        net = self._line(label, offset).net
+        net.pull = level
+        net.settle()
+
+    def level(self, label: str, offset: int) -> int:
+        """Physical level of a line."""
+        return self._line(label, offset).net.level
+
+    def report(self, line: _SimLine, level: int) -> None:
+        """A line changed: tell the observers."""
+        change = LevelChange(line.driver.label, line.offset, level, self.now(Clock.MONOTONIC))
+        for observer in self.observers:
+            observer(change)
+
+    def next_deadline_ns(self) -> int | None:
+        """When on_deadline wants to be called, on CLOCK_MONOTONIC; None: not at all."""
+        deadlines = [line.debouncer.deadline_ns for line in self.debouncing if line.debouncer]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def on_deadline(self, now_ns: int) -> None:
+        """Time has passed: debounced lines that have been stable take their level."""
+        for line in list(self.debouncing):
+            debouncer = line.debouncer
+            if debouncer is None or debouncer.deadline_ns is None or debouncer.deadline_ns > now_ns:
+                continue
+            self.debouncing.discard(line)
+            if debouncer.on_deadline(line.net.level):
+                line.report_edge(debouncer.level)
+
+    def _chip(self, label: str) -> SimChip:
+        if label not in self.chips:
+            there = ", ".join(self.chips) or "none"
+            raise NoSuchChipError(f"no simulated chip {label!r}; there is: {there}")
+        return self.chips[label]
+
+    def _line(self, label: str, offset: int) -> _SimLine:
+        lines = self._chip(label).lines
+        if not 0 <= offset < len(lines):
+            raise OffsetError(
+                f"{label} has no line {offset}: its {len(lines)} lines are 0 to {len(lines) - 1}"
+            )
+        return lines[offset]
