@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""The GPIO character device as a state machine, uAPI v1 and v2.
+
+A ChipFile is one open file of the device: (ioctl number, bytes) in, an Answer out. What a request
+opens is a file too. Events leave through a Fifo that the export provides.
+"""
+
+from __future__ import annotations
+
+from gpiovirt.protocols.gpiochip.chip import ChipFile
+from gpiovirt.protocols.gpiochip.file import Answer, Fifo, FifoFactory, File
+
+__all__ = ["Answer", "ChipFile", "Fifo", "FifoFactory", "File"]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""An open file of /dev/gpiochipN: chip and line info, watches, and requests of both uAPI versions."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from struct import Struct
+
+from gpiovirt.core.chip import Chip
+from gpiovirt.core.line import InfoEvent
+from gpiovirt.errors import GpiovirtError, OffsetError
+from gpiovirt.protocols.gpiochip import v1, v2
+from gpiovirt.protocols.gpiochip.file import INVALID, Answer, Fifo, FifoFactory
+from gpiovirt.uapi import gpio as u
+
+__all__ = ["ChipFile"]
+
+_u32 = Struct("=I")
+_INFO_EVENTS = 32  # records the kernel keeps for a chip file's reader
+
+
+class ChipFile:
+    """One open file of a chip; its Fifo carries the info events of the lines it watches."""
+
+    def __init__(self, chip: Chip, name: str, open_fifo: FifoFactory) -> None:
+        """`name` is the device's, as in /dev/NAME; `open_fifo` serves this file and what it opens."""
+        info = chip.info
+        self._chip = chip
+        self._chip_info = u.gpiochip_info.pack(u.cstring(name), u.cstring(info.label), info.num_lines)
+        self._num_lines = info.num_lines
+        self._open_fifo = open_fifo
+        self.fifo: Fifo = open_fifo(u.gpio_v2_line_info_changed.size, _INFO_EVENTS, False)
+        self._watched: set[int] = set()
+        self._watch_abi = 0
+        self._unwatch: Callable[[], None] | None = None
+
+    def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        try:
+            if cmd == u.GPIO_V2_GET_LINE_IOCTL:
+                return v2.get_line(self._chip, arg, self._open_fifo)
+            if cmd == u.GPIO_GET_CHIPINFO_IOCTL:
+                return Answer(0, self._chip_info)
+            if cmd in (u.GPIO_V2_GET_LINEINFO_IOCTL, u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL):
+                fields = u.gpio_v2_line_info.unpack(arg)
+                if any(fields[6]):
+                    return INVALID
+                return self._line_info(fields[2], 2, cmd == u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL)
+            if cmd in (u.GPIO_GET_LINEINFO_IOCTL, u.GPIO_GET_LINEINFO_WATCH_IOCTL):
+                offset = u.gpioline_info.unpack(arg)[0]
+                return self._line_info(offset, 1, cmd == u.GPIO_GET_LINEINFO_WATCH_IOCTL)
+            if cmd == u.GPIO_GET_LINEINFO_UNWATCH_IOCTL:
+                return self._end_watch(_u32.unpack(arg)[0])
+            if cmd == u.GPIO_GET_LINEHANDLE_IOCTL:
+                return v1.get_linehandle(self._chip, arg, self._open_fifo)
+            if cmd == u.GPIO_GET_LINEEVENT_IOCTL:
+                return v1.get_lineevent(self._chip, arg, self._open_fifo, compat)
+        except OffsetError:
+            return INVALID
+        except GpiovirtError as error:
+            return Answer(error.errno)
+        return INVALID
+
+    def _line_info(self, offset: int, abi: int, watch: bool) -> Answer:
+        info = self._chip.line_info(offset)
+        if watch:
+            if self._watch_abi not in (0, abi):
+                return Answer(errno.EPERM)
+            self._watch_abi = abi
+            if offset in self._watched:
+                return Answer(errno.EBUSY)
+            self._watched.add(offset)
+            if self._unwatch is None:
+                self._unwatch = self._chip.watch(self._on_info)
+        return Answer(0, v2.encode_info(info) if abi == 2 else v1.encode_info(info))
+
+    def _end_watch(self, offset: int) -> Answer:
+        if offset >= self._num_lines:
+            return INVALID
+        if offset not in self._watched:
+            return Answer(errno.EBUSY)
+        self._watched.remove(offset)
+        return Answer(0)
+
+    def _on_info(self, event: InfoEvent) -> None:
+        if event.info.offset in self._watched:
+            encode = v2.encode_info_changed if self._watch_abi == 2 else v1.encode_info_changed
+            self.fifo.put(encode(event))
+
+    def close(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
