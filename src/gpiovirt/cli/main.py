@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""The command `gpiovirt`; a subcommand is a module here, imported only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from gpiovirt import __version__
+from gpiovirt.errors import GpiovirtError, UsageError
+
+__all__ = ["COMMANDS", "main", "parser_for"]
+
+COMMANDS = {
+    "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
+    "sim": "drive and watch simulated lines",
+    "doctor": "say what this machine can do, what is missing and how to get it",
+}
+
+
+def parser_for(command: str) -> argparse.ArgumentParser:
+    """The argument parser of a subcommand."""
+    module = importlib.import_module(f"gpiovirt.cli.{command}")
+    parser = argparse.ArgumentParser(
+        prog=f"gpiovirt {command}",
+        usage=getattr(module, "USAGE", None),
+        description=COMMANDS[command],
+        epilog=getattr(module, "EPILOG", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(parser)
+    parser.set_defaults(main=module.main)
+    return parser
+
+
+def _overview() -> str:
+    commands = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
+    return f"""usage: gpiovirt [--version] COMMAND ...
+
+GPIO virtualization for Linux: make virtual chips of existing lines, hand each to one consumer.
+
+commands:
+{commands}
+
+`gpiovirt COMMAND --help` explains one, with examples.
+"""
+
+
+def main() -> int:
+    """Entry point; the exit status is 2 for a wrong call and 1 for what could not be done."""
+    arguments = sys.argv[1:]
+    try:
+        if not arguments:
+            sys.stderr.write(_overview())
+            return 2
+        if arguments[0] in ("-h", "--help", "help"):
+            sys.stdout.write(_overview())
+            return 0
+        if arguments[0] in ("-V", "--version"):
+            sys.stdout.write(f"gpiovirt {__version__}\n")
+            return 0
+        if arguments[0] not in COMMANDS:
+            raise UsageError(f"no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
+        options = parser_for(arguments[0]).parse_args(arguments[1:])
+        status: int = options.main(options)
+        return status
+    except UsageError as error:
+        sys.stderr.write(f"gpiovirt: {error}\n")
+        return 2
+    except GpiovirtError as error:
+        sys.stderr.write(f"gpiovirt: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt run: a program on virtual chips."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from gpiovirt.cli import chips
+from gpiovirt.errors import UsageError
+from gpiovirt.exports.process.launch import launch
+from gpiovirt.exports.process.supervisor import Supervisor
+from gpiovirt.host.clock import now_ns
+
+EPILOG = """\
+The program sees the virtual chips as /dev/gpiochip0, 1, ... in the order given, and no other GPIO;
+without --chip it sees the simulated chips. gpiovirt becomes the program: its exit status, signals
+and terminal are the program's own. From the program or from outside, `gpiovirt sim` drives what
+the world does to the simulated lines.
+
+examples:
+  gpiovirt run --sim sim-a:8 -- gpioinfo
+  gpiovirt run --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' -- ./plc
+  gpiovirt run --sim a:2 --wire a:0=a:1 -- python3 loopback_test.py
+"""
+USAGE = "gpiovirt run [--sim LABEL:LINES]... [--chip NAME=LINES]... -- PROGRAM [ARGUMENT]..."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    chips.add_options(parser)
+    parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Become the program."""
+    argv = options.program[options.program[:1] == ["--"] :]
+    if not argv:
+        raise UsageError("no program to run; end with: -- PROGRAM [ARGUMENT]...")
+    if not options.sim:
+        raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8")
+    made = chips.ChipSet(options)
+    uid, pid = os.getuid(), os.getpid()
+
+    def prepare(supervisor: Supervisor) -> None:
+        from gpiovirt.control.simulator import SimServer, socket_name
+
+        SimServer(made.simulator, supervisor, socket_name(uid, pid))
+
+    environment = {**os.environ, "GPIOVIRT_SIM": f"gpiovirt/sim/{uid}/{pid}"}
+    launch(argv, list(made.shown.values()), now_ns, made.simulator, prepare, environment)

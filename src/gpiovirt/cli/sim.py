@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt sim: the world's side of simulated lines."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpiovirt.control.simulator import SimClient, running
+from gpiovirt.errors import HostError, UsageError
+
+EPILOG = """\
+LINE is CHIP:OFFSET, CHIP:NAME, or a NAME that only one line has. Run inside a program started by
+`gpiovirt run`, the command drives that program's chips; from outside it finds the running
+simulators of the same user, and --pid chooses where there are several.
+
+examples:
+  gpiovirt sim pull sim-a:3 up
+  gpiovirt sim get DOOR
+  gpiovirt sim watch
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--pid", type=int, help="the program (its process id) whose chips are meant")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
+    pull = commands.add_parser("pull", help="pull a line up or down", description="pull a line up or down")
+    pull.add_argument("line", metavar="LINE")
+    pull.add_argument("level", choices=["up", "down"])
+    get = commands.add_parser("get", help="print a line's level", description="print a line's level, 0 or 1")
+    get.add_argument("line", metavar="LINE")
+    commands.add_parser("list", help="print all lines", description="print all lines")
+    watch = commands.add_parser(
+        "watch", help="print every change of level", description="print every change of level until it ends"
+    )
+    watch.add_argument("-n", "--num-changes", type=int, metavar="N", help="end after N changes")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Do one command."""
+    with _connect(options.pid, getattr(options, "line", "")) as client:
+        if options.what == "pull":
+            client.pull(options.line, options.level)
+        elif options.what == "get":
+            print(client.get(options.line))
+        elif options.what == "list":
+            _print_lines(client)
+        else:
+            _watch(client, options.num_changes)
+    return 0
+
+
+def _connect(pid: int | None, line: str) -> SimClient:
+    names = [name for name in running() if pid is None or name.endswith(f"/{pid}")]
+    if not names:
+        what = "no simulator is running" if pid is None else f"no simulator runs for process {pid}"
+        raise HostError(f"{what}; start one with: gpiovirt run --sim sim-a:8 -- PROGRAM")
+    if len(names) > 1:
+        label = line.rpartition(":")[0]
+        names = [name for name in names if not label or label in _labels(name)] or names
+    if len(names) > 1:
+        pids = ", ".join(name.rpartition("/")[2] for name in names)
+        raise UsageError(f"{len(names)} simulators are running; choose one with --pid ({pids})")
+    return SimClient(names[0])
+
+
+def _labels(name: str) -> set[str]:
+    try:
+        with SimClient(name) as client:
+            return {line["chip"] for line in client.lines()}
+    except HostError:
+        return set()
+
+
+def _print_lines(client: SimClient) -> None:
+    for line in client.lines():
+        where = f"{line['chip']}:{line['offset']}"
+        consumer = f'"{line["consumer"]}"' if line["consumer"] else "unused"
+        print(f"{where:16} {line['name'] or '-':16} {line['level']}  {line['direction']:7} {consumer}")
+
+
+def _watch(client: SimClient, num_changes: int | None) -> None:
+    for count, change in enumerate(client.watch(), 1):
+        level = "up" if change.level else "down"
+        print(f"{change.timestamp_ns / 1e9:.6f} {change.chip}:{change.offset} {level}", flush=True)
+        if count == num_changes:
+            return

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""How chips are made and driven from outside."""

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""Drive a simulator in another process: a socket that leaves nothing behind, and its client.
+
+Abstract Unix socket `gpiovirt/sim/UID/PID`, sequential packets, one JSON object each. Only the
+user who runs the simulator, and root, are served.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Protocol
+
+from gpiovirt.errors import GpiovirtError, HostError, NoSuchLineError, UsageError
+from gpiovirt.sources.simulator import LevelChange, Simulator
+
+__all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name"]
+
+ENVIRONMENT = "GPIOVIRT_SIM"
+_PREFIX = "gpiovirt/sim/"
+_MAX_MESSAGE = 1 << 16
+_LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
+
+
+def socket_name(uid: int, pid: int) -> str:
+    """Name of the abstract socket of the simulator that the program `pid` of user `uid` runs on."""
+    return f"{_PREFIX}{uid}/{pid}"
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    return int(struct.unpack("iIi", credentials)[1])
+
+
+class Reactor(Protocol):
+    """What calls back when a file is readable."""
+
+    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+        """Call back when `fd` is readable or hung up."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Call back no more."""
+
+
+def parse_line(simulator: Simulator, line: str) -> tuple[str, int]:
+    """(chip label, offset) of `LABEL:OFFSET`, `LABEL:NAME` or a unique `NAME`."""
+    label, _, which = line.rpartition(":")
+    if label and which.isdecimal():
+        simulator.level(label, int(which))
+        return label, int(which)
+    found = [
+        (chip, offset)
+        for chip, sim in simulator.chips.items()
+        if label in ("", chip)
+        for offset in range(sim.info.num_lines)
+        if which and sim.line_info(offset).name == which
+    ]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(f"{chip} ({sim.info.num_lines} lines)" for chip, sim in simulator.chips.items())
+    what = f"{len(found)} simulated lines are" if found else "no simulated line is"
+    raise NoSuchLineError(f"{what} named {line!r}; write CHIP:OFFSET or CHIP:NAME; the chips are: {there}")
+
+
+class SimServer:
+    """Serves a simulator on the reactor of the process it lives in."""
+
+    def __init__(self, simulator: Simulator, reactor: Reactor, name: str) -> None:
+        self._simulator = simulator
+        self._reactor = reactor
+        self._watchers: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            self._listener.bind("\0" + name)
+        except OSError as error:
+            raise HostError.of(f"cannot bind the abstract socket {name}", error) from error
+        self._listener.listen(16)
+        reactor.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            connection, _ = self._listener.accept()
+            if _peer_uid(connection) not in (0, os.getuid()):
+                connection.close()
+                return
+            connection.setblocking(False)
+            self._reactor.add_reader(connection.fileno(), lambda: self._receive(connection))
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            message = connection.recv(_MAX_MESSAGE)
+            if not message:
+                raise ConnectionResetError
+            connection.send(json.dumps(self._reply(connection, message)).encode())
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close(connection)
+
+    def _close(self, connection: socket.socket) -> None:
+        self._reactor.remove_reader(connection.fileno())
+        if connection in self._watchers:
+            self._watchers.remove(connection)
+            if not self._watchers:
+                self._simulator.observers.remove(self._on_change)
+        connection.close()
+
+    def _reply(self, connection: socket.socket, message: bytes) -> dict[str, Any]:
+        try:
+            command = json.loads(message)
+            match command:
+                case {"do": "pull", "line": str(line), "level": str(level)}:
+                    if level not in _LEVELS:
+                        raise UsageError(f"a line is pulled up or down, not {level!r}")
+                    self._simulator.pull(*parse_line(self._simulator, line), _LEVELS[level])
+                    return {}
+                case {"do": "get", "line": str(line)}:
+                    return {"level": self._simulator.level(*parse_line(self._simulator, line))}
+                case {"do": "list"}:
+                    return {"lines": list(self._lines())}
+                case {"do": "watch"}:
+                    if not self._watchers:
+                        self._simulator.observers.append(self._on_change)
+                    self._watchers.append(connection)
+                    return {}
+            raise UsageError("a command this simulator does not know")
+        except GpiovirtError as error:
+            return {"error": str(error)}
+        except (ValueError, RecursionError) as error:
+            return {"error": f"not a message: {error}"}
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for label, chip in self._simulator.chips.items():
+            for offset in range(chip.info.num_lines):
+                info = chip.line_info(offset)
+                yield {
+                    "chip": label,
+                    "offset": offset,
+                    "name": info.name,
+                    "direction": info.direction.name.lower(),
+                    "consumer": info.consumer,
+                    "level": self._simulator.level(label, offset),
+                }
+
+    def _on_change(self, change: LevelChange) -> None:
+        message = json.dumps(change._asdict()).encode()
+        for watcher in self._watchers:
+            with suppress(OSError):  # it is slow: it misses this one; gone: its reader closes it
+                watcher.send(message)
+
+
+def running() -> list[str]:
+    """Names of the sockets of the simulators that this user may drive."""
+    if ENVIRONMENT in os.environ:
+        return [os.environ[ENVIRONMENT]]
+    mine = _PREFIX if os.getuid() == 0 else f"{_PREFIX}{os.getuid()}/"
+    names = set()
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
+        for row in table:
+            path = row.split()[-1]
+            if path.startswith("@" + mine):
+                names.add(path[1:])
+    return sorted(names)
+
+
+class SimClient:
+    """A connection to a simulator. HostError if it cannot be had, UsageError if it refuses a command."""
+
+    def __init__(self, name: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.connect("\0" + name)
+        except OSError as error:
+            self._socket.close()
+            raise HostError.of(f"no simulator answers at {name}", error) from error
+        if _peer_uid(self._socket) not in (0, os.getuid()) and os.getuid() != 0:
+            self._socket.close()
+            raise HostError(f"the socket {name} belongs to another user; not used")
+
+    def __enter__(self) -> SimClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def _call(self, **command: str) -> dict[str, Any]:
+        self._socket.send(json.dumps(command).encode())
+        reply = self._message()
+        if "error" in reply:
+            raise UsageError(reply["error"])
+        return reply
+
+    def _message(self) -> dict[str, Any]:
+        message = self._socket.recv(1 << 20)
+        if not message:
+            raise HostError("the simulator has ended")
+        decoded: dict[str, Any] = json.loads(message)
+        return decoded
+
+    def pull(self, line: str, level: str) -> None:
+        """Pull a line `up` or `down`."""
+        self._call(do="pull", line=line, level=level)
+
+    def get(self, line: str) -> int:
+        """Physical level of a line."""
+        return int(self._call(do="get", line=line)["level"])
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All lines: chip, offset, name, direction, consumer, level."""
+        lines: list[dict[str, Any]] = self._call(do="list")["lines"]
+        return lines
+
+    def watch(self) -> Iterator[LevelChange]:
+        """Every change of level from now on, until the simulator ends."""
+        self._call(do="watch")
+        return self._changes()
+
+    def _changes(self) -> Iterator[LevelChange]:
+        while True:
+            try:
+                yield LevelChange(**self._message())
+            except HostError:
+                return

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""The pipe behind a file of the character device: the program has its read end, events go in here.
+
+A pipe, since it is read-only, batches reads and tells its write end when the last copy is closed.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from fcntl import ioctl
+from termios import FIONREAD
+
+__all__ = ["PipeFifo"]
+
+
+class PipeFifo:
+    """A Fifo of whole records with the kernel's capacity and overflow rule."""
+
+    __slots__ = ("_at_most", "_capacity", "_drop_oldest", "_record_size", "reader", "writer")
+
+    def __init__(self, record_size: int, capacity: int, drop_oldest: bool) -> None:
+        self.reader, self.writer = os.pipe()
+        os.set_blocking(self.writer, False)
+        self._record_size = record_size
+        self._capacity = capacity
+        self._drop_oldest = drop_oldest
+        self._at_most = 0  # records in the pipe, if nobody has read since the last look
+
+    def put(self, record: bytes) -> None:
+        if self._at_most >= self._capacity:
+            self._at_most = self._unread()
+            if self._at_most >= self._capacity:
+                if not self._drop_oldest:
+                    return
+                self._skip()
+        try:
+            os.write(self.writer, record)
+        except OSError:  # the reader is gone, or the user is over its pipe limit: the event is lost
+            return
+        self._at_most += 1
+
+    def _unread(self) -> int:
+        count = array("i", [0])
+        ioctl(self.writer, FIONREAD, count)
+        return count[0] // self._record_size
+
+    def _skip(self) -> None:
+        """Take the oldest record out, by a read end of our own that lives no longer than this."""
+        reader = os.open(f"/proc/self/fd/{self.writer}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.read(reader, self._record_size)
+        except BlockingIOError:  # it was read meanwhile
+            pass
+        finally:
+            os.close(reader)
+        self._at_most -= 1
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """(device, inode), as seen through any fd of the pipe."""
+        status = os.fstat(self.writer)
+        return status.st_dev, status.st_ino
+
+    def close_reader(self) -> None:
+        """The program has its copy: from now on its last close shows at the write end."""
+        os.close(self.reader)
+        self.reader = -1
+
+    def close(self) -> None:
+        """Close whatever end is still open here."""
+        if self.reader >= 0:
+            os.close(self.reader)
+        os.close(self.writer)

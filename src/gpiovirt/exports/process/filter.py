@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""The seccomp filter: GPIO ioctls are trapped, everything else goes on untouched."""
+
+from __future__ import annotations
+
+from gpiovirt.uapi import seccomp as u
+from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
+
+__all__ = ["gpio_filter"]
+
+
+def gpio_filter() -> bytes:
+    """A classic BPF program, an array of struct sock_filter, for all architectures we know."""
+    program: list[tuple[int, int, int, int]] = []
+    numbers: list[tuple[int, tuple[int, ...]]] = list(u.IOCTL_NUMBERS.items())
+    # per architecture: skip if it is another; load the number; each ioctl number jumps to the check
+    length = 1 + sum(3 + len(nrs) for _, nrs in numbers)
+    check = length + 1
+    program.append((u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH))
+    for arch, nrs in numbers:
+        program.append((u.BPF_JMP_JEQ_K, 0, 2 + len(nrs), arch))
+        program.append((u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_NR))
+        for nr in nrs:
+            program.append((u.BPF_JMP_JEQ_K, check - len(program) - 1, 0, nr))
+        program.append((u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW))
+    program += [
+        (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW),
+        # the low word of args[1], as all architectures here are little-endian
+        (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 8),
+        (u.BPF_ALU_AND_K, 0, 0, 0xFF00),
+        (u.BPF_JMP_JEQ_K, 1, 0, GPIO_IOC_TYPE << 8),
+        (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW),
+        (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_USER_NOTIF),
+    ]
+    return b"".join(u.sock_filter.pack(*instruction) for instruction in program)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""Start a program on virtual chips: this process becomes the program, a second one supervises it.
+
+So the program has our pid, terminal, parent and children: its exit status and signals need no help.
+The supervisor is no child of the program, lives in the original namespaces, and ends when the last
+task that the filter holds has ended, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import sys
+import termios
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from fcntl import ioctl
+from typing import NamedTuple, NoReturn
+
+from gpiovirt.core.chip import Chip, Now
+from gpiovirt.errors import GpiovirtError, HostError
+from gpiovirt.exports.process import sandbox
+from gpiovirt.exports.process.filter import gpio_filter
+from gpiovirt.exports.process.supervisor import Clocked, Supervisor
+from gpiovirt.host import libc
+from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
+
+__all__ = ["launch"]
+
+
+class _Placeholder(NamedTuple):
+    """A pty whose slave stands for a chip: a character device of its own that anybody can have."""
+
+    master: int
+    slave: int
+    node: sandbox.DeviceNode
+
+
+def launch(
+    argv: list[str],
+    chips: Sequence[Chip],
+    now: Now,
+    clocked: Clocked,
+    prepare: Callable[[Supervisor], None],
+    environment: Mapping[str, str],
+) -> NoReturn:
+    """Become the program `argv`, which sees chip i as /dev/gpiochip<i>.
+
+    `prepare` runs in the supervisor before the program starts. HostError if something cannot be had,
+    and then nothing is left behind.
+    """
+    placeholders = [_placeholder(index) for index in range(len(chips))]
+    program = os.getpid()
+    from_program, to_supervisor = os.pipe()
+    from_supervisor, to_program = os.pipe()
+    if _fork_detached():
+        _supervise(program, placeholders, chips, now, clocked, prepare, from_program, to_program)
+    os.close(from_program)
+    os.close(to_program)
+    for placeholder in placeholders:
+        os.close(placeholder.master)
+    sandbox.enter([placeholder.node for placeholder in placeholders])
+    listener = install_filter(gpio_filter())
+    os.write(to_supervisor, str(listener).encode())
+    if refused := os.read(from_supervisor, 4096)[1:]:
+        raise HostError(refused.decode())
+    _execute(argv, environment)
+
+
+def _execute(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores, and its programs should not
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, environment)  # noqa: S606
+    except OSError as error:
+        raise HostError.of(f"cannot run {argv[0]!r}", error) from error
+
+
+def _placeholder(index: int) -> _Placeholder:
+    try:
+        master, slave = pty.openpty()
+    except OSError as error:
+        raise HostError.of("cannot open a pseudo-terminal to stand for a chip", error) from error
+    os.fchown(slave, -1, os.getegid())
+    os.fchmod(slave, 0o660)
+    node = sandbox.DeviceNode(f"gpiochip{index}", os.ttyname(slave), os.fstat(slave).st_rdev)
+    return _Placeholder(master, slave, node)
+
+
+def _fork_detached() -> bool:
+    """Fork a grandchild that is no child of ours; True in it."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return False
+    if os.fork():
+        os._exit(0)
+    return True
+
+
+def _supervise(
+    program: int,
+    placeholders: Sequence[_Placeholder],
+    chips: Sequence[Chip],
+    now: Now,
+    clocked: Clocked,
+    prepare: Callable[[Supervisor], None],
+    from_program: int,
+    to_program: int,
+) -> NoReturn:
+    status = 1
+    try:
+        slaves = [placeholder.slave for placeholder in placeholders]
+        _leave_the_terminal(keep=[from_program, to_program, *slaves, *(p.master for p in placeholders)])
+        _own_terminals(slaves)
+        libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
+        nodes = {}
+        for placeholder, chip in zip(placeholders, chips, strict=True):
+            status_of = os.fstat(placeholder.slave)
+            nodes[status_of.st_dev, status_of.st_ino] = (chip, placeholder.node.name)
+        supervisor = Supervisor(nodes, now, clocked)
+        try:
+            prepare(supervisor)
+            announced = os.read(from_program, 16)
+            if announced:  # otherwise it failed, and has said why
+                listener = Listener(fetch_fd(program, int(announced)))
+                os.write(to_program, b"!")
+                os.close(to_program)
+                supervisor.run(listener)
+        except (GpiovirtError, OSError) as error:
+            os.write(to_program, f"!the supervisor cannot start: {error}".encode())
+        status = 0
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        os._exit(status)
+
+
+def _leave_the_terminal(keep: Sequence[int]) -> None:
+    """A session of our own, with none of the program's files open but standard error."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in keep:
+            with suppress(OSError):  # the listing's own
+                os.close(fd)
+
+
+def _own_terminals(slaves: Sequence[int]) -> None:
+    """Make each placeholder the terminal of some session, or the next session leader to open it gets it.
+
+    A session has one terminal: ours takes the first, idle processes that end with us hold the others.
+    """
+    ioctl(slaves[0], termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for slave in slaves[1:]:
+        ready, done = os.pipe()
+        if not os.fork():
+            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+            libc.prctl(libc.PR_SET_NAME, b"gpiovirt-tty")
+            os.setsid()
+            ioctl(slave, termios.TIOCSCTTY, 0)
+            os.closerange(0, slave)
+            os.closerange(slave + 1, 65536)
+            while True:
+                signal.pause()
+        os.close(done)
+        os.read(ready, 1)
+        os.close(ready)

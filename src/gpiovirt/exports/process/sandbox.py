@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The program's private /dev and /sys: everything as it was, but of GPIO only its own chips.
+
+Each directory that must differ is covered by a tmpfs into which its entries are bound again. That
+needs no overlayfs, works unprivileged, and vanishes with the last process of the mount namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from gpiovirt.errors import HostError
+from gpiovirt.host import libc
+
+__all__ = ["DeviceNode", "enter"]
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_NOSUID = 2
+_MS_BIND = 4096
+_MS_REC = 16384
+_MS_SLAVE = 1 << 19
+
+
+class DeviceNode(NamedTuple):
+    """`/dev/NAME`, shown in place of the placeholder tty `/dev/pts/N`; `number` is its st_rdev."""
+
+    name: str
+    tty: str
+    number: int
+
+    @property
+    def dev(self) -> str:
+        """MAJ:MIN"""
+        return f"{os.major(self.number)}:{os.minor(self.number)}"
+
+
+def enter(nodes: Sequence[DeviceNode]) -> None:
+    """Move this process into a mount namespace where /dev and /sys show just `nodes` of GPIO.
+
+    As root with a mount namespace alone, otherwise in a user namespace in which the user has the
+    same uid and gid. HostError says what the kernel refused.
+    """
+    try:
+        libc.unshare(_CLONE_NEWNS)
+    except PermissionError:
+        _enter_user_namespace()
+    try:
+        libc.mount("none", "/", None, _MS_REC | _MS_SLAVE)
+        # what is below /dev last: its entries are what the others are bound from
+        _show_in_sys(nodes)
+        _show_in_dev(nodes)
+    except OSError as error:
+        raise HostError.of(f"cannot prepare a private /dev and /sys ({error.filename})", error) from error
+
+
+def _enter_user_namespace() -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS)
+        for name, content in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{uid} {uid} 1"),
+            ("gid_map", f"{gid} {gid} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(content)
+    except OSError as error:
+        raise HostError(
+            f"no user namespace for an ordinary user here ({error.strerror}); run as root, or allow them: "
+            "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000 "
+            "kernel.apparmor_restrict_unprivileged_userns=0, whichever exist"
+        ) from error
+
+
+def _cover(directory: str, hide: Callable[[os.DirEntry[str]], bool]) -> None:
+    """Cover `directory` by a tmpfs with the same entries, less those to `hide`."""
+    below = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with os.scandir(directory) as entries:
+            shown = [entry for entry in entries if not hide(entry)]
+        libc.mount("gpiovirt", directory, "tmpfs", _MS_NOSUID, "mode=0755,size=1m")
+        for entry in shown:
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.name, dir_fd=below), entry.path)
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                os.mkdir(entry.path)
+            else:
+                _make_mount_point(entry.path)
+            libc.mount(f"/proc/self/fd/{below}/{entry.name}", entry.path, None, _MS_BIND | _MS_REC)
+    finally:
+        os.close(below)
+
+
+def _make_mount_point(path: str) -> None:
+    """A node that may be made without privilege, and that readdir calls a character device."""
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(0, 0))
+
+
+def _show_in_dev(nodes: Sequence[DeviceNode]) -> None:
+    _cover("/dev", lambda entry: entry.name.startswith("gpiochip"))
+    for node in nodes:
+        path = f"/dev/{node.name}"
+        _make_mount_point(path)
+        libc.mount(node.tty, path, None, _MS_BIND)
+
+
+def _show_in_sys(nodes: Sequence[DeviceNode]) -> None:
+    """What libgpiod 1.6 and 2 look up: bus/gpio/devices/NAME/dev and dev/char/MAJ:MIN/subsystem."""
+    _cover("/sys/bus", lambda entry: entry.name == "gpio")
+    _cover("/sys/dev/char", lambda entry: "/gpiochip" in os.readlink(entry.path))
+    for node in nodes:
+        device = f"/sys/bus/gpio/devices/{node.name}"
+        os.makedirs(device)
+        with open(f"{device}/dev", "w", encoding="ascii") as file:
+            file.write(f"{node.dev}\n")
+        os.makedirs(f"/sys/dev/char/{node.dev}")
+        os.symlink("../../../bus/gpio", f"/sys/dev/char/{node.dev}/subsystem")

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""System calls that Python 3.11 has no function for; each raises OSError as os functions do."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+__all__ = ["PR_SET_NAME", "PR_SET_NO_NEW_PRIVS", "PR_SET_PDEATHSIG", "mount", "prctl", "syscall", "unshare"]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_NO_NEW_PRIVS = 38
+
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_PIDFD_GETFD = 438
+
+
+def _checked(result: int, what: str = "") -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what or None)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)"""
+    _checked(_libc.unshare(flags))
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str = "") -> None:
+    """mount(2)"""
+    encoded = None if fstype is None else fstype.encode()
+    _checked(
+        _libc.mount(os.fsencode(source), os.fsencode(target), encoded, flags, data.encode() or None), target
+    )
+
+
+def prctl(option: int, value: int | bytes) -> None:
+    """prctl(2) with one argument"""
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    _checked(_libc.prctl(option, argument, 0, 0, 0))
+
+
+def syscall(number: int, *args: int | bytes | ctypes.Structure) -> int:
+    """syscall(2); bytes and structures go by address"""
+    return _checked(_libc.syscall(ctypes.c_long(number), *map(_argument, args)))
+
+
+def _argument(value: int | bytes | ctypes.Structure) -> object:
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    return ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.byref(value)

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: MIT
+"""What tests of GPIO programs need: simulated chips, programs that run on them, and a clock to turn.
+
+Public: the tests of this project use nothing else.
+"""
+
+from __future__ import annotations
+
+from gpiovirt.sources.simulator import LevelChange, SimChip, Simulator
+from gpiovirt.testing.clock import FakeClock
+from gpiovirt.testing.program import Program, running
+
+__all__ = ["FakeClock", "LevelChange", "Program", "SimChip", "Simulator", "running"]
