@@ -6,7 +6,17 @@ from __future__ import annotations
 import ctypes
 import os
 
-__all__ = ["PR_SET_NAME", "PR_SET_NO_NEW_PRIVS", "PR_SET_PDEATHSIG", "mount", "prctl", "syscall", "unshare"]
+__all__ = [
+    "PR_SET_NAME",
+    "PR_SET_NO_NEW_PRIVS",
+    "PR_SET_PDEATHSIG",
+    "attach_tree",
+    "clone_tree",
+    "mount",
+    "prctl",
+    "syscall",
+    "unshare",
+]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -17,7 +27,13 @@ PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_OPEN_TREE = 428
+SYS_MOVE_MOUNT = 429
 SYS_PIDFD_GETFD = 438
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
 
 
 def _checked(result: int, what: str = "") -> int:
@@ -38,6 +54,18 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str = 
     _checked(
         _libc.mount(os.fsencode(source), os.fsencode(target), encoded, flags, data.encode() or None), target
     )
+
+
+def clone_tree(path: str) -> int:
+    """A copy, attached nowhere, of what is mounted at and below `path`; open_tree(2)"""
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    return syscall(SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+
+
+def attach_tree(tree: int, path: str) -> None:
+    """Mount such a copy at `path`; move_mount(2)"""
+    syscall(SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
+    os.close(tree)
 
 
 def prctl(option: int, value: int | bytes) -> None:

@@ -23,6 +23,7 @@ _MS_NOSUID = 2
 _MS_BIND = 4096
 _MS_REC = 16384
 _MS_SLAVE = 1 << 19
+_BELOW = "/dev/.gpiovirt"
 
 
 class DeviceNode(NamedTuple):
@@ -101,8 +102,19 @@ def _make_mount_point(path: str) -> None:
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(0, 0))
 
 
+def _is_chip(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith("gpiochip")
+
+
 def _show_in_dev(nodes: Sequence[DeviceNode]) -> None:
-    _cover("/dev", lambda entry: entry.name.startswith("gpiochip"))
+    # ptmx finds /dev/pts from the directory it is in, so it must be reached through that directory
+    below = libc.clone_tree("/dev")
+    _cover("/dev", lambda entry: _is_chip(entry) or entry.path in ("/dev/ptmx", _BELOW))
+    os.mkdir(_BELOW)
+    libc.attach_tree(below, _BELOW)
+    for entry in filter(_is_chip, os.scandir(_BELOW)):
+        libc.mount("/dev/null", entry.path, None, _MS_BIND)
+    os.symlink(f"{_BELOW}/ptmx", "/dev/ptmx")
     for node in nodes:
         path = f"/dev/{node.name}"
         _make_mount_point(path)
@@ -112,7 +124,8 @@ def _show_in_dev(nodes: Sequence[DeviceNode]) -> None:
 def _show_in_sys(nodes: Sequence[DeviceNode]) -> None:
     """What libgpiod 1.6 and 2 look up: bus/gpio/devices/NAME/dev and dev/char/MAJ:MIN/subsystem."""
     _cover("/sys/bus", lambda entry: entry.name == "gpio")
-    _cover("/sys/dev/char", lambda entry: "/gpiochip" in os.readlink(entry.path))
+    # the kernel's own are all links
+    _cover("/sys/dev/char", lambda entry: not entry.is_symlink() or "/gpiochip" in os.readlink(entry.path))
     for node in nodes:
         device = f"/sys/bus/gpio/devices/{node.name}"
         os.makedirs(device)

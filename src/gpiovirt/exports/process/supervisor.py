@@ -102,7 +102,8 @@ class Supervisor:
         return None
 
     def _run_readers(self) -> None:
-        for fd, _ in self._slow.poll(0):
+        """Closed files first: who closes a file and then asks must see its lines released."""
+        for fd, _ in sorted(self._slow.poll(0), key=lambda ready: ready[1] & select.EPOLLIN):
             callback = self._readers.get(fd)
             if callback is not None:
                 callback()

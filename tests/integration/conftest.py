@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""Run programs under `gpiovirt run`, as root and as an ordinary user."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLIENTS = ("gpiod", "gpiod.libs", "lgpio.py", "_lgpio*", "lgpio.libs", "periphery", "gpiozero", "colorzero")
+
+
+class Installation:
+    """gpiovirt and the client libraries in a folder that every user can read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.chmod(0o755)
+        site = Path(sysconfig.get_paths()["platlib"])
+        shutil.copytree(
+            ROOT / "src/gpiovirt", folder / "gpiovirt", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        for pattern in CLIENTS:
+            for path in site.glob(pattern):
+                (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+        for metadata in site.glob("gpiozero*.dist-info"):
+            shutil.copytree(metadata, folder / metadata.name)
+        self.python = self._python()
+
+    def _python(self) -> str:
+        """An interpreter of our version that an ordinary user can start."""
+        version = "import sys; print(sys.version_info[:2])"
+        for python in (sys.executable, "/usr/bin/python3"):
+            try:
+                found = subprocess.check_output([python, "-c", version], text=True, **as_user(ordinary_uid()))
+            except OSError:
+                continue
+            if found.strip() == str(sys.version_info[:2]):
+                return python
+        pytest.fail("an ordinary user can start no Python of this version here")
+
+
+def ordinary_uid() -> int:
+    return os.getuid() or 4242
+
+
+def as_user(uid: int) -> dict[str, Any]:
+    """Keywords of subprocess that start a program as that user."""
+    return {} if uid == os.getuid() else {"user": uid, "group": uid, "extra_groups": []}
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installation]:
+    with tempfile.TemporaryDirectory(prefix="gpiovirt-test-") as folder:
+        yield Installation(Path(folder))
+
+
+class Runner:
+    """`gpiovirt run` as one user."""
+
+    def __init__(self, installation: Installation, uid: int) -> None:
+        self.uid = uid
+        self.home = installation.folder / f"home-{uid}"
+        if not self.home.exists():
+            self.home.mkdir()
+            os.chown(self.home, uid, uid)
+        self.python = installation.python
+        self.environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "PYTHONPATH": str(installation.folder),
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+        }
+
+    def options(self) -> dict[str, Any]:
+        return {"cwd": self.home, "env": self.environment, **as_user(self.uid)}
+
+    def command(
+        self,
+        program: Sequence[str],
+        sims: Sequence[str] = ("sim-a:8",),
+        chips: Sequence[str] = (),
+        wires: Sequence[str] = (),
+    ) -> list[str]:
+        command = [self.python, "-m", "gpiovirt", "run"]
+        for option, texts in (("--sim", sims), ("--chip", chips), ("--wire", wires)):
+            for text in texts:
+                command += [option, text]
+        return [*command, "--", *program]
+
+    def __call__(
+        self,
+        *program: str,
+        sims: Sequence[str] = ("sim-a:8",),
+        chips: Sequence[str] = (),
+        wires: Sequence[str] = (),
+        **options: Any,
+    ) -> subprocess.CompletedProcess[str]:
+        options = {"capture_output": True, "timeout": 60, **self.options(), **options}
+        return subprocess.run(self.command(program, sims, chips, wires), text=True, check=False, **options)
+
+    def script(self, source: str, **options: Any) -> str:
+        """Run a Python program; its standard output, once it has succeeded."""
+        done = self(self.python, "-c", source, **options)
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr
+        return str(done.stdout)
+
+    def popen(self, *program: str, **options: Any) -> subprocess.Popen[str]:
+        chips = {name: options.pop(name) for name in ("sims", "chips", "wires") if name in options}
+        options = {"text": True, **self.options(), **options}
+        return subprocess.Popen(self.command(program, **chips), **options)
+
+    def sim(self, *arguments: str) -> str:
+        """`gpiovirt sim` from outside."""
+        command = [self.python, "-m", "gpiovirt", "sim", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **self.options())
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout).strip()
+
+
+@pytest.fixture(params=["root", "user"] if os.getuid() == 0 else ["user"])
+def run(request: pytest.FixtureRequest, installation: Installation) -> Runner:
+    return Runner(installation, 0 if request.param == "root" else ordinary_uid())
+
+
+@pytest.fixture(scope="session")
+def c_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The C client, built statically for 64-bit and for 32-bit, by architecture."""
+    with tempfile.TemporaryDirectory(prefix="gpiovirt-c-") as folder:
+        Path(folder).chmod(0o755)
+        built = {}
+        for name, flags in (("x86_64", []), ("i386", ["-m32"])):
+            built[name] = f"{folder}/client-{name}"
+            source = str(Path(__file__).with_name("client.c"))
+            subprocess.run(["gcc", "-O2", "-Wall", "-static", *flags, "-o", built[name], source], check=True)
+        yield built
