@@ -18,8 +18,7 @@ from guests.debian import BuildError
 from guests.guest import Guest, GuestError, GuestTimeoutError, Qemu, Uml, qemu, uml
 from guests.kernel import apply
 from guests.recipes import RECIPES, Edit, build_path, stale_builds
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.guest.conftest import ROOT, build
 
 TWO_EDGES = """
 set -- $(gpio-sim edges 4 DOOR LAMP)
@@ -38,28 +37,10 @@ echo above >merged/file && cat lower/file upper/file
 """
 
 
-def build(target: str) -> float:
-    """Have a guest built; the seconds that took."""
-    started = time.monotonic()
-    built = subprocess.run([ROOT / "guests/build", target], check=True, stdout=subprocess.PIPE, text=True)
-    assert Path(built.stdout.splitlines()[-1]).is_dir()
-    return time.monotonic() - started
-
-
 @pytest.fixture(scope="session", params=["uml", "x86"])
 def boot(request: pytest.FixtureRequest) -> Callable[[], Guest]:
     build(request.param)
     return Uml if request.param == "uml" else Qemu
-
-
-@pytest.fixture(scope="session")
-def has_uml() -> None:
-    build("uml")
-
-
-@pytest.fixture(scope="session")
-def has_x86() -> None:
-    build("x86")
 
 
 def session_members(leader: int) -> list[str]:

@@ -14,6 +14,7 @@ __all__ = [
     "clone_tree",
     "mount",
     "prctl",
+    "shares_memory",
     "syscall",
     "unshare",
 ]
@@ -27,9 +28,11 @@ PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_PIDFD_GETFD = 438
+_KCMP_VM = 1
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 _OPEN_TREE_CLONE = 1
@@ -66,6 +69,16 @@ def attach_tree(tree: int, path: str) -> None:
     """Mount such a copy at `path`; move_mount(2)"""
     syscall(SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
     os.close(tree)
+
+
+def shares_memory(pid: int, other: int) -> bool:
+    """Whether two processes have one address space, as after vfork(2); kcmp(2)"""
+    try:
+        return syscall(SYS_KCMP[os.uname().machine], pid, other, _KCMP_VM, 0, 0) == 0
+    except PermissionError:  # another user's: its children of ours have exec'd since
+        return False
+    except OSError:  # a kernel without it, or one of them is gone
+        return True
 
 
 def prctl(option: int, value: int | bytes) -> None:

@@ -2,44 +2,95 @@
 """Another task's open files and memory, through /proc; safe against a recycled thread id.
 
 A directory of /proc kept open belongs to its task for ever: once that is gone, every look-up in it
-fails, whoever has the number now.
+fails, whoever has the number now. An open `mem` belongs to an address space for ever, so it is kept
+only where no other process shares that: then it reads nothing once the task has called exec.
 """
 
 from __future__ import annotations
 
 import os
 
+from gpiovirt.host import libc
+
 __all__ = ["Task", "Tasks"]
+
+_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Task:
-    """A task by its thread id; all methods raise OSError when it is gone."""
+    """A task by its thread id; all methods raise OSError when it is gone.
 
-    __slots__ = ("directory",)
+    `is_new` until whoever made it has made sure that the number was the right task's.
+    """
+
+    __slots__ = ("_directory", "_fds", "_memory", "_tid", "is_new")
 
     def __init__(self, tid: int) -> None:
-        self.directory = os.open(f"/proc/{tid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._tid = tid
+        self.is_new = True
+        self._memory = -1
+        self._directory = os.open(f"/proc/{tid}", _FLAGS)
+        try:
+            self._fds = os.open("fd", _FLAGS, dir_fd=self._directory)
+        except OSError:
+            os.close(self._directory)
+            raise
 
     def file(self, fd: int) -> tuple[int, int]:
         """What the fd refers to, whatever its number: (device, inode)."""
-        status = os.stat(f"fd/{fd}", dir_fd=self.directory)
+        status = os.stat(str(fd), dir_fd=self._fds)
         return status.st_dev, status.st_ino
 
     def file_flags(self, fd: int) -> int:
         """O_* flags of the fd, O_CLOEXEC among them."""
-        with open(os.open(f"fdinfo/{fd}", os.O_RDONLY, dir_fd=self.directory), encoding="ascii") as fdinfo:
+        with open(os.open(f"fdinfo/{fd}", os.O_RDONLY, dir_fd=self._directory), encoding="ascii") as fdinfo:
             for line in fdinfo:
                 if line.startswith("flags:"):
                     return int(line.split()[1], 8)
         return 0
 
-    def open_memory(self) -> int:
-        """An fd to pread and pwrite the task's memory with."""
-        return os.open("mem", os.O_RDWR | os.O_CLOEXEC, dir_fd=self.directory)
+    def _parent(self) -> int:
+        with open(
+            os.open("stat", os.O_RDONLY, dir_fd=self._directory), encoding="utf-8", errors="replace"
+        ) as stat:
+            return int(stat.read().rpartition(") ")[2].split()[1])  # proc_pid_stat(5)
+
+    def read(self, address: int, size: int) -> bytes:
+        """`size` bytes of the task's memory; OSError or OverflowError if they are not all there."""
+        if self._memory >= 0:
+            content = os.pread(self._memory, size, address)
+            if len(content) == size:
+                return content
+            self._forget_memory()  # it has called exec
+        memory = os.open("mem", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._directory)
+        if not libc.shares_memory(self._tid, self._parent()):
+            self._memory = memory
+            return os.pread(memory, size, address)
+        try:
+            return os.pread(memory, size, address)
+        finally:
+            os.close(memory)
+
+    def write(self, address: int, content: bytes) -> int:
+        """Write to the task's memory; the number of bytes written."""
+        if self._memory >= 0:
+            return os.pwrite(self._memory, content, address)
+        memory = os.open("mem", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            return os.pwrite(memory, content, address)
+        finally:
+            os.close(memory)
+
+    def _forget_memory(self) -> None:
+        os.close(self._memory)
+        self._memory = -1
 
     def close(self) -> None:
         """Forget the task."""
-        os.close(self.directory)
+        if self._memory >= 0:
+            self._forget_memory()
+        os.close(self._fds)
+        os.close(self._directory)
 
 
 class Tasks:

@@ -128,6 +128,10 @@ class Supervisor:
         """The errno to answer with, or None when it is answered already."""
         try:
             task, file_id = self._tasks.file(call.tid, call.fd)
+            if task.is_new:
+                # its number was still the caller's when we opened it
+                self._listener.check(call.id)
+                task.is_new = False
         except OSError:  # not an open file: EBADF, says the kernel
             self._listener.proceed(call.id)
             return None
@@ -144,41 +148,36 @@ class Supervisor:
                 return errno.EINVAL
             # files closed by now free their lines before anybody asks about them
             self._run_readers()
-        memory = task.open_memory()
-        try:
-            self._listener.check(call.id)
-            return self._ioctl(call, file, memory)
-        finally:
-            os.close(memory)
+        return self._ioctl(call, task, file)
 
-    def _ioctl(self, call: Notification, file: File, memory: int) -> int | None:
+    def _ioctl(self, call: Notification, task: Task, file: File) -> int | None:
         cmd, address = call.cmd, call.arg
         if call.arch in COMPAT_ARCHES:
             address &= 0xFFFFFFFF
         arg = b""
         if cmd & _IOC_WRITE:
             try:
-                arg = os.pread(memory, u.ioc_size(cmd), address)
+                arg = task.read(address, u.ioc_size(cmd))
             except (OSError, OverflowError):
                 return errno.EFAULT
             if len(arg) != u.ioc_size(cmd):
                 return errno.EFAULT
         restarted = self._unsent.pop((call.tid, cmd, address), None) if self._unsent else None
         if restarted is not None:
-            return self._reply(memory, restarted, address)
+            return self._reply(task, address, restarted)
         answer = file.ioctl(cmd, arg, call.arch == AUDIT_ARCH_I386)
         if answer.file is not None:
-            return self._install(call, memory, answer.file, answer.reply or b"", answer.fd_at, address)
+            return self._install(call, task, answer.file, answer.reply or b"", answer.fd_at, address)
         if self._opened:
             self._discard_opened()
         if answer.reply is not None:
-            return self._reply(memory, answer.reply, address)
+            return self._reply(task, address, answer.reply)
         return answer.errno
 
     @staticmethod
-    def _reply(memory: int, reply: bytes, address: int) -> int:
+    def _reply(task: Task, address: int, reply: bytes) -> int:
         try:
-            return 0 if os.pwrite(memory, reply, address) == len(reply) else errno.EFAULT
+            return 0 if task.write(address, reply) == len(reply) else errno.EFAULT
         except (OSError, OverflowError):
             return errno.EFAULT
 
@@ -198,7 +197,6 @@ class Supervisor:
         flags = task.file_flags(call.fd)
         file = ChipFile(node.chip, node.name, self._open_fifo)
         try:
-            self._listener.check(call.id)
             fifo = self._adopt(file)
             os.set_blocking(fifo.reader, not flags & os.O_NONBLOCK)
             self._listener.add_fd(call.id, fifo.reader, flags & os.O_CLOEXEC, replace=call.fd)
@@ -209,11 +207,11 @@ class Supervisor:
         return file
 
     def _install(
-        self, call: Notification, memory: int, file: File, reply: bytes, fd_at: int, address: int
+        self, call: Notification, task: Task, file: File, reply: bytes, fd_at: int, address: int
     ) -> int | None:
         """Open the new file in the caller, and store its number in the caller's argument."""
         fifo = self._adopt(file)
-        failed = self._reply(memory, reply, address)  # once the fd is there, nothing may fail any more
+        failed = self._reply(task, address, reply)  # once the fd is there, nothing may fail any more
         if failed:
             self._close(file)
             return failed
@@ -224,7 +222,7 @@ class Supervisor:
             return error.errno or errno.EIO
         fifo.close_reader()
         reply = reply[:fd_at] + number.to_bytes(4, sys.byteorder) + reply[fd_at + 4 :]
-        self._reply(memory, reply, address)
+        self._reply(task, address, reply)
         try:
             self._listener.answer(call.id, 0)
         except OSError:

@@ -1,0 +1,422 @@
+# SPDX-License-Identifier: MIT
+"""The virtio GPIO device over a Chip. virtio-v1.2 5.18
+
+It owns what a guest has of each line: the request that holds it, its interrupt, and a record of
+both that outlives us if the export keeps it in memory that does. Queues come in through start().
+A guest's fault is an error answer or a call of `on_broken`, never an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from gpiovirt.core.chip import Chip, LineRequest
+from gpiovirt.core.line import AS_IS, Direction, Drive, Edge, EdgeEvent, LineSettings
+from gpiovirt.errors import GpiovirtError, PeerError, UsageError
+from gpiovirt.protocols.virtio_gpio.irq import STEPS, IrqAction, IrqEvent, IrqState
+from gpiovirt.protocols.virtio_gpio.record import LineRecord, Record, names_block
+from gpiovirt.protocols.virtqueue import Chain, Virtqueue
+from gpiovirt.uapi import virtio_gpio as u
+from gpiovirt.uapi.virtio_ring import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+
+__all__ = ["GpioDevice"]
+
+
+_OK = bytes((u.VIRTIO_GPIO_STATUS_OK, 0))
+_OK_1 = bytes((u.VIRTIO_GPIO_STATUS_OK, 1))
+_ERROR = bytes((u.VIRTIO_GPIO_STATUS_ERR, 0))
+_VALID = bytes((u.VIRTIO_GPIO_IRQ_STATUS_VALID,))
+_INVALID = bytes((u.VIRTIO_GPIO_IRQ_STATUS_INVALID,))
+_IRQ_EDGES = {
+    u.VIRTIO_GPIO_IRQ_TYPE_NONE: Edge.NONE,
+    u.VIRTIO_GPIO_IRQ_TYPE_EDGE_RISING: Edge.RISING,
+    u.VIRTIO_GPIO_IRQ_TYPE_EDGE_FALLING: Edge.FALLING,
+    u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH: Edge.BOTH,
+    u.VIRTIO_GPIO_IRQ_TYPE_LEVEL_HIGH: Edge.BOTH,
+    u.VIRTIO_GPIO_IRQ_TYPE_LEVEL_LOW: Edge.BOTH,
+}
+_DIRECTION_OF = {Direction.OUTPUT: u.VIRTIO_GPIO_DIRECTION_OUT, Direction.INPUT: u.VIRTIO_GPIO_DIRECTION_IN}
+
+_unpack_request = u.virtio_gpio_request.unpack
+_REQUEST_SIZE = u.virtio_gpio_request.size
+_RESPONSE_SIZE = u.virtio_gpio_response.size
+
+_BUDGET = 64  # chains of one kick, before others get their turn
+_EVENT_BUFFERS = 100  # a ring of 256 has room for as many without indirect descriptors
+
+
+class _Line:
+    __slots__ = (
+        "at",
+        "buffer",
+        "defaults",
+        "direction",
+        "irq_state",
+        "irq_type",
+        "offset",
+        "request",
+        "value",
+    )
+
+    def __init__(self, offset: int, defaults: LineSettings) -> None:
+        self.offset = offset
+        self.defaults = defaults
+        self.buffer: Chain | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        self.request: LineRequest | None = None
+        self.direction = u.VIRTIO_GPIO_DIRECTION_NONE
+        self.value = 0
+        self.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
+        self.irq_state = IrqState.DISABLED
+
+    def settings(self, direction: Direction, edge: Edge = Edge.NONE) -> LineSettings:
+        if direction is Direction.OUTPUT:
+            return self.defaults._replace(
+                direction=direction, edge=edge, debounce_period_us=0, output_value=self.value
+            )
+        return self.defaults._replace(direction=direction, edge=edge, drive=Drive.PUSH_PULL)
+
+
+class GpioDevice:
+    """A virtio GPIO device whose lines are those of `chip`.
+
+    `call(index)` notifies the guest of a queue; `on_refused(offset, error)` is told what was answered with
+    an error; `on_broken(index, error)` that a queue is of no more use. `defaults` has what a guest
+    cannot ask for, per line: bias, drive, debounce period, active-low.
+    """
+
+    num_queues = 2
+
+    def __init__(
+        self,
+        chip: Chip,
+        call: Callable[[int], None],
+        on_refused: Callable[[int | None, GpiovirtError], None],
+        on_broken: Callable[[int, PeerError], None],
+        *,
+        consumer: str = "vm",
+        defaults: Mapping[int, LineSettings] | None = None,
+    ) -> None:
+        num_lines = chip.info.num_lines
+        if not 0 < num_lines <= 0xFFFF:
+            raise UsageError(f"chip {chip.info.label} has {num_lines} lines; a VM can have 1 to 65535")
+        self._chip = chip
+        self._call = call
+        self._on_refused = on_refused
+        self._on_broken = on_broken
+        self._consumer = consumer
+        self._num_lines = num_lines
+        self._lines = [_Line(offset, (defaults or {}).get(offset, AS_IS)) for offset in range(num_lines)]
+        self._names = names_block(chip.line_info(offset).name for offset in range(num_lines))
+        self._irq = False
+        self._queues: list[Virtqueue | None] = [None, None]
+        self._stopped_at = [0, 0]
+        self._handlers: dict[int, Callable[[_Line, int], bytes]] = {
+            u.VIRTIO_GPIO_MSG_GET_DIRECTION: self._get_direction,
+            u.VIRTIO_GPIO_MSG_SET_DIRECTION: self._set_direction,
+            u.VIRTIO_GPIO_MSG_GET_VALUE: self._get_value,
+            u.VIRTIO_GPIO_MSG_SET_VALUE: self._set_value,
+            u.VIRTIO_GPIO_MSG_IRQ_TYPE: self._set_irq_type,
+        }
+        self.config = u.virtio_gpio_config.pack(num_lines, len(self._names))
+        self.record = Record(num_lines)
+
+    @property
+    def features(self) -> int:
+        """Feature bits to offer. Indirect descriptors cost time, so only where events need the room."""
+        bits = [u.VIRTIO_GPIO_F_IRQ, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1]
+        if len(self._lines) > _EVENT_BUFFERS:
+            bits.append(VIRTIO_RING_F_INDIRECT_DESC)
+        return sum(1 << bit for bit in bits)
+
+    def negotiate(self, features: int) -> None:
+        """The driver's choice of features."""
+        self._irq = bool(features & 1 << u.VIRTIO_GPIO_F_IRQ)
+
+    def start(self, index: int, queue: Virtqueue) -> bool:
+        """A queue is ready; serves what is in it already, as kick() does."""
+        self._queues[index] = queue
+        return self.kick(index)
+
+    def kick(self, index: int) -> bool:
+        """Serve a queue for a bounded time; True: call again soon, there may be more."""
+        queue = self._queues[index]
+        if queue is None:
+            return False
+        try:
+            if index == u.VIRTIO_GPIO_REQUESTQ:
+                return queue.serve(self._answer, _BUDGET)
+            return self._serve_events(queue)
+        except PeerError as error:
+            self._break(index, error)
+            return False
+        finally:
+            if queue.should_call():
+                self._call(index)
+
+    def stop(self, index: int) -> int:
+        """The queue is taken away; returns the available index to go on from."""
+        queue = self._queues[index]
+        if index == u.VIRTIO_GPIO_EVENTQ:
+            for line in self._lines:
+                if line.buffer is not None and (queue is None or queue.logged):
+                    line.buffer = None
+                    line.irq_state = IrqState.MASKED
+                elif line.buffer is not None:
+                    self._step(line, IrqEvent.WITHDRAW)
+        if queue is not None:
+            self._stopped_at[index] = queue.last_avail_idx
+            self._queues[index] = None
+        return self._stopped_at[index]
+
+    def _break(self, index: int, error: PeerError) -> None:
+        queue = self._queues[index]
+        if queue is not None:
+            self._stopped_at[index] = queue.last_avail_idx
+            self._queues[index] = None
+            self._on_broken(index, error)
+
+    def _answer(self, request: bytes, room: int, fault: str) -> bytes:
+        gpio: int | None = None
+        try:
+            if len(request) != _REQUEST_SIZE or room < _RESPONSE_SIZE or fault:
+                raise PeerError(fault or f"a request of {len(request)} bytes with {room} for the response")
+            kind, gpio, value = _unpack_request(request)
+            handler = self._handlers.get(kind)
+            if handler is not None and gpio < self._num_lines:
+                return handler(self._lines[gpio], value)
+            if kind == u.VIRTIO_GPIO_MSG_GET_NAMES:
+                return self._get_names(room)
+            raise PeerError(f"no message {kind} for line {gpio} of {self._num_lines}")
+        except GpiovirtError as error:
+            self._on_refused(gpio, error)
+            return _ERROR
+
+    def _get_names(self, room: int) -> bytes:
+        if not self._names or room <= len(self._names):
+            raise PeerError(
+                f"no room in {room} bytes for {len(self._names)} bytes of line names, or no names"
+            )
+        return _OK[:1] + self._names
+
+    def _get_direction(self, line: _Line, value: int) -> bytes:
+        """Of a line that is not active: as it is, since drivers take "none" for an error."""
+        return bytes((0, line.direction or _DIRECTION_OF[self._chip.line_info(line.offset).direction]))
+
+    def _set_direction(self, line: _Line, value: int) -> bytes:
+        if value == u.VIRTIO_GPIO_DIRECTION_NONE:
+            self._release(line)
+            return _OK
+        if value == u.VIRTIO_GPIO_DIRECTION_IN:
+            direction = Direction.INPUT
+        elif value != u.VIRTIO_GPIO_DIRECTION_OUT:
+            raise PeerError(f"line {line.offset}: no direction {value}")
+        elif line.irq_type:
+            raise PeerError(f"line {line.offset}: an output cannot have an interrupt; disable it first")
+        else:
+            direction = Direction.OUTPUT
+        if line.direction != value:
+            self._configure(line, line.settings(direction, _IRQ_EDGES[line.irq_type]))
+            line.direction = value
+            self._save(line)
+        return _OK
+
+    def _get_value(self, line: _Line, value: int) -> bytes:
+        request = line.request or self._activate_as_is(line)
+        return _OK_1 if request.get_values(1) else _OK
+
+    def _set_value(self, line: _Line, value: int) -> bytes:
+        """Before the line is an output, it is the value to begin with."""
+        if value > 1:
+            raise PeerError(f"line {line.offset}: no value {value}")
+        if line.request is None and self._chip.line_info(line.offset).direction is Direction.OUTPUT:
+            self._activate_as_is(line)
+        if line.request is not None and line.direction == u.VIRTIO_GPIO_DIRECTION_OUT:
+            line.request.set_values(1, value)
+        line.value = value
+        self.record.save_value(line.offset, value)
+        return _OK
+
+    def _set_irq_type(self, line: _Line, irq_type: int) -> bytes:
+        if not self._irq:
+            raise PeerError(f"line {line.offset}: interrupts were not negotiated")
+        if irq_type not in _IRQ_EDGES:
+            raise PeerError(f"line {line.offset}: no interrupt type {irq_type}")
+        if irq_type == line.irq_type:
+            return _OK
+        if irq_type == u.VIRTIO_GPIO_IRQ_TYPE_NONE:
+            self._disable_irq(line)
+        elif line.irq_type:
+            raise PeerError(f"line {line.offset}: interrupt type {line.irq_type} must be disabled first")
+        elif line.direction == u.VIRTIO_GPIO_DIRECTION_OUT:
+            raise PeerError(f"line {line.offset}: an output cannot have an interrupt")
+        else:
+            self._enable_irq(line, irq_type)
+        return _OK
+
+    def _configure(self, line: _Line, settings: LineSettings) -> None:
+        if line.request is None:
+            line.request = self._chip.request([line.offset], [settings], self._consumer, self._on_edge)
+        else:
+            line.request.reconfigure({0: settings})
+
+    def _activate_as_is(self, line: _Line) -> LineRequest:
+        request = line.request = self._chip.request([line.offset], [AS_IS], self._consumer, self._on_edge)
+        line.direction = _DIRECTION_OF[self._chip.line_info(line.offset).direction]
+        self._save(line)
+        return request
+
+    def _release(self, line: _Line) -> None:
+        """Discard all state of a line. virtio-v1.2 5.18.6.9"""
+        request = line.request
+        self._step(line, IrqEvent.DISABLE)
+        line.forget()
+        self._save(line)
+        if request is not None:
+            request.release()
+
+    def _enable_irq(self, line: _Line, irq_type: int) -> int:
+        """Returns the level at the time; an edge may come while the line is being configured."""
+        line.irq_type = irq_type
+        self._step(line, IrqEvent.ENABLE)
+        try:
+            self._configure(line, line.settings(Direction.INPUT, _IRQ_EDGES[irq_type]))
+            assert line.request is not None
+            level = line.request.get_values(1)
+        except GpiovirtError:
+            line.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
+            self._step(line, IrqEvent.DISABLE)
+            raise
+        self._save(line)
+        self.record.save_level(line.offset, level)
+        return level
+
+    def _disable_irq(self, line: _Line) -> None:
+        line.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
+        self._step(line, IrqEvent.DISABLE)
+        if line.direction == u.VIRTIO_GPIO_DIRECTION_NONE:
+            self._release(line)
+        else:
+            self._configure(line, line.settings(Direction.INPUT))
+            self._save(line)
+
+    def _serve_events(self, queue: Virtqueue) -> bool:
+        for _ in range(_BUDGET):
+            chain = queue.pop()
+            if chain is None:
+                return False
+            self._take_buffer(queue, chain)
+        return True
+
+    def _take_buffer(self, queue: Virtqueue, chain: Chain) -> None:
+        fault = chain.error
+        if not fault and len(chain.readable) != u.virtio_gpio_irq_request.size:
+            fault = f"an event request of {len(chain.readable)} bytes or more"
+        if not fault and not chain.writable:
+            fault = "an event response buffer of 0 bytes"
+        gpio: int | None = None
+        if not fault:
+            (gpio,) = u.virtio_gpio_irq_request.unpack(chain.readable)
+            if gpio < self._num_lines:
+                line = self._lines[gpio]
+                self._step(line, IrqEvent.BUFFER, chain)
+                if line.irq_state is IrqState.ARMED and line.irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
+                    self._check_level(line)
+                return
+            fault = f"an event buffer for line {gpio} of {self._num_lines}"
+        queue.complete(chain, _INVALID)
+        self._on_refused(gpio, PeerError(fault))
+
+    def _on_edge(self, event: EdgeEvent) -> None:
+        line = self._lines[event.offset]
+        self.record.save_level(event.offset, event.rising)
+        irq_type = line.irq_type
+        if irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
+            self._check_level(line)
+        elif irq_type & (Edge.RISING if event.rising else Edge.FALLING):
+            self._step(line, IrqEvent.EDGE)
+
+    def _check_level(self, line: _Line) -> None:
+        """An interrupt if the level is active now: events of the past do not count."""
+        if line.request is None:
+            return
+        try:
+            high = line.request.get_values(1)
+        except GpiovirtError as error:
+            self._on_refused(line.offset, error)
+            return
+        if high == (line.irq_type == u.VIRTIO_GPIO_IRQ_TYPE_LEVEL_HIGH):
+            self._step(line, IrqEvent.LEVEL)
+
+    def _step(self, line: _Line, event: IrqEvent, came: Chain | None = None) -> None:
+        """One transition of a line's interrupt; `came` is the buffer of a BUFFER event."""
+        before = line.irq_state
+        line.irq_state, action = STEPS[before][event]
+        if before is not line.irq_state and IrqState.LATCHED in (before, line.irq_state):
+            self._save(line)
+        if action is IrqAction.REFUSE:
+            self._on_refused(line.offset, PeerError(f"line {line.offset}: a second event buffer"))
+            self._return_buffer(came, _INVALID)
+            return
+        if came is not None:
+            line.buffer = came
+        if action is not IrqAction.NOTHING:
+            buffer, line.buffer = line.buffer, None
+            self._return_buffer(buffer, _VALID if action is IrqAction.VALID else _INVALID)
+
+    def _return_buffer(self, buffer: Chain | None, status: bytes) -> None:
+        queue = self._queues[u.VIRTIO_GPIO_EVENTQ]
+        if queue is None or buffer is None:
+            return
+        try:
+            queue.complete(buffer, status)
+            if queue.should_call():
+                self._call(u.VIRTIO_GPIO_EVENTQ)
+        except PeerError as error:
+            self._break(u.VIRTIO_GPIO_EVENTQ, error)
+
+    def _save(self, line: _Line) -> None:
+        latched = line.irq_state is IrqState.LATCHED
+        self.record.save(line.offset, line.direction, line.irq_type, latched, line.value)
+
+    def suspend(self) -> None:
+        """Stop the queues and release all lines; the record keeps what they were, for restore()."""
+        for index in (u.VIRTIO_GPIO_EVENTQ, u.VIRTIO_GPIO_REQUESTQ):
+            self.stop(index)
+        for line in self._lines:
+            request = line.request
+            line.forget()
+            if request is not None:
+                request.release()
+
+    def reset(self) -> None:
+        """The device is reset or its guest is gone: no line is held, and the record is empty."""
+        self.suspend()
+        self.record.clear()
+
+    def restore(self) -> None:
+        """Make the lines what the record says, before the queues start.
+
+        An edge that an interrupt missed counts as one if the level is another than the last seen.
+        """
+        self.suspend()
+        for line in self._lines:
+            record = self.record.load(line.offset)
+            if record.direction or record.irq_type:
+                try:
+                    self._restore_line(line, record)
+                except GpiovirtError as error:
+                    self._on_refused(line.offset, error)
+
+    def _restore_line(self, line: _Line, record: LineRecord) -> None:
+        line.value = record.value
+        if record.direction:
+            self._set_direction(line, record.direction)
+        if not record.irq_type or record.irq_type not in _IRQ_EDGES:
+            return
+        level = self._enable_irq(line, record.irq_type)
+        missed = level != record.level and record.irq_type & (Edge.RISING if level else Edge.FALLING)
+        if record.irq_type <= u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH and (record.latched or missed):
+            self._step(line, IrqEvent.EDGE)

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: MIT
+"""The device's side of a split virtqueue, over plain memory views. virtio-v1.2 2.7
+
+Everything in the views is the guest's, who may write to it at any time: each field is read once
+and checked as read. What is wrong with one chain is said in the chain, which goes back to the
+guest; what is wrong with the ring is a PeerError, after which the queue must not be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from struct import Struct
+from typing import NamedTuple, Protocol
+
+from gpiovirt.errors import HostError, PeerError
+from gpiovirt.protocols.guest_memory import GuestMemory
+from gpiovirt.uapi.virtio_ring import (
+    VRING_AVAIL_ALIGN_SIZE,
+    VRING_AVAIL_F_NO_INTERRUPT,
+    VRING_DESC_ALIGN_SIZE,
+    VRING_DESC_F_INDIRECT,
+    VRING_DESC_F_NEXT,
+    VRING_DESC_F_WRITE,
+    VRING_SIZE_MAX,
+    VRING_USED_ALIGN_SIZE,
+    VRING_USED_F_NO_NOTIFY,
+    vring_avail_size,
+    vring_desc,
+    vring_need_event,
+    vring_used_elem,
+    vring_used_size,
+)
+
+__all__ = [
+    "Answer",
+    "Chain",
+    "InFlightLog",
+    "Ring",
+    "Segment",
+    "Virtqueue",
+]
+
+_DESCRIPTORS_MAX = 64  # of one chain; virtio-v1.2 2.7.4.1: a device may have a reasonable limit
+_READABLE_MAX = 16  # bytes kept of a request: enough to see that it is longer than any message
+
+_read_bytes = [Struct(f"{size}s").unpack_from for size in range(_READABLE_MAX + 1)]
+_read_desc = vring_desc.unpack_from
+_descriptor_pair = Struct("<QIHHQIHH")
+_write_used_elem = vring_used_elem.pack_into
+
+
+Segment = tuple[int, int]
+"""(guest address, size in bytes), all of it in memory when the chain was taken"""
+
+
+class Chain(NamedTuple):
+    """One buffer from the driver: the start of its readable part, and its writable part.
+
+    With `error`, it was malformed: the parts are what stood before the fault.
+    """
+
+    head: int
+    readable: bytes
+    writable: tuple[Segment, ...]
+    error: str
+
+
+class Ring(NamedTuple):
+    """Where a virtqueue is, in the front-end's (user) addresses."""
+
+    size: int
+    descriptors: int
+    available: int
+    used: int
+
+
+class InFlightLog(Protocol):
+    """Remembers across a restart which chains have been taken and not completed."""
+
+    def clear(self) -> None:
+        """The ring begins anew."""
+
+    def recover(self, used_idx: int) -> list[int]:
+        """Heads in flight, in the order they were taken, by the used index found in the ring."""
+
+    def take(self, head: int) -> None:
+        """A chain was taken."""
+
+    def complete(self, head: int) -> None:
+        """A chain is about to be shown as used."""
+
+    def completed(self, head: int, used_idx: int) -> None:
+        """The chain is shown as used, and the used index is now `used_idx`."""
+
+
+Answer = Callable[[bytes, int, str], bytes]
+"""(start of what was to be read, bytes that can be written, what is wrong with the chain) -> response"""
+
+
+class Virtqueue:
+    """The device's end of a queue.
+
+    `fence` is a full memory barrier. Without one, no notification is ever suppressed: a store
+    followed by a load may be seen by the guest in the other order, on x86 too, and both sides would
+    wait for ever. `ordered` says that loads among themselves and stores among themselves stay in
+    order, as on x86; aarch64 needs ordered=False and a fence (membarrier, or dmb ish).
+    A queue is either served in order by serve(), or by pop() and complete() in any order; what these
+    have in flight is kept in `log` too, if there is one.
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        ring: Ring,
+        last_avail_idx: int = 0,
+        *,
+        event_idx: bool = False,
+        indirect: bool = False,
+        log: InFlightLog | None = None,
+        fence: Callable[[], object] | None = None,
+        ordered: bool = True,
+    ) -> None:
+        if sys.byteorder != "little":
+            raise HostError("virtqueues need a little-endian machine")
+        if not 0 < ring.size <= VRING_SIZE_MAX or ring.size & (ring.size - 1):
+            raise PeerError(f"queue size {ring.size} is not a power of two up to {VRING_SIZE_MAX}")
+        self._ring = ring
+        self._size = ring.size
+        self._mask = ring.size - 1
+        self._event_idx = event_idx
+        self._indirect = indirect
+        self._fence = fence
+        self._order = None if ordered else fence
+        self._log = log
+        self._in_flight: set[int] = set()
+        self._resubmit: deque[int] = deque()
+        self.use(memory)
+        self.used_idx = self._called_idx = self._used16[1]
+        self.last_avail_idx = self._seen_avail_idx = last_avail_idx & 0xFFFF
+        if log is not None and last_avail_idx:
+            heads = [head for head in log.recover(self.used_idx) if head < self._size]
+            self.last_avail_idx = self._seen_avail_idx = (self.used_idx + len(heads)) & 0xFFFF
+            self._resubmit.extend(heads)
+        elif log is not None:
+            log.clear()
+        self._used16[0] = 0
+        if event_idx:
+            self._used16[2 + 4 * self._size] = self.last_avail_idx
+
+    def use(self, memory: GuestMemory) -> None:
+        """The memory table changed: find the ring in it anew."""
+        size = self._size
+        self._memory = memory
+        self._table = memory.at_user_address(self._ring.descriptors, 16 * size, VRING_DESC_ALIGN_SIZE)
+        available = memory.at_user_address(
+            self._ring.available, vring_avail_size(size), VRING_AVAIL_ALIGN_SIZE
+        )
+        # struct clears a field before it stores it; a cast view loads and stores 16 bits at once
+        self._available16 = available.cast("H")
+        self._used = memory.at_user_address(self._ring.used, vring_used_size(size), VRING_USED_ALIGN_SIZE)
+        self._used16 = self._used.cast("H")
+
+    @property
+    def logged(self) -> bool:
+        """Whether what is in flight comes back when the queue is started again."""
+        return self._log is not None
+
+    def _look(self) -> bool:
+        """Whether chains are there that pop() has not seen; if not, the guest has been asked to kick."""
+        last = self.last_avail_idx
+        seen = self._available16[1]
+        if seen == last:
+            if self._fence is None:
+                return False
+            if self._event_idx:
+                self._used16[2 + 4 * self._size] = last
+            else:
+                self._used16[0] = 0
+            self._fence()
+            seen = self._available16[1]
+            if seen == last:
+                return False
+        if (seen - last) & 0xFFFF > self._size:
+            raise PeerError(f"available index jumped from {last} to {seen} in a queue of {self._size}")
+        self._seen_avail_idx = seen
+        if self._order is not None:
+            self._order()
+        if self._fence is None:
+            if self._event_idx:
+                # early, so that all the work on what is there lies between this store and the next load
+                self._used16[2 + 4 * self._size] = seen
+        elif not self._event_idx:
+            self._used16[0] = VRING_USED_F_NO_NOTIFY
+        return True
+
+    def _next_head(self) -> int:
+        last = self.last_avail_idx
+        head = self._available16[2 + (last & self._mask)]
+        if head >= self._size:
+            raise PeerError(f"available ring names descriptor {head} in a queue of {self._size}")
+        self.last_avail_idx = (last + 1) & 0xFFFF
+        return head
+
+    def serve(self, answer: Answer, budget: int) -> bool:
+        """Answer the chains that are there, in order, at most `budget`; True: there may be more."""
+        for _ in range(budget):
+            if self.last_avail_idx == self._seen_avail_idx and not self._look():
+                return False
+            head = self._next_head()
+            memory = self._memory
+            start = memory.start
+            end = memory.end
+            room_flags = 0
+            address, length, flags, index = _read_desc(self._table, head << 4)
+            if flags == VRING_DESC_F_NEXT and index < self._size:
+                to, room, room_flags, _ = _read_desc(self._table, index << 4)
+            elif (
+                flags == VRING_DESC_F_INDIRECT
+                and self._indirect
+                and length == _descriptor_pair.size
+                and start <= address
+                and address + length <= end
+            ):
+                pair = _descriptor_pair.unpack_from(memory.view, address - start)
+                address, length, flags, index, to, room, room_flags, _ = pair
+                if index != 1:
+                    room_flags = 0
+            if (
+                flags == VRING_DESC_F_NEXT
+                and room_flags == VRING_DESC_F_WRITE
+                and length <= _READABLE_MAX
+                and start <= address
+                and address + length <= end
+                and start <= to
+                and to + room <= end
+            ):
+                # what nearly all chains look like: no Chain is made for them
+                view = memory.view
+                (request,) = _read_bytes[length](view, address - start)
+                try:
+                    reply = answer(request, room, "")
+                except BaseException:
+                    self._show_used(head, 0)
+                    raise
+                written = len(reply)
+                if written > room:
+                    written = room
+                    reply = reply[:room]
+                to -= start
+                view[to : to + written] = reply
+                self._show_used(head, written)
+                continue
+            self._answer_any(self._walk(head), answer)
+        return True
+
+    def _answer_any(self, chain: Chain, answer: Answer) -> None:
+        reply = b""
+        try:
+            reply = answer(chain.readable, sum(size for _, size in chain.writable), chain.error)
+        finally:
+            self.complete(chain, reply)
+
+    def pop(self) -> Chain | None:
+        """Take the next chain, if there is one, to be completed when it may be."""
+        if self.last_avail_idx == self._seen_avail_idx:
+            if self._resubmit:
+                return self._take(self._resubmit.popleft(), again=True)
+            if not self._look():
+                return None
+        return self._take(self._next_head())
+
+    def _take(self, head: int, again: bool = False) -> Chain:
+        if head in self._in_flight:
+            raise PeerError(f"descriptor {head} was made available again before it was used")
+        self._in_flight.add(head)
+        if self._log is not None and not again:
+            self._log.take(head)
+        return self._walk(head)
+
+    def _walk(self, head: int) -> Chain:
+        """Any chain: any number of segments, indirect or not."""
+        table: memoryview | bytes = self._table
+        num = self._size
+        index = head
+        readable = b""
+        writable: list[Segment] = []
+        error = f"chain of more than {_DESCRIPTORS_MAX} descriptors, or a loop"
+        for _ in range(_DESCRIPTORS_MAX):
+            if index >= num:
+                error = f"descriptor {index} is past the end of a table of {num}"
+                break
+            address, length, flags, index = _read_desc(table, index << 4)
+            if flags & VRING_DESC_F_INDIRECT:
+                error = self._indirect_error(address, length, flags, table)
+                if error:
+                    break
+                error = f"indirect chain of more than {_DESCRIPTORS_MAX} descriptors, or a loop"
+                table = self._memory.read(address, length)
+                num = length // vring_desc.size
+                index = 0
+                continue
+            if not self._memory.contains(address, length):
+                error = f"{length} bytes at {address:#x} are outside of memory"
+                break
+            if flags & VRING_DESC_F_WRITE:
+                if length:
+                    writable.append((address, length))
+            elif writable:
+                error = "a readable descriptor after a writable one"
+                break
+            else:
+                readable += self._memory.read(address, min(length, _READABLE_MAX - len(readable)))
+            if not flags & VRING_DESC_F_NEXT:
+                error = ""
+                break
+        return Chain(head, readable, tuple(writable), error)
+
+    def _indirect_error(self, address: int, length: int, flags: int, table: memoryview | bytes) -> str:
+        """What is wrong with a descriptor that names an indirect table. virtio-v1.2 2.7.5.3"""
+        if not self._indirect:
+            return "indirect descriptors were not negotiated"
+        if table is not self._table:
+            return "an indirect table within an indirect table"
+        if flags & VRING_DESC_F_NEXT:
+            return "an indirect table that is not the last of its chain"
+        if not length or length % vring_desc.size or length > vring_desc.size * self._size:
+            return f"an indirect table of {length} bytes"
+        if not self._memory.contains(address, length):
+            return f"an indirect table outside of memory, at {address:#x}"
+        return ""
+
+    def complete(self, chain: Chain, data: bytes) -> int:
+        """Give a chain back with as much of `data` as fits in its writable part; returns how much did."""
+        written = 0
+        for address, size in chain.writable:
+            left = len(data) - written
+            if left <= size:
+                self._memory.write(address, data[written:] if written else data)
+                written += left
+                break
+            self._memory.write(address, data[written : written + size])
+            written += size
+        head = chain.head
+        self._in_flight.discard(head)
+        if self._log is not None:
+            self._log.complete(head)
+        self._show_used(head, written)
+        if self._log is not None:
+            self._log.completed(head, self.used_idx)
+        return written
+
+    def _show_used(self, head: int, written: int) -> None:
+        used_idx = self.used_idx
+        _write_used_elem(self._used, 4 + ((used_idx & self._mask) << 3), head, written)
+        if self._order is not None:
+            self._order()
+        self._used16[1] = self.used_idx = (used_idx + 1) & 0xFFFF
+
+    def should_call(self) -> bool:
+        """Whether the guest is to be notified of what was completed since this was last asked."""
+        old = self._called_idx
+        used_idx = self.used_idx
+        if used_idx == old:
+            return False
+        self._called_idx = used_idx
+        if self._fence is None:
+            return True
+        self._fence()
+        if self._event_idx:
+            return vring_need_event(self._available16[2 + self._size], used_idx, old)
+        return not self._available16[0] & VRING_AVAIL_F_NO_INTERRUPT

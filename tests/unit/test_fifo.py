@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""The pipe behind a file: the kernel's capacities and overflow rules."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+
+import pytest
+
+from gpiovirt.exports.process.fifo import PipeFifo
+
+
+def records(fifo: PipeFifo) -> Iterator[int]:
+    os.set_blocking(fifo.reader, False)
+    while True:
+        try:
+            yield int.from_bytes(os.read(fifo.reader, 48), "little")
+        except BlockingIOError:
+            return
+
+
+def fill(fifo: PipeFifo, count: int, start: int = 0) -> None:
+    for number in range(start, start + count):
+        fifo.put(number.to_bytes(48, "little"))
+
+
+@pytest.fixture(params=[4, 16, 1024])
+def capacity(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def test_a_full_fifo_drops_the_oldest(capacity: int) -> None:
+    fifo = PipeFifo(48, capacity, True)
+    fill(fifo, capacity + 10)
+    assert list(records(fifo)) == list(range(10, capacity + 10))
+    fifo.close()
+
+
+def test_a_full_fifo_refuses_the_newest_where_the_kernel_does(capacity: int) -> None:
+    fifo = PipeFifo(48, capacity, False)
+    fill(fifo, capacity + 10)
+    assert list(records(fifo)) == list(range(capacity))
+    fifo.close()
+
+
+def test_reading_makes_room(capacity: int) -> None:
+    fifo = PipeFifo(48, capacity, True)
+    fill(fifo, capacity)
+    assert len(list(records(fifo))) == capacity
+    fill(fifo, capacity, start=capacity)
+    assert list(records(fifo)) == list(range(capacity, 2 * capacity))
+    fifo.close()
+
+
+def test_the_last_close_of_the_reader_shows_at_the_writer() -> None:
+    fifo = PipeFifo(48, 16, True)
+    copy = os.dup(fifo.reader)
+    poll = select.poll()
+    poll.register(fifo.writer, 0)
+    fifo.close_reader()
+    assert poll.poll(0) == []
+    os.close(copy)
+    assert poll.poll(0) == [(fifo.writer, select.POLLERR)]
+    fill(fifo, 20)
+    fifo.close()
+
+
+def test_all_ends_have_one_identity() -> None:
+    fifo = PipeFifo(48, 16, True)
+    status = os.fstat(fifo.reader)
+    assert fifo.identity == (status.st_dev, status.st_ino)
+    fifo.close()
