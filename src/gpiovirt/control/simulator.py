@@ -7,7 +7,6 @@ user who runs the simulator, and root, are served.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import struct
@@ -34,6 +33,18 @@ def socket_name(uid: int, pid: int) -> str:
 def _peer_uid(connection: socket.socket) -> int:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     return int(struct.unpack("iIi", credentials)[1])
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    import json  # when first needed: the start of every program waits for this module
+
+    return json.dumps(message).encode()
+
+
+def _decode(message: bytes) -> Any:
+    import json
+
+    return json.loads(message)
 
 
 class Reactor(Protocol):
@@ -95,7 +106,7 @@ class SimServer:
             message = connection.recv(_MAX_MESSAGE)
             if not message:
                 raise ConnectionResetError
-            connection.send(json.dumps(self._reply(connection, message)).encode())
+            connection.send(_encode(self._reply(connection, message)))
         except BlockingIOError:
             pass
         except OSError:
@@ -111,7 +122,7 @@ class SimServer:
 
     def _reply(self, connection: socket.socket, message: bytes) -> dict[str, Any]:
         try:
-            command = json.loads(message)
+            command = _decode(message)
             match command:
                 case {"do": "pull", "line": str(line), "level": str(level)}:
                     if level not in _LEVELS:
@@ -147,7 +158,7 @@ class SimServer:
                 }
 
     def _on_change(self, change: LevelChange) -> None:
-        message = json.dumps(change._asdict()).encode()
+        message = _encode(change._asdict())
         for watcher in self._watchers:
             with suppress(OSError):  # it is slow: it misses this one; gone: its reader closes it
                 watcher.send(message)
@@ -192,7 +203,7 @@ class SimClient:
         self._socket.close()
 
     def _call(self, **command: str) -> dict[str, Any]:
-        self._socket.send(json.dumps(command).encode())
+        self._socket.send(_encode(command))
         reply = self._message()
         if "error" in reply:
             raise UsageError(reply["error"])
@@ -202,7 +213,7 @@ class SimClient:
         message = self._socket.recv(1 << 20)
         if not message:
             raise HostError("the simulator has ended")
-        decoded: dict[str, Any] = json.loads(message)
+        decoded: dict[str, Any] = _decode(message)
         return decoded
 
     def pull(self, line: str, level: str) -> None:

@@ -98,7 +98,7 @@ def _append_offsets(items: list[Item], match: re.Match[str], text: str, column: 
 
 def _quoted(name: str) -> str:
     plain = _TOKEN.fullmatch(name)
-    if plain and plain["word"] and not _OFFSETS.fullmatch(name) and not _NOT_A_NAME.fullmatch(name):
+    if plain and plain["word"] == name and not _OFFSETS.fullmatch(name) and not _NOT_A_NAME.fullmatch(name):
         return name
     return f'"{name}"'
 

@@ -9,7 +9,6 @@ task that the filter holds has ended, however it ends.
 from __future__ import annotations
 
 import os
-import pty
 import signal
 import sys
 import termios
@@ -79,7 +78,7 @@ def _execute(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
 
 def _placeholder(index: int) -> _Placeholder:
     try:
-        master, slave = pty.openpty()
+        master, slave = os.openpty()
     except OSError as error:
         raise HostError.of("cannot open a pseudo-terminal to stand for a chip", error) from error
     os.fchown(slave, -1, os.getegid())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, InfoEvent, LineInfo, LineSettings
-from gpiovirt.errors import GpiovirtError, InvalidError, OffsetError, NotPermittedError
+from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError, OffsetError
 from gpiovirt.protocols.gpiochip.file import INVALID, Answer, Fifo, FifoFactory
 from gpiovirt.uapi import gpio as u
 

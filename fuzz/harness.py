@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""What the harnesses share: a time limit, a seed, and the input that failed."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+import traceback
+from collections.abc import Callable
+
+__all__ = ["main"]
+
+
+def main(what: str, once: Callable[[random.Random], object]) -> int:
+    """Call `once` with fresh randomness until the time is over; 1 and a way to repeat it if it raises."""
+    parser = argparse.ArgumentParser(description=what)
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=None, help="repeat the one run of this seed")
+    options = parser.parse_args()
+    if options.seed is not None:
+        once(random.Random(options.seed))
+        return 0
+    end, runs = time.monotonic() + options.seconds, 0
+    while time.monotonic() < end:
+        seed = random.SystemRandom().getrandbits(48)
+        try:
+            once(random.Random(seed))
+        except Exception:
+            traceback.print_exc()
+            print(f"repeat with: --seed {seed}")
+            return 1
+        runs += 1
+    print(f"{runs} runs in {options.seconds:g} s: {what}")
+    return 0
