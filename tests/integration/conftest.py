@@ -120,6 +120,18 @@ class Runner:
         options = {"text": True, **self.options(), **options}
         return subprocess.Popen(self.command(program, **chips), **options)
 
+    def processes(self) -> list[str]:
+        """The processes that still run in this runner's environment."""
+        mark = f"HOME={self.home}\0".encode()
+        found = []
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if mark in environment.read_bytes():
+                    found.append(environment.with_name("cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return found
+
     def sim(self, *arguments: str) -> str:
         """`gpiovirt sim` from outside."""
         command = [self.python, "-m", "gpiovirt", "sim", *arguments]

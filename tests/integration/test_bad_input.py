@@ -58,7 +58,7 @@ def test_run_says_what_is_wrong(run: Runner, arguments: list[str], status: int, 
     (line,) = done.stderr.splitlines()
     assert line.startswith("gpiovirt: ")
     assert says in line
-    assert_nothing_left()
+    assert_nothing_left(run)
 
 
 def test_an_unknown_command_is_told_with_those_there_are(run: Runner) -> None:
@@ -111,7 +111,7 @@ def test_several_simulators_are_told_apart(run: Runner) -> None:
         finally:
             first.kill()
             second.kill()
-    assert_nothing_left()
+    assert_nothing_left(run)
 
 
 def test_another_users_simulator_is_out_of_reach(run: Runner) -> None:
@@ -165,4 +165,4 @@ def test_an_ordinary_user_without_user_namespaces_is_told_what_to_do(installatio
     assert done.returncode == 1
     assert done.stderr.startswith("gpiovirt: no user namespace for an ordinary user here (No space left")
     assert "run as root, or allow them: sysctl" in done.stderr
-    assert_nothing_left()
+    assert_nothing_left(run)

@@ -38,25 +38,13 @@ def opened():
 LOOP = {"sims": ["a:4"], "wires": ["a:0=a:1"]}
 
 
-def leftovers() -> list[str]:
-    """Processes and abstract sockets of gpiovirt, and mounts, that should not be there."""
-    found = []
-    for comm in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            stat = comm.with_name("stat").read_text()
-            if comm.read_text().startswith("gpiovirt") and ") Z " not in stat:
-                found.append(stat[:40])
-        except OSError:
-            continue
-    found += [row for row in Path("/proc/net/unix").read_text().splitlines() if "@gpiovirt" in row]
-    return found + [row for row in Path("/proc/self/mounts").read_text().splitlines() if "gpiovirt" in row]
-
-
-def assert_nothing_left() -> None:
+def assert_nothing_left(run: Runner) -> None:
+    """No process that was started here by us, but the program's own, and no mount, outlives the program."""
     deadline = time.monotonic() + 5
-    while left := leftovers():
+    while left := run.processes():
         assert time.monotonic() < deadline, left
         time.sleep(0.02)
+    assert "gpiovirt" not in Path("/proc/self/mounts").read_text()
 
 
 def test_exit_status_is_the_programs(run: Runner) -> None:
@@ -85,7 +73,7 @@ def test_signals_reach_the_program(run: Runner) -> None:
         assert process.stdout.readline() == "up\n"
         process.terminate()
         assert process.wait(5) == 7
-    assert_nothing_left()
+    assert_nothing_left(run)
 
 
 def test_the_program_keeps_default_dispositions(run: Runner) -> None:
@@ -108,14 +96,15 @@ def test_nothing_is_left_however_it_ends(run: Runner, sent: signal.Signals) -> N
         while Path(f"/proc/{process.pid}/comm").read_text() != "sleep\n":
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        assert len(run.processes()) >= 2
         process.send_signal(sent)
         assert process.wait(5) == -sent
-    assert_nothing_left()
+    assert_nothing_left(run)
 
 
 def test_a_failed_start_leaves_nothing(run: Runner) -> None:
     assert run("/no/such/program").returncode == 1
-    assert_nothing_left()
+    assert_nothing_left(run)
 
 
 def test_a_supervisor_killed_releases_the_program_from_nothing_but_gpio(run: Runner) -> None:
@@ -135,7 +124,7 @@ except OSError as error: print(errno.errorcode[error.errno])
 """
     )
     assert out == "True\nENOSYS\n"
-    assert_nothing_left()
+    assert_nothing_left(run)
 
 
 def test_fork_exec_threads_and_dup_share_lines(run: Runner) -> None:

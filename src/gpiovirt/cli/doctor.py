@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt doctor: what this machine can do, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gpiovirt.errors import GpiovirtError
+from gpiovirt.exports.process import sandbox
+from gpiovirt.exports.process.filter import gpio_filter
+from gpiovirt.host import libc, seccomp
+
+EPILOG = """\
+The exit status is 0 if `gpiovirt run` works here for the user who asks. Nothing is changed.
+"""
+
+
+class Finding(NamedTuple):
+    """One thing looked at; `needed` says that `gpiovirt run` does not work without it."""
+
+    what: str
+    there: bool
+    detail: str
+    needed: bool = False
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: none."""
+
+
+def main(_options: argparse.Namespace) -> int:
+    """Look at everything and print it."""
+    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    works = True
+    for finding in findings():
+        mark, colour = ("ok", 32) if finding.there else ("MISSING", 31) if finding.needed else ("no", 33)
+        text = f"\x1b[{colour}m{mark:8}\x1b[0m" if colours else f"{mark:8}"
+        print(f"{text}{finding.what:34}{finding.detail}")
+        works = works and (finding.there or not finding.needed)
+    print(f"\ngpiovirt run {'works' if works else 'does not work'} here for uid {os.getuid()}.")
+    return 0 if works else 1
+
+
+def findings() -> Iterator[Finding]:
+    """What was looked at, what `gpiovirt run` needs first."""
+    machine = os.uname().machine
+    yield Finding("architecture", machine in libc.SYS_SECCOMP, machine, True)
+    release = os.uname().release
+    version = tuple(int(part) for part in release.split("-")[0].split(".")[:2])
+    yield Finding("Linux 5.9 or newer", version >= (5, 9), release, True)
+    yield _tried("private /dev and /sys", lambda: sandbox.enter([]), "a mount namespace, or a user namespace")
+    yield _tried("seccomp user notification", _install, "programs can be supervised")
+    good, bad = "Linux 5.19: kept", "before Linux 5.19 a restarted request is answered again"
+    yield Finding("requests that signals cannot cut", version >= (5, 19), good if version >= (5, 19) else bad)
+    good, bad = "Linux 6.6: calls stay fast", "before Linux 6.6 pin program and supervisor to one CPU"
+    yield Finding("wake-ups on the caller's CPU", version >= (6, 6), good if version >= (6, 6) else bad)
+    yield _pseudo_terminals()
+    yield from _kernel_gpio()
+    yield from _clients()
+
+
+def _tried(what: str, attempt: Callable[[], object], good: str) -> Finding:
+    """Try it in a child, so that it changes nothing here; what it says if it fails comes back by a pipe."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            attempt()
+        except (GpiovirtError, OSError) as error:
+            os.write(writer, str(error).encode()[:4000])
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as pipe:
+        failed = pipe.read()
+    os.waitpid(child, 0)
+    return Finding(what, not failed, failed or good, True)
+
+
+def _install() -> None:
+    os.close(seccomp.install_filter(gpio_filter()))
+
+
+def _pseudo_terminals() -> Finding:
+    try:
+        for fd in os.openpty():
+            os.close(fd)
+    except OSError as error:
+        return Finding("pseudo-terminals", False, f"{error.strerror}; mount devpts on /dev/pts", True)
+    return Finding("pseudo-terminals", True, "they stand for chips", True)
+
+
+def _kernel_gpio() -> Iterator[Finding]:
+    """GPIO of this kernel; gpiovirt does without."""
+    chips = sorted(path.name for path in Path("/sys/bus/gpio/devices").glob("gpiochip*"))
+    yield Finding(
+        "GPIO chips of this kernel", bool(chips), ", ".join(chips) or "none; simulated chips need none"
+    )
+    for driver in ("gpio-aggregator", "gpio-sim"):
+        there = Path(f"/sys/bus/platform/drivers/{driver}").exists()
+        yield Finding(f"the kernel's {driver}", there, "loaded" if there else "not loaded; not needed")
+
+
+def _clients() -> Iterator[Finding]:
+    """Programs to try virtual chips with."""
+    tools = shutil.which("gpioinfo")
+    yield Finding("GPIO tools", bool(tools), tools or "apt-get install gpiod, to look at chips")
+    binding = importlib.util.find_spec("gpiod") is not None
+    yield Finding("Python binding gpiod", binding, "installed" if binding else "pip install gpiod")
