@@ -89,6 +89,18 @@ def test_the_program_has_no_open_files_of_ours(run: Runner) -> None:
     assert run("sh", "-c", "ls /proc/self/fd").stdout.split() == ["0", "1", "2", "3"]
 
 
+def test_the_supervisor_keeps_none_of_the_callers_files_open(run: Runner) -> None:
+    reader, writer = os.pipe()
+    close = f"exec {writer}>&-; exec sleep 5"
+    with run.popen("sh", "-c", close, pass_fds=[writer]) as process, open(reader, "rb") as end:
+        os.close(writer)
+        started = time.monotonic()
+        assert end.read() == b""
+        assert process.poll() is None
+        assert time.monotonic() - started < 4
+        process.kill()
+
+
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_however_it_ends(run: Runner, sent: signal.Signals) -> None:
     with run.popen("sleep", "60", sims=["a:2", "b:2", "c:2"]) as process:

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from typing import TYPE_CHECKING
 
 from gpiovirt.cli import chips
-from gpiovirt.errors import UsageError
+from gpiovirt.errors import HostError, UsageError
 from gpiovirt.exports.process.launch import launch
-from gpiovirt.exports.process.supervisor import Supervisor
 from gpiovirt.host.clock import now_ns
+
+if TYPE_CHECKING:
+    from gpiovirt.exports.process.supervisor import Supervisor
 
 EPILOG = """\
 The program sees the virtual chips as /dev/gpiochip0, 1, ... in the order given, and no other GPIO;
@@ -45,7 +49,10 @@ def main(options: argparse.Namespace) -> int:
     def prepare(supervisor: Supervisor) -> None:
         from gpiovirt.control.simulator import SimServer, socket_name
 
-        SimServer(made.simulator, supervisor, socket_name(uid, pid))
+        try:
+            SimServer(made.simulator, supervisor, socket_name(uid, pid))
+        except HostError as error:
+            sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
     environment = {**os.environ, "GPIOVIRT_SIM": f"gpiovirt/sim/{uid}/{pid}"}
     launch(argv, list(made.shown.values()), now_ns, made.simulator, prepare, environment)

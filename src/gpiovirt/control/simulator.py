@@ -7,9 +7,11 @@ user who runs the simulator, and root, are served.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
@@ -183,11 +185,16 @@ class SimClient:
 
     def __init__(self, name: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # the program that asks may have been started so lately that its simulator is not yet there
+        patience_s = 1.0 if name == os.environ.get(ENVIRONMENT) else 0.0
         try:
-            self._socket.connect("\0" + name)
+            while self._socket.connect_ex("\0" + name) == errno.ECONNREFUSED and patience_s > 0:
+                patience_s -= 0.01
+                time.sleep(0.01)
+            self._socket.getpeername()
         except OSError as error:
             self._socket.close()
-            raise HostError.of(f"no simulator answers at {name}", error) from error
+            raise HostError(f"no simulator answers at {name}") from error
         if _peer_uid(self._socket) not in (0, os.getuid()) and os.getuid() != 0:
             self._socket.close()
             raise HostError(f"the socket {name} belongs to another user; not used")

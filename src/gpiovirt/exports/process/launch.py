@@ -11,19 +11,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import termios
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from fcntl import ioctl
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gpiovirt.core.chip import Chip, Now
-from gpiovirt.errors import GpiovirtError, HostError
+from gpiovirt.errors import HostError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
-from gpiovirt.exports.process.supervisor import Clocked, Supervisor
 from gpiovirt.host import libc
 from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
+
+if TYPE_CHECKING:
+    from gpiovirt.exports.process.supervisor import Clocked, Supervisor
 
 __all__ = ["launch"]
 
@@ -46,14 +46,16 @@ def launch(
 ) -> NoReturn:
     """Become the program `argv`, which sees chip i as /dev/gpiochip<i>.
 
-    `prepare` runs in the supervisor before the program starts. HostError if something cannot be had,
-    and then nothing is left behind.
+    `prepare` runs in the supervisor before it serves the program's first call. HostError if something
+    cannot be had, and then nothing is left behind.
     """
     placeholders = [_placeholder(index) for index in range(len(chips))]
     program = os.getpid()
     from_program, to_supervisor = os.pipe()
     from_supervisor, to_program = os.pipe()
     if _fork_detached():
+        os.close(to_supervisor)
+        os.close(from_supervisor)
         _supervise(program, placeholders, chips, now, clocked, prepare, from_program, to_program)
     os.close(from_program)
     os.close(to_program)
@@ -110,25 +112,21 @@ def _supervise(
 ) -> NoReturn:
     status = 1
     try:
-        slaves = [placeholder.slave for placeholder in placeholders]
-        _leave_the_terminal(keep=[from_program, to_program, *slaves, *(p.master for p in placeholders)])
-        _own_terminals(slaves)
+        _leave_the_terminal()
+        _own_terminals([placeholder.slave for placeholder in placeholders])
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
-        nodes = {}
-        for placeholder, chip in zip(placeholders, chips, strict=True):
-            status_of = os.fstat(placeholder.slave)
-            nodes[status_of.st_dev, status_of.st_ino] = (chip, placeholder.node.name)
-        supervisor = Supervisor(nodes, now, clocked)
-        try:
+        listener = _take_listener(program, from_program, to_program)
+        if listener is not None:
+            # the program starts meanwhile, and its first call waits for us
+            from gpiovirt.exports.process.supervisor import Supervisor
+
+            nodes = {}
+            for placeholder, chip in zip(placeholders, chips, strict=True):
+                slave = os.fstat(placeholder.slave)
+                nodes[slave.st_dev, slave.st_ino] = (chip, placeholder.node.name)
+            supervisor = Supervisor(nodes, now, clocked)
             prepare(supervisor)
-            announced = os.read(from_program, 16)
-            if announced:  # otherwise it failed, and has said why
-                listener = Listener(fetch_fd(program, int(announced)))
-                os.write(to_program, b"!")
-                os.close(to_program)
-                supervisor.run(listener)
-        except (GpiovirtError, OSError) as error:
-            os.write(to_program, f"!the supervisor cannot start: {error}".encode())
+            supervisor.run(listener)
         status = 0
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
@@ -136,15 +134,30 @@ def _supervise(
         os._exit(status)
 
 
-def _leave_the_terminal(keep: Sequence[int]) -> None:
-    """A session of our own, with none of the program's files open but standard error."""
+def _take_listener(program: int, from_program: int, to_program: int) -> Listener | None:
+    """The program's seccomp listener; None if the program has failed or is told that we have."""
+    announced = os.read(from_program, 16)
+    if not announced:
+        return None
+    try:
+        listener = Listener(fetch_fd(program, int(announced)))
+    except OSError as error:
+        os.write(to_program, f"!the supervisor has no access to the program: {error.strerror}".encode())
+        return None
+    os.write(to_program, b"!")
+    os.close(to_program)
+    return listener
+
+
+def _leave_the_terminal() -> None:
+    """A session of our own, with none of the caller's files open but standard error."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     for fd in map(int, os.listdir("/proc/self/fd")):
-        if fd > 2 and fd not in keep:
-            with suppress(OSError):  # the listing's own
+        with suppress(OSError):  # the listing's own is closed already
+            if fd > 2 and os.get_inheritable(fd):  # what we opened ourselves is not
                 os.close(fd)
 
 
@@ -153,6 +166,9 @@ def _own_terminals(slaves: Sequence[int]) -> None:
 
     A session has one terminal: ours takes the first, idle processes that end with us hold the others.
     """
+    import termios
+    from fcntl import ioctl
+
     ioctl(slaves[0], termios.TIOCSCTTY, 0)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for slave in slaves[1:]:
