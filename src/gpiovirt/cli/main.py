@@ -15,6 +15,8 @@ __all__ = ["COMMANDS", "main", "parser_for"]
 
 COMMANDS = {
     "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
+    "serve": "host virtual chips for virtual machines",
+    "vm-args": "print how a virtual machine is started on a chip that is served",
     "sim": "drive and watch simulated lines",
     "doctor": "say what this machine can do, what is missing and how to get it",
 }
@@ -31,7 +33,7 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 def parser_for(command: str) -> argparse.ArgumentParser:
     """The argument parser of a subcommand."""
-    module = importlib.import_module(f"gpiovirt.cli.{command}")
+    module = importlib.import_module(f"gpiovirt.cli.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"gpiovirt {command}",
         usage=getattr(module, "USAGE", None),

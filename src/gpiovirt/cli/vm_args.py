@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt vm-args: what to give a virtual machine monitor so that it uses a chip's socket."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+
+from gpiovirt.errors import UsageError
+
+__all__ = ["configure", "main"]
+
+EPILOG = """\
+The guest sees the chip as its /dev/gpiochipN through its driver gpio-virtio (CONFIG_GPIO_VIRTIO).
+All of these give the guest memory that can be shared, which vhost-user needs.
+
+examples:
+  qemu-system-x86_64 -M q35 $(gpiovirt vm-args qemu /run/plc.sock --memory 1G) ...
+  cloud-hypervisor $(gpiovirt vm-args cloud-hypervisor /run/plc.sock) ...
+  linux $(gpiovirt vm-args uml /run/plc.sock) ...
+  gpiovirt vm-args libvirt /run/plc.sock      # XML for `virsh edit`
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("vmm", choices=list(_VMMS), help="the virtual machine monitor")
+    parser.add_argument("sockets", metavar="SOCKET", nargs="+", help="as given to `gpiovirt serve --vm`")
+    parser.add_argument("--memory", metavar="SIZE", default="512M", help="the VM's memory (default: 512M)")
+    parser.add_argument(
+        "--reconnect",
+        action="store_true",
+        help="have QEMU 5 to 9 connect again when `gpiovirt serve` was restarted; QEMU 10.0 refuses it",
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the arguments."""
+    if not options.memory[:1].isdigit() or not options.memory.isalnum():
+        raise UsageError(f"--memory {options.memory!r}: write a size, as 512M or 2G")
+    if options.reconnect and options.vmm not in ("qemu", "libvirt"):
+        raise UsageError(f"--reconnect is QEMU's; {options.vmm} has nothing like it")
+    paths = [os.path.abspath(path) for path in options.sockets]
+    print(_VMMS[options.vmm](paths, options))
+    return 0
+
+
+def _joined(arguments: list[str]) -> str:
+    """On one line, to be read back by a shell or by its word splitting."""
+    return " ".join(map(shlex.quote, arguments))
+
+
+def _devices(paths: list[str], reconnect: bool) -> list[str]:
+    arguments = []
+    for number, path in enumerate(paths):
+        name = f"gpiovirt{number}"
+        again = ",reconnect=1" if reconnect else ""
+        arguments += ["-chardev", f"socket,id={name},path={path.replace(',', ',,')}{again}"]
+        arguments += ["-device", f"vhost-user-gpio-pci,chardev={name}"]
+    return arguments
+
+
+def _qemu(paths: list[str], options: argparse.Namespace) -> str:
+    ram = ["-m", options.memory]
+    ram += ["-object", f"memory-backend-memfd,id=gpiovirt-ram,size={options.memory},share=on"]
+    return _joined([*ram, "-machine", "memory-backend=gpiovirt-ram", *_devices(paths, options.reconnect)])
+
+
+def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
+    """libvirt has no element for the device: its arguments go past it to QEMU."""
+    from xml.sax.saxutils import quoteattr
+
+    arguments = [f"  <qemu:arg value={quoteattr(text)}/>" for text in _devices(paths, options.reconnect)]
+    return "\n".join(
+        [
+            "<!-- in <domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ...>; the user that",
+            "     runs QEMU must be allowed to connect: gpiovirt serve --owner NAME=libvirt-qemu:kvm -->",
+            "<memoryBacking>",
+            "  <source type='memfd'/>",
+            "  <access mode='shared'/>",
+            "</memoryBacking>",
+            "<qemu:commandline>",
+            *arguments,
+            "</qemu:commandline>",
+        ]
+    )
+
+
+def _cloud_hypervisor(paths: list[str], options: argparse.Namespace) -> str:
+    devices = [f"virtio_id=41,socket={path},queue_sizes=[256,256]" for path in paths]
+    return _joined(["--memory", f"size={options.memory},shared=on", "--generic-vhost-user", *devices])
+
+
+def _uml(paths: list[str], options: argparse.Namespace) -> str:
+    return _joined([f"mem={options.memory}", *(f"virtio_uml.device={path}:41" for path in paths)])
+
+
+_VMMS = {
+    "qemu": _qemu,
+    "libvirt": _libvirt,
+    "cloud-hypervisor": _cloud_hypervisor,
+    "uml": _uml,
+}

@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: MIT
+"""One VMM's connection: what its messages ask for is done to memory, files and the device.
+
+All that the VMM gave us ends with the connection, and so do the lines its guest held.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from gpiovirt.core.chip import Chip
+from gpiovirt.core.line import LineSettings
+from gpiovirt.errors import GpiovirtError, PeerError
+from gpiovirt.exports.vm.complaints import Complaints
+from gpiovirt.host.fence import ORDERED, full_fence
+from gpiovirt.host.mapping import map_shared, shared_memory
+from gpiovirt.host.notifier import Notifier, check_eventfd
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.unix_socket import Peer
+from gpiovirt.protocols import vhost_user as v
+from gpiovirt.protocols.guest_memory import GuestMemory, Region
+from gpiovirt.protocols.virtio_gpio import GpioDevice
+from gpiovirt.protocols.virtqueue import Ring, Virtqueue
+from gpiovirt.uapi.virtio_gpio import VIRTIO_GPIO_EVENTQ, VIRTIO_GPIO_REQUESTQ
+from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+
+__all__ = ["QUEUE_SIZE_MAX", "Connection", "state_size"]
+
+_log = logging.getLogger(__name__)
+
+QUEUE_SIZE_MAX = 1024
+_FDS_MAX = 32  # that come with one piece of a message; the most a message has is 8
+_MESSAGES_PER_TURN = 32
+
+
+def state_size(record_size: int) -> int:
+    """Bytes of the state of a device whose record has `record_size`."""
+    return v.inflight_size(GpioDevice.num_queues, QUEUE_SIZE_MAX, record_size)
+
+
+class _Tracked:
+    """Where in-flight buffers and the record are kept: our state file, or memory the VMM keeps for us."""
+
+    def __init__(self, view: memoryview, num_queues: int, queue_size: int) -> None:
+        self.view = view
+        self.num_queues = num_queues
+        self.queue_size = queue_size
+
+    def record(self, size: int) -> memoryview:
+        return v.record_area(self.view, self.num_queues, self.queue_size, size)
+
+    def log(self, index: int, ring_size: int) -> v.SplitRingLog:
+        if index >= self.num_queues or ring_size > self.queue_size:
+            raise PeerError(f"inflight memory for {self.num_queues} queues of {self.queue_size}")
+        return v.SplitRingLog(v.log_area(self.view, index, self.queue_size), ring_size)
+
+
+class _Vring:
+    """The files of one ring, and the queue while it runs."""
+
+    __slots__ = ("_reactor", "call", "err", "kick", "queue", "waiting")
+
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
+        self.kick: int | None = None
+        self.call: Notifier | None = None
+        self.err: Notifier | None = None
+        self.queue: Virtqueue | None = None
+        self.waiting: tuple[Ring, int] | None = None
+
+    def set_kick(self, fd: int | None) -> None:
+        if self.kick is not None:
+            self._reactor.remove_reader(self.kick)
+            os.close(self.kick)
+        self.kick = fd
+
+    def set_call(self, call: Notifier | None) -> None:
+        if self.call is not None:
+            self.call.close()
+        self.call = call
+
+    def set_err(self, err: Notifier | None) -> None:
+        if self.err is not None:
+            self.err.close()
+        self.err = err
+
+    def close(self) -> None:
+        self.queue = None
+        self.set_kick(None)
+        self.set_call(None)
+        self.set_err(None)
+
+
+class Connection:
+    """Serves the VMM at the other end of `sock` until it goes, breaks the protocol, or close()."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: Peer,
+        chip: Chip,
+        reactor: Reactor,
+        state: memoryview,
+        defaults: Mapping[int, LineSettings],
+        on_closed: Callable[[], None],
+    ) -> None:
+        self._sock = sock
+        self.peer = peer
+        self._reactor = reactor
+        self._on_closed = on_closed
+        self._log = Complaints(_log, chip.info.name)
+        self._vrings = [_Vring(reactor) for _ in range(GpioDevice.num_queues)]
+        self._device = GpioDevice(
+            chip,
+            self._call,
+            self._refused,
+            self._broken,
+            consumer=f"vm:{peer.name}:{peer.pid}",
+            defaults=defaults,
+        )
+        self._tracked = _Tracked(state, GpioDevice.num_queues, QUEUE_SIZE_MAX)
+        self._device.record.bind(self._tracked.record(self._device.record.size))
+        self._backend = v.Backend(
+            self._device.features,
+            self._device.config,
+            num_queues=GpioDevice.num_queues,
+            queue_size_max=QUEUE_SIZE_MAX,
+            record_size=self._device.record.size,
+        )
+        self._regions: dict[tuple[int, int, int], Region] = {}
+        self._memory = GuestMemory(())
+        self._features = 0
+        self._fence = full_fence()
+        self._request_fd: int | None = None
+        self._inflight_fd: int | None = None
+        self._has_run = False
+        self._event_call_due = False
+        self._closed = False
+        self._log.info("%s has connected", peer)
+        reactor.add_reader(sock.fileno(), self._receive)
+
+    def close(self, keep_state: bool = False) -> None:
+        """End the connection; the lines are released. With `keep_state`, its guest can go on afterwards."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reactor.remove_reader(self._sock.fileno())
+        if keep_state:
+            self._device.suspend()
+        else:
+            self._device.reset()
+        self._device.record.unbind()
+        self._close_fds(event.fds for event in self._backend.close() if isinstance(event, v.CloseFds))
+        for vring in self._vrings:
+            vring.close()
+        for fd in (self._request_fd, self._inflight_fd):
+            if fd is not None:
+                os.close(fd)
+        self._sock.close()
+        self._log.report_unsaid()
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether a guest runs that would miss its lines."""
+        return self._has_run and not self._closed
+
+    def _end(self, reason: str) -> None:
+        if not self._closed:
+            self._log.info("%s %s; its lines are released", self.peer, reason)
+            self.close()
+            self._on_closed()
+
+    def _fail(self) -> None:
+        """A fault of ours: rather no device than one that does not answer."""
+        self._log.exception("a fault of ours in serving %s", self.peer)
+        self._end("is disconnected")
+
+    @staticmethod
+    def _close_fds(groups: Iterable[tuple[int, ...]]) -> None:
+        for fds in groups:
+            for fd in fds:
+                os.close(fd)
+
+    # messages
+
+    def _receive(self) -> None:
+        try:
+            self._receive_messages()
+        except Exception:
+            self._fail()
+
+    def _receive_messages(self) -> None:
+        for _ in range(_MESSAGES_PER_TURN):
+            try:
+                data, fds, _, _ = socket.recv_fds(
+                    self._sock, self._backend.bytes_wanted, _FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._end(f"is gone ({error.strerror})")
+                return
+            if not data:
+                self._end("is gone")
+                return
+            reason = self._understand(data, fds)
+            if reason:
+                self._log.complain(f"{self.peer}: {reason}")
+                self._end("broke the protocol and was disconnected")
+                return
+
+    def _understand(self, data: bytes, fds: list[int]) -> str:
+        """Do what came, and answer; returns why the connection must end, or nothing."""
+        reason = ""
+        for event in self._backend.receive(data, fds):
+            try:
+                if isinstance(event, v.CloseConnection):
+                    reason = event.reason
+                else:
+                    self._handle(event)
+            except GpiovirtError as error:
+                self._backend.fail(error)
+        for outgoing in self._backend.data_to_send():
+            try:
+                sent = socket.send_fds(self._sock, [outgoing.data], outgoing.fds, socket.MSG_NOSIGNAL)
+            except OSError as error:
+                return f"does not take its answers ({error.strerror})"
+            if sent != len(outgoing.data):
+                return "does not take its answers"
+        return reason
+
+    def _handle(self, event: v.Event) -> None:
+        self._log.debug("%s", event)
+        _HANDLERS[type(event)](self, event)
+
+    def _map_memory(self, event: v.MapMemory) -> None:
+        try:
+            regions = {
+                region[:3]: self._map(region, fd) for region, fd in zip(event.regions, event.fds, strict=True)
+            }
+            self._use_memory(regions)
+        finally:
+            self._close_fds([event.fds])
+
+    def _add_memory(self, event: v.AddMemory) -> None:
+        try:
+            self._use_memory({**self._regions, event.region[:3]: self._map(event.region, event.fd)})
+        finally:
+            os.close(event.fd)
+
+    def _remove_memory(self, event: v.RemoveMemory) -> None:
+        gone = event.region[:3]
+        self._use_memory({where: region for where, region in self._regions.items() if where != gone})
+
+    @staticmethod
+    def _map(region: v.MemoryRegion, fd: int) -> Region:
+        return Region(*region[:3], map_shared(fd, region.size, region.mmap_offset))
+
+    def _use_memory(self, regions: dict[tuple[int, int, int], Region]) -> None:
+        self._memory = GuestMemory(list(regions.values()))
+        self._regions = regions
+        for index, vring in enumerate(self._vrings):
+            if vring.queue is not None:
+                try:
+                    vring.queue.use(self._memory)
+                except PeerError as error:
+                    self._device.stop(index)
+                    self._broken(index, error)
+
+    def _set_features(self, event: v.SetFeatures) -> None:
+        self._features = event.features
+        self._device.negotiate(event.features)
+
+    def _set_status(self, event: v.SetStatus) -> None:
+        """A reset is seen by its rings starting anew: QEMU says 0 when it only stops, too."""
+
+    def _set_kick(self, event: v.SetKick) -> None:
+        vring = self._vrings[event.vring]
+        vring.set_kick(None)
+        try:
+            check_eventfd(event.fd)
+            self._reactor.add_edge_reader(event.fd, partial(self._kicked, event.vring))
+        except OSError as error:
+            os.close(event.fd)
+            raise PeerError(f"a kick fd that cannot be waited for: {error.strerror}") from error
+        except PeerError:
+            os.close(event.fd)
+            raise
+        vring.kick = event.fd
+
+    def _set_call(self, event: v.SetCall) -> None:
+        vring = self._vrings[event.vring]
+        vring.set_call(None if event.fd is None else Notifier(event.fd))
+        if vring.call is not None:
+            vring.call.notify()  # of what was completed before it was there
+
+    def _set_err(self, event: v.SetErr) -> None:
+        self._vrings[event.vring].set_err(None if event.fd is None else Notifier(event.fd))
+
+    def _create_inflight(self, event: v.CreateInflight) -> None:
+        if self._inflight_fd is not None:
+            os.close(self._inflight_fd)
+        self._inflight_fd = shared_memory("gpiovirt-inflight", event.size_bytes)
+        self._backend.inflight_created(self._inflight_fd)
+
+    def _set_inflight(self, event: v.SetInflight) -> None:
+        try:
+            if any(vring.queue is not None for vring in self._vrings):
+                raise PeerError("inflight memory for rings that are running")
+            view = map_shared(event.fd, event.size_bytes, event.mmap_offset)
+            self._tracked = _Tracked(view, event.num_queues, event.queue_size)
+            with suppress(PeerError):  # made by another back-end: the record stays where it is
+                self._device.record.bind(self._tracked.record(self._device.record.size))
+        finally:
+            os.close(event.fd)
+
+    def _set_request_fd(self, event: v.SetBackendRequestFd) -> None:
+        if self._request_fd is not None:
+            os.close(self._request_fd)
+        self._request_fd = event.fd
+
+    def _reset_device(self, _: v.ResetDevice) -> None:
+        self._device.reset()
+        self._has_run = False
+
+    def _close_unused(self, event: v.CloseFds) -> None:
+        self._close_fds([event.fds])
+
+    def _on_refused(self, event: v.Refused) -> None:
+        self._log.complain(f"{event.request} refused: {event.reason}")
+
+    # rings
+
+    def _start_ring(self, event: v.StartRing) -> None:
+        if event.vring != VIRTIO_GPIO_REQUESTQ and self._vrings[VIRTIO_GPIO_REQUESTQ].queue is None:
+            # what state the lines have is known when the other starts
+            self._vrings[event.vring].waiting = event.ring, event.last_avail_idx
+            return
+        if event.vring == VIRTIO_GPIO_REQUESTQ:
+            if not event.last_avail_idx:
+                self._device.reset()
+            elif not self._has_run:
+                self._device.restore()
+                self._log.info("the guest of %s goes on with its lines", self.peer)
+            self._has_run = True
+        self._start(event.vring, event.ring, event.last_avail_idx)
+        for index, vring in enumerate(self._vrings):
+            if vring.waiting is not None:
+                (ring, base), vring.waiting = vring.waiting, None
+                try:
+                    self._start(index, ring, base)
+                except PeerError as error:
+                    self._broken(index, error)
+
+    def _start(self, index: int, ring: Ring, last_avail_idx: int) -> None:
+        queue = Virtqueue(
+            self._memory,
+            ring,
+            last_avail_idx,
+            event_idx=bool(self._features >> VIRTIO_RING_F_EVENT_IDX & 1),
+            indirect=bool(self._features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
+            log=self._tracked.log(index, ring.size) if index == VIRTIO_GPIO_EVENTQ else None,
+            fence=self._fence,
+            ordered=ORDERED,
+        )
+        self._vrings[index].queue = queue
+        if self._device.start(index, queue):
+            self._reactor.soon(partial(self._kicked, index))
+
+    def _stop_ring(self, event: v.StopRing) -> None:
+        vring = self._vrings[event.vring]
+        if vring.waiting is not None:
+            (_, base), vring.waiting = vring.waiting, None
+            self._backend.ring_stopped(event.vring, base)
+            return
+        self._backend.ring_stopped(event.vring, self._device.stop(event.vring))
+        vring.queue = None
+
+    def _kicked(self, index: int) -> None:
+        try:
+            if self._device.kick(index):
+                self._reactor.soon(partial(self._kicked, index))
+        except Exception:
+            self._fail()
+
+    def _call(self, index: int) -> None:
+        if index != VIRTIO_GPIO_EVENTQ:
+            call = self._vrings[index].call
+            if call is not None:
+                call.notify()
+        elif not self._event_call_due:  # one for all edges of this turn
+            self._event_call_due = True
+            self._reactor.soon(self._call_events)
+
+    def _call_events(self) -> None:
+        self._event_call_due = False
+        call = self._vrings[VIRTIO_GPIO_EVENTQ].call
+        if call is not None:
+            call.notify()
+
+    def _refused(self, _: int | None, error: GpiovirtError) -> None:
+        self._log.complain(f"refused to the guest: {error}")
+
+    def _broken(self, index: int, error: PeerError) -> None:
+        vring = self._vrings[index]
+        vring.queue = None
+        self._log.complain(f"queue {index} is stopped, the guest broke it: {error}")
+        if vring.err is not None:
+            vring.err.notify()
+
+
+_HANDLERS: dict[type[v.Event], Callable[[Connection, Any], None]] = {
+    v.AddMemory: Connection._add_memory,
+    v.CloseFds: Connection._close_unused,
+    v.CreateInflight: Connection._create_inflight,
+    v.MapMemory: Connection._map_memory,
+    v.Refused: Connection._on_refused,
+    v.RemoveMemory: Connection._remove_memory,
+    v.ResetDevice: Connection._reset_device,
+    v.SetBackendRequestFd: Connection._set_request_fd,
+    v.SetCall: Connection._set_call,
+    v.SetErr: Connection._set_err,
+    v.SetFeatures: Connection._set_features,
+    v.SetInflight: Connection._set_inflight,
+    v.SetKick: Connection._set_kick,
+    v.SetStatus: Connection._set_status,
+    v.StartRing: Connection._start_ring,
+    v.StopRing: Connection._stop_ring,
+}

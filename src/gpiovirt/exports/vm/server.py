@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: MIT
+"""A chip's socket: one VM at a time, and the next one when it is gone."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+
+from gpiovirt.core.chip import Chip
+from gpiovirt.core.line import LineSettings
+from gpiovirt.errors import HostError
+from gpiovirt.exports.vm.connection import Connection, state_size
+from gpiovirt.exports.vm.state import StateFile
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
+from gpiovirt.protocols.virtio_gpio.record import Record
+
+__all__ = ["VmServer"]
+
+_log = logging.getLogger(__name__)
+
+_WAITING_MAX = 4
+
+
+class VmServer:
+    """Serves `chip` at `path`. HostError if that is in use or cannot be had.
+
+    `defaults` has what a guest cannot ask for, per line: bias, drive, debounce period, active-low.
+    """
+
+    def __init__(
+        self,
+        chip: Chip,
+        path: str,
+        reactor: Reactor,
+        access: Access,
+        defaults: Mapping[int, LineSettings],
+    ) -> None:
+        self.chip = chip
+        self.path = path
+        self._reactor = reactor
+        self._defaults = defaults
+        self._connection: Connection | None = None
+        self._waiting: list[tuple[socket.socket, Peer]] = []
+        self._state = StateFile(path, state_size(Record(chip.info.num_lines).size))
+        try:
+            self._listener = PathListener(path, access)
+        except BaseException:
+            self._state.close(keep=True)
+            raise
+        reactor.add_reader(self._listener.socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        try:
+            sock = self._listener.accept()
+        except HostError as error:
+            _log.error("%s: %s", self.chip.info.name, error)
+            return
+        if sock is None:
+            return
+        peer = peer_of(sock)
+        if self._connection is None:
+            self._serve(sock, peer)
+        elif len(self._waiting) < _WAITING_MAX:
+            _log.info(
+                "%s: %s waits, the chip is %s's; it is served when that is gone",
+                self.chip.info.name,
+                peer,
+                self._connection.peer,
+            )
+            self._waiting.append((sock, peer))
+            self._reactor.add_hangup(sock.fileno(), lambda: self._forget(sock))
+        else:
+            _log.warning("%s: %s was turned away: %d wait already", self.chip.info.name, peer, _WAITING_MAX)
+            sock.close()
+
+    def _forget(self, gone: socket.socket) -> None:
+        """Who waited has given up."""
+        self._waiting = [(sock, peer) for sock, peer in self._waiting if sock is not gone]
+        self._reactor.remove_reader(gone.fileno())
+        gone.close()
+
+    def _serve(self, sock: socket.socket, peer: Peer) -> None:
+        self._connection = Connection(
+            sock, peer, self.chip, self._reactor, self._state.view, self._defaults, self._next
+        )
+
+    def _next(self) -> None:
+        self._connection = None
+        if self._waiting:
+            sock, peer = self._waiting.pop(0)
+            self._reactor.remove_reader(sock.fileno())
+            self._serve(sock, peer)
+
+    def close(self) -> None:
+        """End: lines are released, the socket is gone. A guest that runs can go on when we are back."""
+        self._reactor.remove_reader(self._listener.socket.fileno())
+        self._listener.close()
+        for sock, _ in self._waiting:
+            self._reactor.remove_reader(sock.fileno())
+            sock.close()
+        goes_on = self._connection is not None and self._connection.may_go_on
+        if self._connection is not None:
+            self._connection.close(keep_state=goes_on)
+        self._state.close(keep=goes_on)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""The file beside a socket: what the guest has of the lines, for who serves it after we were killed.
+
+It is also the lock on the socket's name: the kernel takes that back whichever way we end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from contextlib import suppress
+
+from gpiovirt.errors import HostError
+from gpiovirt.host.mapping import map_shared
+
+__all__ = ["StateFile"]
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class StateFile:
+    """`PATH.state`, of `size` bytes, zero at first; HostError if another server has it."""
+
+    def __init__(self, path: str, size: int) -> None:
+        self._path = path + ".state"
+        try:
+            self._fd = self._locked()
+        except BlockingIOError:
+            raise HostError(
+                f"the socket {path} is in use by a running gpiovirt; choose another, or end that one"
+            ) from None
+        except OSError as error:
+            raise HostError.of(f"cannot keep state in {self._path}", error) from error
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                raise HostError(f"{self._path} is not a file of ours; remove it")
+            if status.st_size != size:
+                os.ftruncate(self._fd, 0)
+                os.ftruncate(self._fd, size)
+            self.view = map_shared(self._fd, size)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _locked(self) -> int:
+        """Who removes the file holds its lock too: so it must be there still when we have that."""
+        while True:
+            fd = os.open(self._path, _FLAGS, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(fd), os.lstat(self._path)):
+                        return fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def close(self, keep: bool) -> None:
+        """Unlock the file; removed, unless a guest is to go on with it."""
+        if not keep:
+            with suppress(OSError):
+                os.unlink(self._path)
+        os.close(self._fd)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Memory of others, by file descriptors they gave us, and shared memory of our own to give away."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import stat
+
+from gpiovirt.errors import HostError, PeerError
+
+__all__ = ["map_shared", "shared_memory"]
+
+
+def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
+    """`size` bytes of a file at `offset`, to read and write; `fd` stays the caller's.
+
+    PeerError if the file has not so many: touching what is past its end would end the process. The
+    memory is unmapped when the last view of it is gone.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise PeerError("what came to be mapped is not a file in memory")
+    if not size or offset + size > status.st_size:
+        raise PeerError(f"{size:#x} bytes at {offset:#x} of a file of {status.st_size:#x} bytes")
+    # a huge page is the file system's block size, and what a mapping begins at
+    granularity = max(mmap.ALLOCATIONGRANULARITY, status.st_blksize)
+    start = offset - offset % granularity
+    length = min(-(-(offset + size - start) // granularity) * granularity, status.st_size - start)
+    try:
+        mapped = memoryview(mmap.mmap(fd, length, offset=start))
+    except (OSError, ValueError, OverflowError) as error:
+        raise PeerError(f"cannot map {size:#x} bytes at {offset:#x}: {error}") from error
+    return mapped[offset - start : offset - start + size]
+
+
+def shared_memory(name: str, size: int) -> int:
+    """The fd of so many zero bytes, to be given away: nobody can make them fewer."""
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    except OSError as error:
+        raise HostError.of(f"cannot make {size} bytes of shared memory", error) from error
+    return fd

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""A listening Unix socket with owner, group and mode, and who connects to it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from contextlib import suppress
+from struct import Struct
+from typing import NamedTuple
+
+from gpiovirt.errors import HostError
+
+__all__ = ["Access", "PathListener", "Peer", "peer_of"]
+
+_BACKLOG = 8
+_ucred = Struct("iII")  # unix(7): pid, uid, gid
+
+
+class Access(NamedTuple):
+    """Who may connect: uid and gid (-1: ours) and the mode of the socket."""
+
+    uid: int = -1
+    gid: int = -1
+    mode: int = 0o660
+
+
+class Peer(NamedTuple):
+    """Who connected, as the kernel knows them; `name` is the program's, as far as it can be seen."""
+
+    pid: int
+    uid: int
+    gid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name or 'a process'} (pid {self.pid}, uid {self.uid})"
+
+
+def peer_of(connection: socket.socket) -> Peer:
+    """SO_PEERCRED of a connected Unix socket."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size)
+    pid, uid, gid = _ucred.unpack(credentials)
+    name = ""
+    with suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+        name = "".join(c if c.isprintable() else "?" for c in comm.read().strip())
+    return Peer(pid, uid, gid, name)
+
+
+class PathListener:
+    """Listens at a path: a socket that nobody serves is replaced, one that is served is left alone.
+
+    Nobody can connect before owner, group and mode are as they are to be. HostError if it cannot be had.
+    """
+
+    def __init__(self, path: str, access: Access) -> None:
+        self.path = path
+        self._file: tuple[int, int] | None = None
+        self._remove_stale(path)
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            umask = os.umask(0o777)  # until chmod, only root could, and nobody listens
+            try:
+                self.socket.bind(path)
+            finally:
+                os.umask(umask)
+            status = os.lstat(path)
+            self._file = status.st_dev, status.st_ino
+            os.chown(path, access.uid, access.gid, follow_symlinks=False)
+            os.chmod(path, access.mode)
+            self.socket.listen(_BACKLOG)
+        except OSError as error:
+            self.close()
+            raise HostError.of(f"cannot make the socket {path}", error) from error
+
+    @staticmethod
+    def _remove_stale(path: str) -> None:
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise HostError.of(f"cannot make the socket {path}", error) from error
+        if not stat.S_ISSOCK(status.st_mode):
+            raise HostError(f"{path} exists and is not a socket; choose another path")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                os.unlink(path)
+                return
+            except OSError as error:
+                raise HostError.of(f"the socket {path} is in use, it seems", error) from error
+        raise HostError(f"the socket {path} is in use by a running server; choose another, or end that one")
+
+    def accept(self) -> socket.socket | None:
+        """The next connection, if there is one. HostError if it had to be turned away for want of fds."""
+        try:
+            connection, _ = self.socket.accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                return None
+            os.close(self._reserve)  # or the loop would find it waiting for ever
+            with suppress(OSError):
+                self.socket.accept()[0].close()
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            raise HostError.of(f"a connection to {self.path} was turned away", error) from error
+        connection.setblocking(False)
+        return connection
+
+    def close(self) -> None:
+        """Listen no more, and remove the socket if it is still ours."""
+        self.socket.close()
+        os.close(self._reserve)
+        with suppress(OSError):
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._file:
+                os.unlink(self.path)
