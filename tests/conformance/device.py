@@ -11,7 +11,7 @@ from collections import deque
 from typing import Protocol
 
 from gpiovirt.protocols.gpiochip import ChipFile, File
-from tests.conformance.rigs import CoreRig, GpiodRig, Rig
+from tests.conformance.rigs import CoreRig, GpiodRig, KernelRig, Rig
 
 
 class QueueFifo:
@@ -43,9 +43,11 @@ class Device(Protocol):
 class MachineDevice:
     """An open file of the state machine."""
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, all_open: set[File]) -> None:
         self._file = file
         self._opened: File | None = None
+        self._all_open = all_open
+        all_open.add(file)
 
     def ioctl(self, cmd: int, arg: bytes) -> bytes:
         answer = self._file.ioctl(cmd, arg)
@@ -57,7 +59,7 @@ class MachineDevice:
     def opened(self, cmd: int, arg: bytes) -> Device:
         self.ioctl(cmd, arg)
         assert self._opened is not None
-        return MachineDevice(self._opened)
+        return MachineDevice(self._opened, self._all_open)
 
     def read(self) -> list[bytes]:
         fifo = self._file.fifo
@@ -67,6 +69,7 @@ class MachineDevice:
         return records
 
     def close(self) -> None:
+        self._all_open.remove(self._file)
         self._file.close()
 
 
@@ -108,11 +111,12 @@ class Devices:
     def __init__(self, rig: Rig) -> None:
         self._rig = rig
         self._open: set[int] = set()
+        self._files: set[File] = set()
 
     def open(self, info_event_size: int = 288) -> Device:
         """A new open file of the chip; its info events have that size."""
-        if isinstance(self._rig, CoreRig):
-            return MachineDevice(ChipFile(self._rig.chip, "gpiochip0", QueueFifo))
+        if isinstance(self._rig, CoreRig | KernelRig):
+            return MachineDevice(ChipFile(self._rig.chip, "gpiochip0", QueueFifo), self._files)
         assert isinstance(self._rig, GpiodRig)
         fd = os.open(self._rig.chip.path, os.O_RDWR)
         return RealDevice(fd, info_event_size, self._open)
@@ -120,3 +124,5 @@ class Devices:
     def close(self) -> None:
         for fd in self._open:
             os.close(fd)
+        for file in self._files:
+            file.close()

@@ -84,9 +84,15 @@ def errors_as_oserror() -> Iterator[None]:
 class CoreRequest:
     """A LineRequest of the core, with its events in a queue."""
 
-    def __init__(self, request: LineRequest, queue: deque[EdgeEvent]) -> None:
+    def __init__(
+        self,
+        request: LineRequest,
+        queue: deque[EdgeEvent],
+        pump: Callable[[float], object] = lambda _: None,
+    ) -> None:
         self._request = request
         self._queue = queue
+        self._pump = pump
 
     def get(self, mask: int) -> int:
         return self._request.get_values(mask)
@@ -100,10 +106,12 @@ class CoreRequest:
         self._request.reconfigure({offsets.index(offset): wanted for offset, wanted in settings.items()})
 
     def events(self, count: int) -> list[EdgeEvent]:
+        self._pump(0.05)
         assert len(self._queue) >= count, f"{len(self._queue)} events, not {count}"
         return [self._queue.popleft() for _ in range(count)]
 
     def no_event(self) -> bool:
+        self._pump(0.05)
         return not self._queue
 
     def release(self) -> None:
@@ -198,6 +206,61 @@ class GpioSimWorld:
 
     def close(self) -> None:
         pass
+
+
+class KernelRig:
+    """The Chip of a kernel's chip, in this process, and `depth` aggregates above it."""
+
+    def __init__(self, path: str, world: World, depth: int) -> None:
+        from gpiovirt.sources.kernel import KernelChips
+
+        self._chips = KernelChips()
+        chip: Chip | None = self._chips.find(path)
+        assert chip is not None
+        for level in range(depth):
+            chip = Aggregate(f"agg-{level}", [(chip, i) for i in range(8)], now_ns)
+        self.chip: Chip = chip
+        self._depth = depth
+        self._world = world
+        self._requests: list[CoreRequest] = []
+        self.pull = world.pull
+        self.level = world.level
+
+    def _pump(self, seconds: float) -> None:
+        while select.select([self._chips], [], [], seconds)[0]:
+            self._chips.on_readable()
+
+    wait = _pump
+
+    def line_info(self, offset: int) -> LineInfo:
+        with errors_as_oserror():
+            return self.chip.line_info(offset)
+
+    def watch(self, *offsets: int) -> Callable[[int], list[InfoEvent]]:
+        queue: deque[InfoEvent] = deque()
+        self.chip.watch(lambda event: queue.append(event) if event.info.offset in offsets else None)
+
+        def read(count: int) -> list[InfoEvent]:
+            self._pump(0.05)
+            return [queue.popleft() for _ in range(count)]
+
+        return read
+
+    def request(
+        self, settings: Mapping[int, LineSettings], consumer: str = "test", buffer_size: int = 0
+    ) -> Request:
+        queue: deque[EdgeEvent] = deque(maxlen=buffer_size or 16 * len(settings))
+        with errors_as_oserror():
+            request = self.chip.request(list(settings), list(settings.values()), consumer, queue.append)
+        self._requests.append(CoreRequest(request, queue, self._pump))
+        return self._requests[-1]
+
+    def close(self) -> None:
+        for request in self._requests:
+            request.release()
+        if isinstance(self.chip, Aggregate):
+            self.chip.close()
+        self._world.close()
 
 
 class GpiodRequest:
@@ -341,9 +404,13 @@ class GpiodRig:
 
 
 def rig_names() -> Sequence[str]:
-    """What to run over here: GPIOVIRT_RIG=PATH[@SYSFS] names a character device, otherwise the core."""
+    """What to run over here: otherwise than the core, GPIOVIRT_RIG=[source:|aggregate:]PATH[@SYSFS].
+
+    PATH is a character device; with `source:` it is used through our KernelChip, with `aggregate:`
+    through an aggregate above that. SYSFS is the directory of a gpio-sim chip.
+    """
     given = os.environ.get("GPIOVIRT_RIG")
-    return [given] if given else ["simulator", "aggregate", "aggregate of aggregates"]
+    return given.split(" ") if given else ["simulator", "aggregate", "aggregate of aggregates"]
 
 
 def make_rig(name: str) -> Rig:
@@ -351,8 +418,10 @@ def make_rig(name: str) -> Rig:
     depth = {"simulator": 0, "aggregate": 1, "aggregate of aggregates": 3}.get(name)
     if depth is not None:
         return CoreRig(depth)
-    path, _, sysfs = name.partition("@")
-    rig = GpiodRig(path, GpioSimWorld(sysfs) if sysfs else SimWorld())
+    device, _, sysfs = name.partition("@")
+    kind, _, path = device.rpartition(":")
+    world = GpioSimWorld(sysfs) if sysfs else SimWorld()
+    rig = KernelRig(path, world, int(kind == "aggregate")) if kind else GpiodRig(path, world)
     rig.request({offset: LineSettings(Direction.INPUT) for offset in range(8)}).release()
     for offset in range(8):
         rig.pull(offset, 0)

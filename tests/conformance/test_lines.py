@@ -124,6 +124,7 @@ def test_a_released_output_goes_where_the_world_pulls(rig: Rig) -> None:
     request = rig.request({2: LOW})
     rig.pull(2, 1)
     request.release()
+    rig.wait(0.05)
     assert rig.level(2) == 1
 
 

@@ -392,9 +392,10 @@ def test_an_info_padding_must_be_zero(chip: Device) -> None:
         chip.ioctl(LINEINFO, line_info(0, padding=1))
 
 
-def test_a_watch_tells_changes_made_through_other_files(devices: Devices, chip: Device) -> None:
+def test_a_watch_tells_changes_made_through_other_files(devices: Devices, chip: Device, rig: Rig) -> None:
     chip.ioctl(WATCH, line_info(5))
     devices.open().opened(GET_LINE, line_request([5], OUTPUT, consumer=b"other")).close()
+    rig.wait(0.05)
     requested, released = chip.read()
     assert struct.unpack_from("=QI", requested, 256)[1] == 1
     assert requested[32:37] == b"other"
@@ -402,10 +403,11 @@ def test_a_watch_tells_changes_made_through_other_files(devices: Devices, chip: 
     assert struct.unpack_from("=QI", released, 256)[1] == 2
 
 
-def test_a_v1_watch_tells_v1_events(devices: Devices) -> None:
+def test_a_v1_watch_tells_v1_events(devices: Devices, rig: Rig) -> None:
     chip = devices.open(info_event_size=104)
     chip.ioctl(V1_WATCH, struct.pack("=I68x", 5))
     chip.opened(V1_HANDLE, handle_request([5], V1_OUT)).close()
+    rig.wait(0.05)
     requested, released = chip.read()
     assert struct.unpack("=II32s32sQI20x", requested)[:4] == (
         5,

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.conftest import installation
+
+__all__ = ["ROOT", "build", "has_uml", "has_x86", "installation"]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -92,7 +92,7 @@ def test_the_program_has_no_open_files_of_ours(run: Runner) -> None:
 def test_the_supervisor_keeps_none_of_the_callers_files_open(run: Runner) -> None:
     reader, writer = os.pipe()
     close = f"exec {writer}>&-; exec sleep 5"
-    with run.popen("sh", "-c", close, pass_fds=[writer]) as process, open(reader, "rb") as end:
+    with run.popen("bash", "-c", close, pass_fds=[writer]) as process, open(reader, "rb") as end:
         os.close(writer)
         started = time.monotonic()
         assert end.read() == b""

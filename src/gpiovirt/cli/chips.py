@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import argparse
+import os
+from typing import TYPE_CHECKING
 
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Direction, LineSettings
-from gpiovirt.errors import UsageError
+from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.clock import now_ns
 from gpiovirt.protocols import new_device
 from gpiovirt.sources.simulator import Simulator
+
+if TYPE_CHECKING:
+    from gpiovirt.sources.kernel import KernelChips
 
 __all__ = ["ChipSet", "add_options"]
 
@@ -49,11 +54,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 class ChipSet:
-    """The chips that the options define: the simulator with its chips, and the virtual chips by name."""
+    """The chips that the options define: simulated and virtual ones, and the kernel's that they use."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.simulator = Simulator(now_ns)
         self.virtual: dict[str, Chip] = {}
+        self.kernel: KernelChips | None = None
         for text in options.sim:
             _add_sim(self.simulator, text)
         for text in options.wire:
@@ -90,9 +96,27 @@ class ChipSet:
             raise UsageError(f"--chip {text!r}: write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'")
         if name in self.virtual or name in self.simulator.chips:
             raise UsageError(f"--chip {text!r}: the chip name {name!r} is in use; choose another")
-        chips: dict[str, Chip] = {**self.simulator.chips, **self.virtual}
-        lines = new_device.resolve(new_device.parse(definition), chips.get, list(chips.values()))
+        items = new_device.parse(definition)
+        made: dict[str, Chip] = {**self.simulator.chips, **self.virtual}
+        if all(isinstance(item, new_device.ChipLines) and item.chip in made for item in items):
+            lines = new_device.resolve(items, made.get, list(made.values()))
+        else:
+            kernel = self._kernel_chips()
+            there = [*made.values(), *kernel.all()] if kernel else list(made.values())
+            lines = new_device.resolve(
+                items, lambda chip: made.get(chip) or (kernel.find(chip) if kernel else None), there
+            )
         self.virtual[name] = Aggregate(name, lines, now_ns)
+
+    def _kernel_chips(self) -> KernelChips | None:
+        """The kernel's chips; None where it has none, and the binding need not be there."""
+        if self.kernel is None and any(name.startswith("gpiochip") for name in os.listdir("/dev")):
+            try:
+                from gpiovirt.sources.kernel import KernelChips
+            except ImportError as error:
+                raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
+            self.kernel = KernelChips()
+        return self.kernel
 
 
 _HOGS = {

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
     "serve": "host virtual chips for virtual machines",
     "vm-args": "print how a virtual machine is started on a chip that is served",
+    "list": "show every chip and line: name, direction, who holds it, its virtual chip",
     "sim": "drive and watch simulated lines",
     "doctor": "say what this machine can do, what is missing and how to get it",
 }

@@ -41,12 +41,14 @@ def main(options: argparse.Namespace) -> int:
     argv = options.program[options.program[:1] == ["--"] :]
     if not argv:
         raise UsageError("no program to run; end with: -- PROGRAM [ARGUMENT]...")
-    if not options.sim:
-        raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8")
+    if not options.sim and not options.chip:
+        raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --chip")
     made = chips.ChipSet(options)
     uid, pid = os.getuid(), os.getpid()
 
     def prepare(supervisor: Supervisor) -> None:
+        if made.kernel is not None:
+            supervisor.add_reader(made.kernel.fileno(), made.kernel.on_readable)
         from gpiovirt.control.simulator import SimServer, socket_name
 
         try:

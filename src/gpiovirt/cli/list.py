@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt list: every chip and line there is."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from gpiovirt.control.simulator import SimClient, running
+from gpiovirt.errors import HostError
+
+EPILOG = """\
+Shown are the kernel's chips that this user may open, and the simulated chips of running programs.
+A line held for a virtual chip is followed by `-> NAME`.
+
+example:
+  gpiovirt list
+"""
+_HOLDER = "gpiovirt:"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: none."""
+
+
+def main(_options: argparse.Namespace) -> int:
+    """Print all chips."""
+    shown = _print_kernel_chips()
+    for name in running():
+        try:
+            with SimClient(name) as client:
+                _print_simulator(client, name.rpartition("/")[2])
+                shown = True
+        except HostError:  # it ended meanwhile
+            continue
+    if not shown:
+        print("no chips: this kernel has none that you may open, and no simulator is running")
+    return 0
+
+
+def _print_kernel_chips() -> bool:
+    if not any(name.startswith("gpiochip") for name in os.listdir("/dev")):
+        return False
+    try:
+        from gpiovirt.sources.kernel import KernelChips
+    except ImportError as error:
+        raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
+    chips = KernelChips().all()
+    for chip in chips:
+        print(f"{chip.info.name} [{chip.info.label}] {chip.info.num_lines} lines")
+        for offset in range(chip.info.num_lines):
+            info = chip.line_info(offset)
+            _print_line(offset, info.name, info.direction.name.lower(), info.consumer, info.used)
+    return bool(chips)
+
+
+def _print_simulator(client: SimClient, pid: str) -> None:
+    label = ""
+    for line in client.lines():
+        if line["chip"] != label:
+            label = line["chip"]
+            print(f"[{label}] simulated, process {pid}")
+        _print_line(line["offset"], line["name"], line["direction"], line["consumer"], bool(line["consumer"]))
+
+
+def _print_line(offset: int, name: str, direction: str, consumer: str, used: bool) -> None:
+    holder = f'"{consumer}"' if consumer else "the kernel" if used else "unused"
+    virtual = f" -> {consumer.removeprefix(_HOLDER)}" if consumer.startswith(_HOLDER) else ""
+    print(f"  {offset:4} {name or '-':20} {direction:7} {holder}{virtual}")

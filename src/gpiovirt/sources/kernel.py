@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: MIT
+"""Chips of this machine's kernel, through the official libgpiod binding.
+
+Each line is a kernel request of its own, so that lines can be given back and taken one by one.
+Values and events go by the request's file itself: that is what is called often.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
+from fcntl import ioctl
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+
+import gpiod
+from gpiod import line as gpiod_line
+
+from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink
+from gpiovirt.core.line import (
+    AS_IS,
+    Bias,
+    Clock,
+    Direction,
+    Drive,
+    Edge,
+    EdgeEvent,
+    InfoEvent,
+    InfoEventType,
+    LineInfo,
+    LineSettings,
+)
+from gpiovirt.errors import (
+    ChipGoneError,
+    GpiovirtError,
+    HostError,
+    InvalidError,
+    LineBusyError,
+    NotPermittedError,
+    OffsetError,
+)
+from gpiovirt.uapi import gpio as u
+
+__all__ = ["KernelChip", "KernelChips"]
+
+Event = tuple[int, Callable[[], None]]
+"""(timestamp in ns, what tells its sink)"""
+Reader = Callable[[], Iterable[Event]]
+
+_EVENTS_KEPT = 256  # per line, until this process reads them
+_EVENTS_READ = 64
+
+
+def _encode(settings: LineSettings) -> gpiod.LineSettings:
+    return gpiod.LineSettings(
+        direction=gpiod_line.Direction[settings.direction.name],
+        edge_detection=gpiod_line.Edge[settings.edge.name],
+        bias=gpiod_line.Bias[settings.bias.name],
+        drive=gpiod_line.Drive[settings.drive.name],
+        active_low=settings.active_low,
+        debounce_period=timedelta(microseconds=settings.debounce_period_us),
+        event_clock=gpiod_line.Clock[settings.event_clock.name],
+        output_value=gpiod_line.Value(settings.output_value),
+    )
+
+
+def _decode(info: gpiod.LineInfo) -> LineInfo:
+    bias = Bias.AS_IS if info.bias is gpiod_line.Bias.UNKNOWN else Bias[info.bias.name]
+    return LineInfo(
+        info.offset,
+        info.name or "",
+        info.consumer or "",
+        info.used,
+        Direction[info.direction.name],
+        LineSettings(
+            edge=Edge[info.edge_detection.name],
+            bias=bias,
+            drive=Drive[info.drive.name],
+            active_low=info.active_low,
+            debounce_period_us=info.debounce_period // timedelta(microseconds=1),
+            event_clock=Clock[info.event_clock.name],
+        ),
+    )
+
+
+class KernelChips:
+    """The chips of /dev that were asked for, and one file that is readable when one has an event."""
+
+    def __init__(self) -> None:
+        self._chips: dict[str, KernelChip] = {}
+        self._ready = select.epoll()
+        self._readers: dict[int, Reader] = {}
+
+    def fileno(self) -> int:
+        """Readable when on_readable has something to do."""
+        return self._ready.fileno()
+
+    def on_readable(self) -> None:
+        """Deliver what has happened, over all lines in the order of its timestamps."""
+        happened: list[Event] = []
+        for fd, _ in self._ready.poll(0):
+            happened += self._readers[fd]()
+        for _, deliver in sorted(happened, key=itemgetter(0)):
+            deliver()
+
+    def add_reader(self, fd: int, read: Reader) -> None:
+        """Let `read` get the events whenever `fd` is readable."""
+        self._readers[fd] = read
+        self._ready.register(fd, select.EPOLLIN)
+
+    def remove_reader(self, fd: int) -> None:
+        """To be called before the fd is closed; more than once is harmless."""
+        if self._readers.pop(fd, None) is not None:
+            self._ready.unregister(fd)
+
+    def all(self) -> list[KernelChip]:
+        """Every chip that this user may open, by number."""
+        paths = sorted(Path("/dev").glob("gpiochip*"), key=lambda path: (len(path.name), path.name))
+        return [chip for path in paths if (chip := self._open(str(path))) is not None]
+
+    def find(self, name: str) -> KernelChip | None:
+        """The chip of that path, device name (gpiochipN) or label; HostError if it may not be opened."""
+        path = name if name.startswith("/") else f"/dev/{name}"
+        if Path(path).exists():
+            return self._open(path, must=True)
+        same = [chip for chip in self.all() if chip.info.label == name]
+        if len(same) > 1:
+            names = ", ".join(chip.info.name for chip in same)
+            raise InvalidError(f"{len(same)} chips are labelled {name!r} ({names}); use one of these names")
+        return same[0] if same else None
+
+    def _open(self, path: str, must: bool = False) -> KernelChip | None:
+        real = os.path.realpath(path)
+        if real not in self._chips:
+            try:
+                if not gpiod.is_gpiochip_device(real):
+                    return None
+                self._chips[real] = KernelChip(gpiod.Chip(real), self)
+            except OSError as error:
+                if must:
+                    raise HostError.of(f"cannot open the chip {os.path.basename(path)}", error) from error
+                return None
+        return self._chips[real]
+
+
+class KernelChip:
+    """A chip of the kernel."""
+
+    def __init__(self, chip: gpiod.Chip, chips: KernelChips) -> None:
+        info = chip.get_info()
+        self.chip = chip
+        self.chips = chips
+        self.info = ChipInfo(info.name, info.label, info.num_lines)
+        self._watchers: list[InfoSink] = []
+
+    def line_info(self, offset: int) -> LineInfo:
+        self._check(offset)
+        try:
+            return _decode(self.chip.get_line_info(offset))
+        except OSError as error:
+            raise self.failure("cannot look at", offset, error) from error
+
+    def watch(self, sink: InfoSink) -> Callable[[], None]:
+        if not self._watchers:
+            for offset in range(self.info.num_lines):
+                self.chip.watch_line_info(offset)
+            self.chips.add_reader(self.chip.fd, self._read_info)
+        self._watchers = [*self._watchers, sink]
+
+        def unwatch() -> None:
+            self._watchers = [other for other in self._watchers if other is not sink]
+            if not self._watchers:
+                self.chips.remove_reader(self.chip.fd)
+                for offset in range(self.info.num_lines):
+                    self.chip.unwatch_line_info(offset)
+
+        return unwatch
+
+    def _read_info(self) -> list[Event]:
+        event = self.chip.read_info_event()
+        told = InfoEvent(InfoEventType(event.event_type.value), event.timestamp_ns, _decode(event.line_info))
+        return [(event.timestamp_ns, partial(self._tell, told))]
+
+    def _tell(self, event: InfoEvent) -> None:
+        for sink in self._watchers:
+            sink(event)
+
+    def request(
+        self,
+        offsets: Sequence[int],
+        settings: Sequence[LineSettings],
+        consumer: str,
+        on_edge: EdgeSink | None = None,
+    ) -> KernelRequest:
+        for offset in offsets:
+            self._check(offset)
+        request = KernelRequest(self, tuple(offsets), consumer, on_edge)
+        try:
+            for offset, wanted in zip(offsets, settings, strict=True):
+                request.take(offset, wanted)
+        except BaseException:
+            request.release()
+            raise
+        return request
+
+    def _check(self, offset: int) -> None:
+        if not 0 <= offset < self.info.num_lines:
+            raise OffsetError(
+                f"{self.info.label} has no line {offset}: its {self.info.num_lines} lines are "
+                f"0 to {self.info.num_lines - 1}"
+            )
+
+    def failure(self, what: str, offset: int, error: OSError | ValueError) -> GpiovirtError:
+        """What an error of the kernel means, said so that its reader can act on it."""
+        line = f"{self.info.label}:{offset}"
+        number = error.errno if isinstance(error, OSError) else errno.EINVAL
+        if number in (errno.EBUSY, errno.EBADF):
+            holder = self.chip.get_line_info(offset).consumer or "the kernel"
+            return LineBusyError(f'line {line} is held by "{holder}"; release it or choose another')
+        if number == errno.ENODEV:
+            return ChipGoneError(f"the chip {self.info.label} has vanished")
+        if number == errno.EPERM:
+            return NotPermittedError(f"{what} line {line}: it is an input")
+        if number == errno.EINVAL:
+            return InvalidError(f"{what} line {line}: the kernel refuses these settings")
+        return HostError.of(f"{what} line {line}", OSError(number, os.strerror(number or errno.EIO)))
+
+
+class _Held:
+    """One line, held by a kernel request of its own; `fd` is -1 once it is lost to somebody else."""
+
+    __slots__ = ("fd", "is_output", "last_seqno", "offset", "request")
+
+    def __init__(self, offset: int, request: gpiod.LineRequest, is_output: bool) -> None:
+        self.offset = offset
+        self.request = request
+        self.fd = request.fd
+        self.is_output = is_output
+        self.last_seqno = 0
+
+
+class KernelRequest:
+    """The LineRequest of a KernelChip."""
+
+    def __init__(
+        self, chip: KernelChip, offsets: tuple[int, ...], consumer: str, on_edge: EdgeSink | None
+    ) -> None:
+        self._chip = chip
+        self._consumer = consumer
+        self._on_edge = on_edge
+        self._held: list[_Held] = []
+        self._seqno = 0
+        self.offsets = offsets
+
+    def take(self, offset: int, wanted: LineSettings) -> None:
+        """Hold one more line."""
+        self._held.append(self._hold(offset, wanted))
+
+    def _hold(self, offset: int, wanted: LineSettings) -> _Held:
+        chip = self._chip
+        try:
+            request = chip.chip.request_lines(
+                {offset: _encode(wanted)}, consumer=self._consumer, event_buffer_size=_EVENTS_KEPT
+            )
+        except (OSError, ValueError) as error:
+            raise chip.failure("cannot take", offset, error) from error
+        is_output = wanted.direction is Direction.OUTPUT
+        if wanted.direction is Direction.AS_IS:
+            is_output = chip.line_info(offset).direction is Direction.OUTPUT
+        held = _Held(offset, request, is_output)
+        if self._on_edge is not None:
+            chip.chips.add_reader(held.fd, lambda: self._read_edges(held))
+        return held
+
+    def _give_up(self, held: _Held) -> None:
+        if held.fd < 0:
+            return
+        if self._on_edge is not None:
+            self._chip.chips.remove_reader(held.fd)
+        held.request.release()
+
+    def _read_edges(self, held: _Held) -> list[Event]:
+        try:
+            records = os.read(held.fd, u.gpio_v2_line_event.size * _EVENTS_READ)
+        except OSError:  # the chip is gone, and says so to whoever uses the line
+            self._chip.chips.remove_reader(held.fd)
+            return []
+        return [
+            (record[0], partial(self._tell, held, record))
+            for record in u.gpio_v2_line_event.iter_unpack(records)
+        ]
+
+    def _tell(self, held: _Held, record: tuple[int, int, int, int, int]) -> None:
+        timestamp_ns, kind, offset, _, line_seqno = record
+        # events that the kernel dropped count, as they would in one request for all the lines
+        self._seqno += line_seqno - held.last_seqno
+        held.last_seqno = line_seqno
+        if self._on_edge is not None:
+            rising = kind == u.GPIO_V2_LINE_EVENT_RISING_EDGE
+            self._on_edge(EdgeEvent(offset, rising, timestamp_ns, self._seqno, line_seqno))
+
+    def get_values(self, mask: int) -> int:
+        bits = 0
+        for i, held in enumerate(self._held):
+            if mask >> i & 1:
+                try:
+                    value = ioctl(held.fd, u.GPIO_V2_LINE_GET_VALUES_IOCTL, _FIRST)
+                except OSError as error:
+                    raise self._chip.failure("cannot read", held.offset, error) from error
+                bits |= (value[0] & 1) << i
+        return bits
+
+    def set_values(self, mask: int, bits: int) -> None:
+        chosen = [(i, held) for i, held in enumerate(self._held) if mask >> i & 1]
+        for _, held in chosen:
+            if not held.is_output:
+                raise NotPermittedError(f"line {self._chip.info.label}:{held.offset} is an input")
+        for i, held in chosen:
+            try:
+                ioctl(held.fd, u.GPIO_V2_LINE_SET_VALUES_IOCTL, _SET[bits >> i & 1])
+            except OSError as error:
+                raise self._chip.failure("cannot set", held.offset, error) from error
+
+    def reconfigure(self, settings: Mapping[int, LineSettings]) -> None:
+        for i, wanted in settings.items():
+            if wanted.direction is Direction.AS_IS:
+                continue
+            held = self._held[i]
+            if held.fd < 0:
+                self._held[i] = self._hold(held.offset, wanted)
+                continue
+            try:
+                held.request.reconfigure_lines({held.offset: _encode(wanted)})
+            except (OSError, ValueError) as error:
+                raise self._chip.failure("cannot configure", held.offset, error) from error
+            held.is_output = wanted.direction is Direction.OUTPUT
+
+    def relinquish(self, mask: int) -> None:
+        """What a line does when it is released is its driver's to say, so it really is released."""
+        for i, held in enumerate(self._held):
+            if mask >> i & 1:
+                self._give_up(held)
+                try:
+                    self._held[i] = self._hold(held.offset, AS_IS)
+                except GpiovirtError:  # somebody was faster: told, and tried again, when it is next used
+                    held.fd = -1
+
+    def release(self) -> None:
+        held, self._held = self._held, []
+        for line in held:
+            self._give_up(line)
+
+
+_FIRST = u.gpio_v2_line_values.pack(0, 1)
+_SET = (u.gpio_v2_line_values.pack(0, 1), u.gpio_v2_line_values.pack(1, 1))
