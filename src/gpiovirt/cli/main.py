@@ -49,7 +49,7 @@ def parser_for(command: str) -> argparse.ArgumentParser:
 
 
 def _overview() -> str:
-    commands = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:9}{text}" for name, text in COMMANDS.items())
     return f"""usage: gpiovirt [--version] COMMAND ...
 
 GPIO virtualization for Linux: make virtual chips of existing lines, hand each to one consumer.
