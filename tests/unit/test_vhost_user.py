@@ -271,6 +271,14 @@ def test_wrong_number_of_fds_is_refused_and_they_are_given_up(peer: Peer, fds: t
         assert [e for e in events if isinstance(e, v.CloseFds)] == ([v.CloseFds(fds)] if fds else [])
 
 
+def test_fds_without_end_close_the_connection(peer: Peer) -> None:
+    fds = tuple(range(100, 130))
+    assert peer.feed(m.header.pack(Request.SET_VRING_CALL, m.VERSION, 8), fds) == []
+    events = peer.feed(b"\0", fds)
+    assert isinstance(events[0], v.CloseConnection)
+    assert events[1:] == [v.CloseFds(fds + fds)]
+
+
 def test_fds_that_belong_nowhere_are_given_up(peer: Peer) -> None:
     assert peer.say(Request.GET_FEATURES, b"", (8, 9)) == [v.CloseFds((8, 9))]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 
 from gpiovirt.errors import UsageError
 
@@ -42,13 +41,12 @@ def main(options: argparse.Namespace) -> int:
     if options.reconnect and options.vmm not in ("qemu", "libvirt"):
         raise UsageError(f"--reconnect is QEMU's; {options.vmm} has nothing like it")
     paths = [os.path.abspath(path) for path in options.sockets]
+    if any(set(path) & set(" \t\n*?[]'\"\\") for path in paths):
+        raise UsageError(
+            "a socket's path with a blank or a quote in it does not survive $(...); choose another"
+        )
     print(_VMMS[options.vmm](paths, options))
     return 0
-
-
-def _joined(arguments: list[str]) -> str:
-    """On one line, to be read back by a shell or by its word splitting."""
-    return " ".join(map(shlex.quote, arguments))
 
 
 def _devices(paths: list[str], reconnect: bool) -> list[str]:
@@ -64,7 +62,7 @@ def _devices(paths: list[str], reconnect: bool) -> list[str]:
 def _qemu(paths: list[str], options: argparse.Namespace) -> str:
     ram = ["-m", options.memory]
     ram += ["-object", f"memory-backend-memfd,id=gpiovirt-ram,size={options.memory},share=on"]
-    return _joined([*ram, "-machine", "memory-backend=gpiovirt-ram", *_devices(paths, options.reconnect)])
+    return " ".join([*ram, "-machine", "memory-backend=gpiovirt-ram", *_devices(paths, options.reconnect)])
 
 
 def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
@@ -89,11 +87,11 @@ def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
 
 def _cloud_hypervisor(paths: list[str], options: argparse.Namespace) -> str:
     devices = [f"virtio_id=41,socket={path},queue_sizes=[256,256]" for path in paths]
-    return _joined(["--memory", f"size={options.memory},shared=on", "--generic-vhost-user", *devices])
+    return " ".join(["--memory", f"size={options.memory},shared=on", "--generic-vhost-user", *devices])
 
 
 def _uml(paths: list[str], options: argparse.Namespace) -> str:
-    return _joined([f"mem={options.memory}", *(f"virtio_uml.device={path}:41" for path in paths)])
+    return " ".join([f"mem={options.memory}", *(f"virtio_uml.device={path}:41" for path in paths)])
 
 
 _VMMS = {

@@ -163,6 +163,10 @@ class Connection:
             if fd is not None:
                 os.close(fd)
         self._sock.close()
+        # unmapped now, and not when the next collection of garbage happens to be
+        self._regions.clear()
+        self._memory = GuestMemory(())
+        self._tracked = _Tracked(memoryview(b""), 0, 0)
         self._log.report_unsaid()
 
     @property
@@ -172,8 +176,8 @@ class Connection:
 
     def _end(self, reason: str) -> None:
         if not self._closed:
-            self._log.info("%s %s; its lines are released", self.peer, reason)
             self.close()
+            self._log.info("%s %s; its lines are released", self.peer, reason)
             self._on_closed()
 
     def _fail(self) -> None:

@@ -16,6 +16,7 @@ from gpiovirt.protocols.vhost_user import messages as m
 __all__ = ["Framing", "Message", "Outgoing"]
 
 _PAYLOAD_MAX = 4096  # more than any message has
+_FDS_MAX = 32  # likewise
 
 
 class Outgoing(NamedTuple):
@@ -70,6 +71,8 @@ class Framing:
         """The messages that are complete now; PeerError at one that cannot be one."""
         self._inbox += data
         self._fds += fds
+        if len(self._fds) > _FDS_MAX:
+            raise PeerError(f"{len(self._fds)} fds with one message")
         while len(self._inbox) >= m.header.size:
             request, flags, size = m.header.unpack_from(self._inbox)
             if flags & m.VERSION_MASK != m.VERSION or flags & m.REPLY_MASK or size > _PAYLOAD_MAX:
