@@ -33,6 +33,9 @@ class CountingFifo:
     def put(self, record: bytes) -> None:
         assert len(record) in self.sizes
 
+    def hang_up(self) -> None:
+        raise AssertionError("simulated lines stay")
+
 
 class Run:
     """A chip with one line held by a neighbour, and the files opened on it so far."""

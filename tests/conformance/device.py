@@ -30,6 +30,9 @@ class QueueFifo:
             self.records.popleft()
         self.records.append(record)
 
+    def hang_up(self) -> None:
+        self.hung_up = True
+
 
 class Device(Protocol):
     """An open file of the device."""

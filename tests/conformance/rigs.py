@@ -39,6 +39,7 @@ from gpiovirt.core.line import (
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.clock import now_ns
 from gpiovirt.sources.simulator import Simulator
+from tests.conformance.hostfs import HostfsWorld
 
 LINE_NAMES = ["", "", "DOOR", "", "", "LAMP", "", ""]
 
@@ -407,7 +408,8 @@ def rig_names() -> Sequence[str]:
     """What to run over here: otherwise than the core, GPIOVIRT_RIG=[source:|aggregate:]PATH[@SYSFS].
 
     PATH is a character device; with `source:` it is used through our KernelChip, with `aggregate:`
-    through an aggregate above that. SYSFS is the directory of a gpio-sim chip.
+    through an aggregate above that. SYSFS is the directory of a gpio-sim chip; or `hostfs:DIR`, where
+    a guest finds a world on the host.
     """
     given = os.environ.get("GPIOVIRT_RIG")
     return given.split(" ") if given else ["simulator", "aggregate", "aggregate of aggregates"]
@@ -420,7 +422,9 @@ def make_rig(name: str) -> Rig:
         return CoreRig(depth)
     device, _, sysfs = name.partition("@")
     kind, _, path = device.rpartition(":")
-    world = GpioSimWorld(sysfs) if sysfs else SimWorld()
+    world: World = GpioSimWorld(sysfs) if sysfs else SimWorld()
+    if sysfs.startswith("hostfs:"):
+        world = HostfsWorld(sysfs.removeprefix("hostfs:"))
     rig = KernelRig(path, world, int(kind == "aggregate")) if kind else GpiodRig(path, world)
     rig.request({offset: LineSettings(Direction.INPUT) for offset in range(8)}).release()
     for offset in range(8):

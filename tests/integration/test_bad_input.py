@@ -44,7 +44,7 @@ def gpiovirt(run: Runner, *arguments: str) -> subprocess.CompletedProcess[str]:
         ([*SIM, "--sim", "sim-a:2", "--", "true"], 2, "'sim-a' is in use"),
         (["--sim", "sim-a", "--", "true"], 2, "write LABEL:COUNT or LABEL:NAME,NAME"),
         (["--sim", "sim-a:0", "--", "true"], 2, "a chip has 1 to 65535 lines"),
-        ([*SIM, "--wire", "sim-a:0", "--", "true"], 2, "is not CHIP:OFFSET"),
+        ([*SIM, "--wire", "sim-a:0", "--", "true"], 2, "write LINE=LINE"),
         ([*SIM, "--wire", "sim-a:0=sim-c:1", "--", "true"], 2, "no simulated chip 'sim-c'"),
         ([*SIM, "--hog", "sim-a:0=me:sideways", "--", "true"], 2, "output-low"),
         ([*SIM, "--", "/no/such/program"], 1, "cannot run '/no/such/program': No such file or directory"),

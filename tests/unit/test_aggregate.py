@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from gpiovirt.core.aggregate import Aggregate
-from gpiovirt.core.chip import EdgeSink, LineRequest
+from gpiovirt.core.chip import EdgeSink, LineRequest, PresenceSink
 from gpiovirt.core.line import Clock, Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import LineBusyError
 from gpiovirt.testing import FakeClock, SimChip, Simulator
@@ -33,8 +33,9 @@ class Counting:
         settings: Sequence[LineSettings],
         consumer: str,
         on_edge: EdgeSink | None = None,
+        on_presence: PresenceSink | None = None,
     ) -> LineRequest:
-        request: LineRequest = self._chip.request(offsets, settings, consumer, on_edge)
+        request: LineRequest = self._chip.request(offsets, settings, consumer, on_edge, on_presence)
         calls = self.calls
 
         class Counted:

@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from typing import TYPE_CHECKING
 
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Direction, LineSettings
-from gpiovirt.errors import HostError, UsageError
+from gpiovirt.errors import HostError, NoSuchChipError, NoSuchLineError, UsageError
 from gpiovirt.host.clock import now_ns
 from gpiovirt.protocols import new_device
 from gpiovirt.sources.simulator import Simulator
 
 if TYPE_CHECKING:
+    from gpiovirt.control.simulator import Reactor
     from gpiovirt.sources.kernel import KernelChips
 
 __all__ = ["ChipSet", "add_options"]
@@ -51,6 +53,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated)",
     )
+    parser.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=float,
+        default=0,
+        help="wait so long for chips and lines of --chip that are not there yet",
+    )
 
 
 class ChipSet:
@@ -63,32 +72,57 @@ class ChipSet:
         for text in options.sim:
             _add_sim(self.simulator, text)
         for text in options.wire:
-            one, _, other = text.partition("=")
-            self.simulator.wire(self._sim_line("--wire", one, text), self._sim_line("--wire", other, text))
+            one, equals, other = text.partition("=")
+            if not equals:
+                raise UsageError(f"--wire {text!r}: write LINE=LINE, as in sim-a:0=sim-b:DOOR")
+            self.simulator.wire(self.simulator.find_line(one), self.simulator.find_line(other))
         for text in options.hog:
             self._add_hog(text)
+        give_up = time.monotonic() + options.wait
         for text in options.chip:
-            self._add_chip(text)
+            while True:
+                try:
+                    self._add_chip(text)
+                    break
+                except (NoSuchChipError, NoSuchLineError):
+                    if time.monotonic() >= give_up:
+                        raise
+                    time.sleep(0.1)
 
     @property
     def shown(self) -> dict[str, Chip]:
         """The chips to show: the virtual ones, or without any the simulated ones."""
         return self.virtual or dict(self.simulator.chips)
 
-    def _sim_line(self, option: str, text: str, whole: str) -> tuple[str, int]:
-        label, _, offset = text.rpartition(":")
-        if not label or not offset.isdecimal():
-            raise UsageError(f"{option} {whole!r}: {text!r} is not CHIP:OFFSET, as in sim-a:0")
-        self.simulator.level(label, int(offset))
-        return label, int(offset)
+    def attach(self, reactor: Reactor) -> None:
+        """Let what happens on the kernel's chips be read where the chips are served."""
+        if self.kernel is not None:
+            reactor.add_reader(self.kernel.fileno(), self.kernel.on_readable)
+
+    def next_deadline_ns(self) -> int | None:
+        """When on_deadline wants to be called, on CLOCK_MONOTONIC; None: not at all."""
+        deadline_ns = self.simulator.next_deadline_ns()
+        if self.kernel is None:
+            return deadline_ns
+        look_ns = self.kernel.next_deadline_ns()
+        if deadline_ns is None or look_ns is None:
+            return look_ns if deadline_ns is None else deadline_ns
+        return min(deadline_ns, look_ns)
+
+    def on_deadline(self, now_ns: int) -> None:
+        """Time has passed."""
+        self.simulator.on_deadline(now_ns)
+        look_ns = self.kernel.next_deadline_ns() if self.kernel else None
+        if self.kernel is not None and look_ns is not None and look_ns <= now_ns:
+            self.kernel.on_deadline(now_ns)
 
     def _add_hog(self, text: str) -> None:
         line, _, who = text.partition("=")
         who, _, how = who.partition(":")
         settings = _HOGS.get(how or "input")
         if not who or settings is None:
-            raise UsageError(f"--hog {text!r}: write CHIP:OFFSET=WHO:HOW, HOW being {', '.join(_HOGS)}")
-        self.simulator.hog(*self._sim_line("--hog", line, text), who, settings)
+            raise UsageError(f"--hog {text!r}: write LINE=WHO:HOW, HOW being {', '.join(_HOGS)}")
+        self.simulator.hog(*self.simulator.find_line(line), who, settings)
 
     def _add_chip(self, text: str) -> None:
         name, equals, definition = text.partition("=")
@@ -102,10 +136,12 @@ class ChipSet:
             lines = new_device.resolve(items, made.get, list(made.values()))
         else:
             kernel = self._kernel_chips()
-            there = [*made.values(), *kernel.all()] if kernel else list(made.values())
-            lines = new_device.resolve(
-                items, lambda chip: made.get(chip) or (kernel.find(chip) if kernel else None), there
-            )
+            there: list[Chip] = [*made.values(), *(kernel.all() if kernel else ())]
+
+            def find(chip: str) -> Chip | None:
+                return made.get(chip) or (kernel.find(chip) if kernel else None)
+
+            lines = new_device.resolve(items, find, there)
         self.virtual[name] = Aggregate(name, lines, now_ns)
 
     def _kernel_chips(self) -> KernelChips | None:

@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import sys
+from typing import NoReturn
 
 from gpiovirt import __version__
 from gpiovirt.errors import GpiovirtError, UsageError
@@ -32,10 +33,17 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, width=min(width, 100))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see: {self.prog} --help")
+
+
 def parser_for(command: str) -> argparse.ArgumentParser:
     """The argument parser of a subcommand."""
     module = importlib.import_module(f"gpiovirt.cli.{command.replace('-', '_')}")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"gpiovirt {command}",
         usage=getattr(module, "USAGE", None),
         description=COMMANDS[command],

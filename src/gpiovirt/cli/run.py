@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 The program sees the virtual chips as /dev/gpiochip0, 1, ... in the order given, and no other GPIO;
-without --chip it sees the simulated chips. gpiovirt becomes the program: its exit status, signals
+without --chip it sees the simulated chips. LINES of --chip may be of the kernel's chips too, named by
+label, gpiochipN or path, or lines by their name. gpiovirt becomes the program: its exit status, signals
 and terminal are the program's own. From the program or from outside, `gpiovirt sim` drives what
 the world does to the simulated lines.
 
@@ -27,7 +28,10 @@ examples:
   gpiovirt run --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' -- ./plc
   gpiovirt run --sim a:2 --wire a:0=a:1 -- python3 loopback_test.py
 """
-USAGE = "gpiovirt run [--sim LABEL:LINES]... [--chip NAME=LINES]... -- PROGRAM [ARGUMENT]..."
+USAGE = (
+    "gpiovirt run [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
+    "                    [--chip NAME=LINES]... [--wait SECONDS] -- PROGRAM [ARGUMENT]..."
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +51,7 @@ def main(options: argparse.Namespace) -> int:
     uid, pid = os.getuid(), os.getpid()
 
     def prepare(supervisor: Supervisor) -> None:
-        if made.kernel is not None:
-            supervisor.add_reader(made.kernel.fileno(), made.kernel.on_readable)
+        made.attach(supervisor)
         from gpiovirt.control.simulator import SimServer, socket_name
 
         try:
@@ -57,4 +60,4 @@ def main(options: argparse.Namespace) -> int:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
     environment = {**os.environ, "GPIOVIRT_SIM": f"gpiovirt/sim/{uid}/{pid}"}
-    launch(argv, list(made.shown.values()), now_ns, made.simulator, prepare, environment)
+    launch(argv, list(made.shown.values()), now_ns, made, prepare, environment)

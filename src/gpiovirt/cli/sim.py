@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
     pull = commands.add_parser("pull", help="pull a line up or down", description="pull a line up or down")
     pull.add_argument("line", metavar="LINE")
-    pull.add_argument("level", choices=["up", "down"])
+    pull.add_argument("level", choices=["up", "down", "1", "0"])
     get = commands.add_parser("get", help="print a line's level", description="print a line's level, 0 or 1")
     get.add_argument("line", metavar="LINE")
     commands.add_parser("list", help="print all lines", description="print all lines")

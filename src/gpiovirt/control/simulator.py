@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
-from gpiovirt.errors import GpiovirtError, HostError, NoSuchLineError, UsageError
+from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.sources.simulator import LevelChange, Simulator
 
 __all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name"]
@@ -57,26 +57,6 @@ class Reactor(Protocol):
 
     def remove_reader(self, fd: int) -> None:
         """Call back no more."""
-
-
-def parse_line(simulator: Simulator, line: str) -> tuple[str, int]:
-    """(chip label, offset) of `LABEL:OFFSET`, `LABEL:NAME` or a unique `NAME`."""
-    label, _, which = line.rpartition(":")
-    if label and which.isdecimal():
-        simulator.level(label, int(which))
-        return label, int(which)
-    found = [
-        (chip, offset)
-        for chip, sim in simulator.chips.items()
-        if label in ("", chip)
-        for offset in range(sim.info.num_lines)
-        if which and sim.line_info(offset).name == which
-    ]
-    if len(found) == 1:
-        return found[0]
-    there = ", ".join(f"{chip} ({sim.info.num_lines} lines)" for chip, sim in simulator.chips.items())
-    what = f"{len(found)} simulated lines are" if found else "no simulated line is"
-    raise NoSuchLineError(f"{what} named {line!r}; write CHIP:OFFSET or CHIP:NAME; the chips are: {there}")
 
 
 class SimServer:
@@ -129,10 +109,10 @@ class SimServer:
                 case {"do": "pull", "line": str(line), "level": str(level)}:
                     if level not in _LEVELS:
                         raise UsageError(f"a line is pulled up or down, not {level!r}")
-                    self._simulator.pull(*parse_line(self._simulator, line), _LEVELS[level])
+                    self._simulator.pull(*self._simulator.find_line(line), _LEVELS[level])
                     return {}
                 case {"do": "get", "line": str(line)}:
-                    return {"level": self._simulator.level(*parse_line(self._simulator, line))}
+                    return {"level": self._simulator.level(*self._simulator.find_line(line))}
                 case {"do": "list"}:
                     return {"lines": list(self._lines())}
                 case {"do": "watch"}:
@@ -210,14 +190,20 @@ class SimClient:
         self._socket.close()
 
     def _call(self, **command: str) -> dict[str, Any]:
-        self._socket.send(_encode(command))
+        try:
+            self._socket.send(_encode(command))
+        except OSError as error:
+            raise HostError("the simulator has ended") from error
         reply = self._message()
         if "error" in reply:
             raise UsageError(reply["error"])
         return reply
 
     def _message(self) -> dict[str, Any]:
-        message = self._socket.recv(1 << 20)
+        try:
+            message = self._socket.recv(1 << 20)
+        except ConnectionError:
+            message = b""
         if not message:
             raise HostError("the simulator has ended")
         decoded: dict[str, Any] = _decode(message)

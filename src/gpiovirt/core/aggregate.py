@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from gpiovirt.core.chip import Chip, EdgeSink, LineRequest, Now
+from gpiovirt.core.chip import Chip, LineRequest, Now, PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.line import AS_IS, Direction, EdgeEvent, LineSettings
 
@@ -31,14 +31,17 @@ class _Source:
         self.offsets: list[int] = []
         self.virtual: dict[int, int] = {}
 
-    def hold(self, consumer: str, edge: PhysicalEdge) -> None:
+    def hold(self, consumer: str, edge: PhysicalEdge, presence: PresenceSink) -> None:
         virtual = self.virtual
 
         def on_edge(event: EdgeEvent) -> None:
             edge(virtual[event.offset], event.rising, event.timestamp_ns)
 
-        sink: EdgeSink = on_edge
-        self.request = self.chip.request(self.offsets, [AS_IS] * len(self.offsets), consumer, sink)
+        def on_presence(offset: int, there: bool) -> None:
+            presence(virtual[offset], there)
+
+        settings = [AS_IS] * len(self.offsets)
+        self.request = self.chip.request(self.offsets, settings, consumer, on_edge, on_presence)
 
 
 class _Run:
@@ -118,11 +121,11 @@ class _AggregateDriver:
             source.offsets.append(offset)
             source.virtual[offset] = virtual
 
-    def attach(self, edge: PhysicalEdge) -> None:
+    def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
         held: list[_Source] = []
         try:
             for source in self._sources.values():
-                source.hold(f"gpiovirt:{self.label}", edge)
+                source.hold(f"gpiovirt:{self.label}", edge, presence)
                 held.append(source)
         except BaseException:
             for source in held:

@@ -11,10 +11,12 @@ from typing import NamedTuple, Protocol
 
 from gpiovirt.core.line import Clock, EdgeEvent, InfoEvent, LineInfo, LineSettings
 
-__all__ = ["Chip", "ChipInfo", "EdgeSink", "InfoSink", "LineRequest", "Now"]
+__all__ = ["Chip", "ChipInfo", "EdgeSink", "InfoSink", "LineRequest", "Now", "PresenceSink"]
 
 EdgeSink = Callable[[EdgeEvent], None]
 InfoSink = Callable[[InfoEvent], None]
+PresenceSink = Callable[[int, bool], None]
+"""(offset, whether it is there): a line held has vanished with its hardware, or is back, as it is"""
 
 Now = Callable[[Clock], int]
 """The time now in ns on a clock; passed in, so that core has no clock of its own."""
@@ -68,9 +70,11 @@ class Chip(Protocol):
         settings: Sequence[LineSettings],
         consumer: str,
         on_edge: EdgeSink | None = None,
+        on_presence: PresenceSink | None = None,
     ) -> LineRequest:
         """Take lines, all or none.
 
         `settings[i]` is for `offsets[i]`. LineBusyError if one is held (a line named twice is),
-        OffsetError past the end. `on_edge` gets the edge events, also while this call runs.
+        OffsetError past the end, ChipGoneError if one has vanished. `on_edge` gets the edge events,
+        also while this call runs. Lines that vanish stay held: their values are ChipGoneError.
         """

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now
+from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now, PresenceSink
 from gpiovirt.core.line import (
     AS_IS,
     Clock,
@@ -23,7 +23,7 @@ from gpiovirt.core.line import (
     LineInfo,
     LineSettings,
 )
-from gpiovirt.errors import LineBusyError, NotPermittedError, OffsetError
+from gpiovirt.errors import ChipGoneError, LineBusyError, NotPermittedError, OffsetError
 
 __all__ = ["Driver", "GpioChip", "PhysicalEdge", "Values"]
 
@@ -47,8 +47,8 @@ class Driver(Protocol):
     label: str
     names: Sequence[str]
 
-    def attach(self, edge: PhysicalEdge) -> None:
-        """Edges of lines configured for them go to `edge` from now on."""
+    def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
+        """Edges of lines configured for them go to `edge` from now on, lines gone and back to `presence`."""
 
     def is_output(self, offset: int) -> bool:
         """Direction as the hardware has it."""
@@ -64,12 +64,13 @@ class Driver(Protocol):
 
 
 class _Line:
-    __slots__ = ("index", "is_output", "line_seqno", "name", "offset", "request", "settings")
+    __slots__ = ("index", "is_gone", "is_output", "line_seqno", "name", "offset", "request", "settings")
 
     def __init__(self, offset: int, name: str, is_output: bool) -> None:
         self.offset = offset
         self.name = name
         self.is_output = is_output
+        self.is_gone = False
         self.request: _Request | None = None
         self.index = 0
         self.line_seqno = 0
@@ -104,7 +105,7 @@ class GpioChip:
             for offset, line_name in enumerate(driver.names)
         ]
         self._watchers: list[InfoSink] = []
-        driver.attach(self._edge)
+        driver.attach(self._edge, self._presence)
 
     @property
     def info(self) -> ChipInfo:
@@ -136,8 +137,9 @@ class GpioChip:
         settings: Sequence[LineSettings],
         consumer: str,
         on_edge: EdgeSink | None = None,
+        on_presence: PresenceSink | None = None,
     ) -> _Request:
-        request = _Request(self, consumer, on_edge)
+        request = _Request(self, consumer, on_edge, on_presence)
         try:
             for offset, wanted in zip(offsets, settings, strict=True):
                 line = self._line(offset)
@@ -146,6 +148,8 @@ class GpioChip:
                         f'line {self.describe(line)} is held by "{line.request.consumer}"; '
                         "release it or choose another"
                     )
+                if line.is_gone:
+                    raise ChipGoneError(f"the chip that line {self.describe(line)} is of has vanished")
                 request.take(line, wanted)
         except BaseException:
             request.release()
@@ -188,6 +192,14 @@ class GpioChip:
             EdgeEvent(offset, rising ^ line.settings.active_low, timestamp_ns, request.seqno, line.line_seqno)
         )
 
+    def _presence(self, offset: int, there: bool) -> None:
+        line = self._lines[offset]
+        line.is_gone = not there
+        if there:
+            line.is_output = self._driver.is_output(offset)
+        if line.request is not None and line.request.on_presence is not None:
+            line.request.on_presence(offset, there)
+
 
 class _Request:
     """The LineRequest of a GpioChip."""
@@ -201,16 +213,20 @@ class _Request:
         "consumer",
         "offsets",
         "on_edge",
+        "on_presence",
         "seqno",
     )
 
-    def __init__(self, chip: GpioChip, consumer: str, on_edge: EdgeSink | None) -> None:
+    def __init__(
+        self, chip: GpioChip, consumer: str, on_edge: EdgeSink | None, on_presence: PresenceSink | None
+    ) -> None:
         self._chip = chip
         self._lines: list[_Line] = []
         self._inverted = 0
         self._outputs = 0
         self.consumer = consumer
         self.on_edge = on_edge
+        self.on_presence = on_presence
         self.seqno = 0
 
     def take(self, line: _Line, wanted: LineSettings) -> None:

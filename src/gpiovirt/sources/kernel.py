@@ -2,7 +2,8 @@
 """Chips of this machine's kernel, through the official libgpiod binding.
 
 Each line is a kernel request of its own, so that lines can be given back and taken one by one.
-Values and events go by the request's file itself: that is what is called often.
+Values and events go by the request's file itself: that is what is called often. A chip that has
+vanished is looked for by its label until it is back; then its lines are taken again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from fcntl import ioctl
 from functools import partial
@@ -20,7 +22,7 @@ from pathlib import Path
 import gpiod
 from gpiod import line as gpiod_line
 
-from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink
+from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, PresenceSink
 from gpiovirt.core.line import (
     AS_IS,
     Bias,
@@ -53,6 +55,7 @@ Reader = Callable[[], Iterable[Event]]
 
 _EVENTS_KEPT = 256  # per line, until this process reads them
 _EVENTS_READ = 64
+_LOOK_AGAIN_NS = 250_000_000
 
 
 def _encode(settings: LineSettings) -> gpiod.LineSettings:
@@ -94,6 +97,7 @@ class KernelChips:
         self._chips: dict[str, KernelChip] = {}
         self._ready = select.epoll()
         self._readers: dict[int, Reader] = {}
+        self._look_again_ns: int | None = None
 
     def fileno(self) -> int:
         """Readable when on_readable has something to do."""
@@ -117,6 +121,27 @@ class KernelChips:
         if self._readers.pop(fd, None) is not None:
             self._ready.unregister(fd)
 
+    def next_deadline_ns(self) -> int | None:
+        """When to look again for a chip that has vanished; None while all are there."""
+        return self._look_again_ns
+
+    def on_deadline(self, now_ns: int) -> None:
+        """Look for the chips that have vanished."""
+        missing = [chip for chip in self._chips.values() if chip.is_incomplete]
+        present = {chip.path for chip in self._chips.values() if not chip.is_gone}
+        for path in map(str, Path("/dev").glob("gpiochip*")):
+            for chip in [chip for chip in missing if chip.is_gone]:
+                if path not in present and chip.comes_back_as(path):
+                    present.add(path)
+        for chip in missing:
+            chip.take_back()
+        self._look_again_ns = now_ns + _LOOK_AGAIN_NS if any(chip.is_incomplete for chip in missing) else None
+
+    def look_soon(self) -> None:
+        """A chip has vanished."""
+        if self._look_again_ns is None:
+            self._look_again_ns = 0
+
     def all(self) -> list[KernelChip]:
         """Every chip that this user may open, by number."""
         paths = sorted(Path("/dev").glob("gpiochip*"), key=lambda path: (len(path.name), path.name))
@@ -139,7 +164,7 @@ class KernelChips:
             try:
                 if not gpiod.is_gpiochip_device(real):
                     return None
-                self._chips[real] = KernelChip(gpiod.Chip(real), self)
+                self._chips[real] = KernelChip(gpiod.Chip(real), self, real)
             except OSError as error:
                 if must:
                     raise HostError.of(f"cannot open the chip {os.path.basename(path)}", error) from error
@@ -150,12 +175,60 @@ class KernelChips:
 class KernelChip:
     """A chip of the kernel."""
 
-    def __init__(self, chip: gpiod.Chip, chips: KernelChips) -> None:
+    def __init__(self, chip: gpiod.Chip, chips: KernelChips, path: str) -> None:
         info = chip.get_info()
         self.chip = chip
         self.chips = chips
+        self.path = path
         self.info = ChipInfo(info.name, info.label, info.num_lines)
+        self.is_gone = False
         self._watchers: list[InfoSink] = []
+        self._requests: list[KernelRequest] = []
+
+    @property
+    def is_incomplete(self) -> bool:
+        """The chip has vanished, or is back but somebody else took lines of it."""
+        return self.is_gone or any(request.has_lost_lines for request in self._requests)
+
+    def vanish(self) -> None:
+        """The kernel has no such chip any more."""
+        if not self.is_gone:
+            self.is_gone = True
+            if self._watchers:
+                self.chips.remove_reader(self.chip.fd)
+            for request in list(self._requests):
+                request.lose_lines()
+            self.chip.close()
+            self.chips.look_soon()
+
+    def comes_back_as(self, path: str) -> bool:
+        """Whether the chip at `path` has this chip's label, and so is this chip again from now on."""
+        try:
+            chip = gpiod.Chip(path)
+        except OSError:
+            return False
+        info = chip.get_info()
+        if (info.label, info.num_lines) != self.info[1:]:
+            chip.close()
+            return False
+        self.chip = chip
+        self.path = path
+        self.info = ChipInfo(info.name, info.label, info.num_lines)
+        self.is_gone = False
+        if self._watchers:
+            self._start_watch()
+        return True
+
+    def take_back(self) -> None:
+        """Hold again what was held when the chip vanished, as far as it can be had."""
+        if not self.is_gone:
+            for request in list(self._requests):
+                request.retake_lines()
+
+    def forget(self, request: KernelRequest) -> None:
+        """The request is released."""
+        if request in self._requests:
+            self._requests.remove(request)
 
     def line_info(self, offset: int) -> LineInfo:
         self._check(offset)
@@ -166,22 +239,29 @@ class KernelChip:
 
     def watch(self, sink: InfoSink) -> Callable[[], None]:
         if not self._watchers:
-            for offset in range(self.info.num_lines):
-                self.chip.watch_line_info(offset)
-            self.chips.add_reader(self.chip.fd, self._read_info)
+            self._start_watch()
         self._watchers = [*self._watchers, sink]
 
         def unwatch() -> None:
             self._watchers = [other for other in self._watchers if other is not sink]
-            if not self._watchers:
+            if not self._watchers and not self.is_gone:
                 self.chips.remove_reader(self.chip.fd)
                 for offset in range(self.info.num_lines):
                     self.chip.unwatch_line_info(offset)
 
         return unwatch
 
+    def _start_watch(self) -> None:
+        for offset in range(self.info.num_lines):
+            self.chip.watch_line_info(offset)
+        self.chips.add_reader(self.chip.fd, self._read_info)
+
     def _read_info(self) -> list[Event]:
-        event = self.chip.read_info_event()
+        try:
+            event = self.chip.read_info_event()
+        except OSError:
+            self.vanish()
+            return []
         told = InfoEvent(InfoEventType(event.event_type.value), event.timestamp_ns, _decode(event.line_info))
         return [(event.timestamp_ns, partial(self._tell, told))]
 
@@ -195,16 +275,18 @@ class KernelChip:
         settings: Sequence[LineSettings],
         consumer: str,
         on_edge: EdgeSink | None = None,
+        on_presence: PresenceSink | None = None,
     ) -> KernelRequest:
         for offset in offsets:
             self._check(offset)
-        request = KernelRequest(self, tuple(offsets), consumer, on_edge)
+        request = KernelRequest(self, tuple(offsets), consumer, on_edge, on_presence)
         try:
             for offset, wanted in zip(offsets, settings, strict=True):
                 request.take(offset, wanted)
         except BaseException:
             request.release()
             raise
+        self._requests.append(request)
         return request
 
     def _check(self, offset: int) -> None:
@@ -217,11 +299,14 @@ class KernelChip:
     def failure(self, what: str, offset: int, error: OSError | ValueError) -> GpiovirtError:
         """What an error of the kernel means, said so that its reader can act on it."""
         line = f"{self.info.label}:{offset}"
+        if self.is_gone:
+            return ChipGoneError(f"the chip {self.info.label} has vanished")
         number = error.errno if isinstance(error, OSError) else errno.EINVAL
         if number in (errno.EBUSY, errno.EBADF):
             holder = self.chip.get_line_info(offset).consumer or "the kernel"
             return LineBusyError(f'line {line} is held by "{holder}"; release it or choose another')
         if number == errno.ENODEV:
+            self.vanish()
             return ChipGoneError(f"the chip {self.info.label} has vanished")
         if number == errno.EPERM:
             return NotPermittedError(f"{what} line {line}: it is an input")
@@ -231,14 +316,18 @@ class KernelChip:
 
 
 class _Held:
-    """One line, held by a kernel request of its own; `fd` is -1 once it is lost to somebody else."""
+    """One line, held by a kernel request of its own; `fd` is -1 while it is not held.
 
-    __slots__ = ("fd", "is_output", "last_seqno", "offset", "request")
+    It is lost while its chip is away.
+    """
+
+    __slots__ = ("fd", "is_lost", "is_output", "last_seqno", "offset", "request")
 
     def __init__(self, offset: int, request: gpiod.LineRequest, is_output: bool) -> None:
         self.offset = offset
         self.request = request
         self.fd = request.fd
+        self.is_lost = False
         self.is_output = is_output
         self.last_seqno = 0
 
@@ -247,11 +336,17 @@ class KernelRequest:
     """The LineRequest of a KernelChip."""
 
     def __init__(
-        self, chip: KernelChip, offsets: tuple[int, ...], consumer: str, on_edge: EdgeSink | None
+        self,
+        chip: KernelChip,
+        offsets: tuple[int, ...],
+        consumer: str,
+        on_edge: EdgeSink | None,
+        on_presence: PresenceSink | None,
     ) -> None:
         self._chip = chip
         self._consumer = consumer
         self._on_edge = on_edge
+        self._on_presence = on_presence
         self._held: list[_Held] = []
         self._seqno = 0
         self.offsets = offsets
@@ -272,22 +367,21 @@ class KernelRequest:
         if wanted.direction is Direction.AS_IS:
             is_output = chip.line_info(offset).direction is Direction.OUTPUT
         held = _Held(offset, request, is_output)
-        if self._on_edge is not None:
-            chip.chips.add_reader(held.fd, lambda: self._read_edges(held))
+        chip.chips.add_reader(held.fd, lambda: self._read_edges(held))
         return held
 
     def _give_up(self, held: _Held) -> None:
         if held.fd < 0:
             return
-        if self._on_edge is not None:
-            self._chip.chips.remove_reader(held.fd)
+        self._chip.chips.remove_reader(held.fd)
         held.request.release()
+        held.fd = -1
 
     def _read_edges(self, held: _Held) -> list[Event]:
         try:
             records = os.read(held.fd, u.gpio_v2_line_event.size * _EVENTS_READ)
-        except OSError:  # the chip is gone, and says so to whoever uses the line
-            self._chip.chips.remove_reader(held.fd)
+        except OSError:
+            self._chip.vanish()
             return []
         return [
             (record[0], partial(self._tell, held, record))
@@ -344,15 +438,36 @@ class KernelRequest:
         for i, held in enumerate(self._held):
             if mask >> i & 1:
                 self._give_up(held)
-                try:
+                with suppress(GpiovirtError):  # somebody was faster: it is tried again when it is next used
                     self._held[i] = self._hold(held.offset, AS_IS)
-                except GpiovirtError:  # somebody was faster: told, and tried again, when it is next used
-                    held.fd = -1
+
+    @property
+    def has_lost_lines(self) -> bool:
+        """The chip had vanished and not all lines are held again."""
+        return any(held.is_lost for held in self._held)
+
+    def lose_lines(self) -> None:
+        """The chip has vanished."""
+        for held in self._held:
+            self._give_up(held)
+            held.is_lost = True
+            if self._on_presence is not None:
+                self._on_presence(held.offset, False)
+
+    def retake_lines(self) -> None:
+        """The chip is back."""
+        for i, held in enumerate(self._held):
+            if held.is_lost:
+                with suppress(GpiovirtError):  # somebody has it: looked at again
+                    self._held[i] = self._hold(held.offset, AS_IS)
+                    if self._on_presence is not None:
+                        self._on_presence(held.offset, True)
 
     def release(self) -> None:
         held, self._held = self._held, []
         for line in held:
             self._give_up(line)
+        self._chip.forget(self)
 
 
 _FIRST = u.gpio_v2_line_values.pack(0, 1)

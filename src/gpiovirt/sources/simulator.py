@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from gpiovirt.core.chip import LineRequest, Now
+from gpiovirt.core.chip import LineRequest, Now, PresenceSink
 from gpiovirt.core.debounce import Debouncer
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
-from gpiovirt.errors import NoSuchChipError, OffsetError, UsageError
+from gpiovirt.errors import NoSuchChipError, NoSuchLineError, OffsetError, UsageError
 
 __all__ = ["LevelChange", "SimChip", "Simulator"]
 
@@ -133,7 +133,7 @@ class _SimDriver:
         self.names: Sequence[str] = list(names)
         self.lines = [_SimLine(self, offset) for offset in range(len(names))]
 
-    def attach(self, edge: PhysicalEdge) -> None:
+    def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:  # noqa: ARG002 - they stay
         self.edge = edge
 
     def is_output(self, offset: int) -> bool:
@@ -233,6 +233,29 @@ class Simulator:
     def level(self, label: str, offset: int) -> int:
         """Physical level of a line."""
         return self._line(label, offset).net.level
+
+    def find_line(self, text: str) -> tuple[str, int]:
+        """(chip label, offset) of `LABEL:OFFSET`, `LABEL:NAME` or a `NAME` that one line has."""
+        label, _, which = text.rpartition(":")
+        if label and which.isdecimal():
+            self._line(label, int(which))
+            return label, int(which)
+        found = [
+            (chip, offset)
+            for chip, sim in self.chips.items()
+            if label in ("", chip)
+            for offset in range(sim.info.num_lines)
+            if which and sim.line_info(offset).name == which
+        ]
+        if len(found) == 1:
+            return found[0]
+        there = (
+            ", ".join(f"{chip} ({sim.info.num_lines} lines)" for chip, sim in self.chips.items()) or "none"
+        )
+        what = f"{len(found)} simulated lines are" if found else "no simulated line is"
+        raise NoSuchLineError(
+            f"{what} named {text!r}; write CHIP:OFFSET or CHIP:NAME; the chips are: {there}"
+        )
 
     def report(self, line: _SimLine, level: int) -> None:
         """A line changed: tell the observers."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Callable
 from fcntl import ioctl
 from termios import FIONREAD
 
@@ -17,7 +18,7 @@ __all__ = ["PipeFifo"]
 class PipeFifo:
     """A Fifo of whole records with the kernel's capacity and overflow rule."""
 
-    __slots__ = ("_at_most", "_capacity", "_drop_oldest", "_record_size", "reader", "writer")
+    __slots__ = ("_at_most", "_capacity", "_drop_oldest", "_record_size", "on_hang_up", "reader", "writer")
 
     def __init__(self, record_size: int, capacity: int, drop_oldest: bool) -> None:
         self.reader, self.writer = os.pipe()
@@ -25,9 +26,12 @@ class PipeFifo:
         self._record_size = record_size
         self._capacity = capacity
         self._drop_oldest = drop_oldest
+        self.on_hang_up: Callable[[], None] | None = None  # called before the writer is closed
         self._at_most = 0  # records in the pipe, if nobody has read since the last look
 
     def put(self, record: bytes) -> None:
+        if self.writer < 0:
+            return
         if self._at_most >= self._capacity:
             self._at_most = self._unread()
             if self._at_most >= self._capacity:
@@ -56,6 +60,13 @@ class PipeFifo:
             os.close(reader)
         self._at_most -= 1
 
+    def hang_up(self) -> None:
+        if self.writer >= 0:
+            if self.on_hang_up is not None:
+                self.on_hang_up()
+            os.close(self.writer)
+            self.writer = -1
+
     @property
     def identity(self) -> tuple[int, int]:
         """(device, inode), as seen through any fd of the pipe."""
@@ -69,6 +80,6 @@ class PipeFifo:
 
     def close(self) -> None:
         """Close whatever end is still open here."""
-        if self.reader >= 0:
-            os.close(self.reader)
-        os.close(self.writer)
+        for end in (self.reader, self.writer):
+            if end >= 0:
+                os.close(end)

@@ -126,6 +126,8 @@ def _show_in_sys(nodes: Sequence[DeviceNode]) -> None:
     _cover("/sys/bus", lambda entry: entry.name == "gpio")
     # the kernel's own are all links
     _cover("/sys/dev/char", lambda entry: not entry.is_symlink() or "/gpiochip" in os.readlink(entry.path))
+    if os.path.isdir("/sys/class/gpio"):  # the old interface, by which real lines can be exported
+        libc.mount("gpiovirt", "/sys/class/gpio", "tmpfs", _MS_NOSUID, "mode=0755,size=4k")
     for node in nodes:
         device = f"/sys/bus/gpio/devices/{node.name}"
         os.makedirs(device)

@@ -239,6 +239,7 @@ class Supervisor:
         self._files[fifo.identity] = file
         self._readers[fifo.writer] = lambda: self._close(file)
         self._slow.register(fifo.writer, 0)
+        fifo.on_hang_up = lambda: self.remove_reader(fifo.writer)
         return fifo
 
     def _close(self, file: File) -> None:

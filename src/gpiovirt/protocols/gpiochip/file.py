@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-__all__ = ["INVALID", "Answer", "Fifo", "FifoFactory", "File", "rounded_capacity"]
+from gpiovirt.core.chip import LineRequest
+
+__all__ = ["GONE", "INVALID", "Answer", "Fifo", "FifoFactory", "File", "RequestFile", "rounded_capacity"]
 
 
 class Fifo(Protocol):
@@ -17,6 +20,9 @@ class Fifo(Protocol):
 
     def put(self, record: bytes) -> None:
         """Queue one record."""
+
+    def hang_up(self) -> None:
+        """There will be no more: whoever waits for one is told so."""
 
 
 FifoFactory = Callable[[int, int, bool], Fifo]
@@ -47,7 +53,27 @@ class Answer(NamedTuple):
     fd_at: int = 0
 
 
-INVALID = Answer(22)
+INVALID = Answer(errno.EINVAL)
+GONE = Answer(errno.ENODEV)
+
+
+class RequestFile:
+    """A file that holds lines until they vanish; then it hangs up, and can only be closed."""
+
+    _request: LineRequest
+
+    def __init__(self, fifo: Fifo) -> None:
+        self.fifo = fifo
+        self._gone = False
+
+    def _on_presence(self, _offset: int, there: bool) -> None:
+        if not there and not self._gone:
+            self._gone = True
+            self._request.release()
+            self.fifo.hang_up()
+
+    def close(self) -> None:
+        self._request.release()
 
 
 def rounded_capacity(records: int) -> int:

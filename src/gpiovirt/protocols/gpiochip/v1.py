@@ -9,7 +9,7 @@ from __future__ import annotations
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, InfoEvent, LineInfo, LineSettings
 from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError, OffsetError
-from gpiovirt.protocols.gpiochip.file import INVALID, Answer, Fifo, FifoFactory
+from gpiovirt.protocols.gpiochip.file import GONE, INVALID, Answer, Fifo, FifoFactory, RequestFile
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["EventFile", "HandleFile", "encode_info", "encode_info_changed", "get_lineevent", "get_linehandle"]
@@ -73,17 +73,19 @@ def _values_reply(bits: int, num_lines: int) -> Answer:
     return Answer(0, u.gpiohandle_data.pack(bytes(bits >> i & 1 for i in range(num_lines))))
 
 
-class HandleFile:
+class HandleFile(RequestFile):
     """The file a GPIO_GET_LINEHANDLE opens."""
 
     def __init__(
         self, chip: Chip, offsets: tuple[int, ...], settings: list[LineSettings], consumer: str, fifo: Fifo
     ) -> None:
-        self.fifo = fifo
+        super().__init__(fifo)
         self._chip = chip
-        self._request = chip.request(offsets, settings, consumer)
+        self._request = chip.request(offsets, settings, consumer, None, self._on_presence)
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        if self._gone:
+            return GONE
         num_lines = len(self._request.offsets)
         try:
             if cmd == u.GPIOHANDLE_GET_LINE_VALUES_IOCTL:
@@ -114,19 +116,16 @@ class HandleFile:
         self._request.set_values(outputs, bits & outputs)
         return _DONE
 
-    def close(self) -> None:
-        self._request.release()
 
-
-class EventFile:
+class EventFile(RequestFile):
     """The file a GPIO_GET_LINEEVENT opens."""
 
     def __init__(
         self, chip: Chip, offset: int, settings: LineSettings, consumer: str, fifo: Fifo, compat: bool
     ) -> None:
-        self.fifo = fifo
+        super().__init__(fifo)
         self._record = u.gpioevent_data_i386 if compat else u.gpioevent_data
-        self._request = chip.request([offset], [settings], consumer, self._on_edge)
+        self._request = chip.request([offset], [settings], consumer, self._on_edge, self._on_presence)
 
     def _on_edge(self, event: EdgeEvent) -> None:
         self.fifo.put(
@@ -137,15 +136,14 @@ class EventFile:
         )
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        if self._gone:
+            return GONE
         if cmd != u.GPIOHANDLE_GET_LINE_VALUES_IOCTL:
             return INVALID
         try:
             return _values_reply(self._request.get_values(1), 1)
         except GpiovirtError as error:
             return Answer(error.errno)
-
-    def close(self) -> None:
-        self._request.release()
 
 
 def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:

@@ -22,7 +22,15 @@ from gpiovirt.core.line import (
     LineSettings,
 )
 from gpiovirt.errors import GpiovirtError, InvalidError, OffsetError
-from gpiovirt.protocols.gpiochip.file import INVALID, Answer, Fifo, FifoFactory, rounded_capacity
+from gpiovirt.protocols.gpiochip.file import (
+    GONE,
+    INVALID,
+    Answer,
+    Fifo,
+    FifoFactory,
+    RequestFile,
+    rounded_capacity,
+)
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["LineFile", "encode_info", "encode_info_changed", "get_line"]
@@ -128,15 +136,15 @@ class LineConfig:
         )
 
 
-class LineFile:
+class LineFile(RequestFile):
     """The file a GPIO_V2_GET_LINE opens."""
 
     def __init__(
         self, chip: Chip, offsets: tuple[int, ...], config: LineConfig, consumer: str, fifo: Fifo
     ) -> None:
-        self.fifo = fifo
+        super().__init__(fifo)
         self._all = (1 << len(offsets)) - 1
-        self._request = chip.request(offsets, config.settings, consumer, self._on_edge)
+        self._request = chip.request(offsets, config.settings, consumer, self._on_edge, self._on_presence)
 
     def _on_edge(self, event: EdgeEvent) -> None:
         self.fifo.put(
@@ -150,6 +158,8 @@ class LineFile:
         )
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        if self._gone:
+            return GONE
         try:
             if cmd == u.GPIO_V2_LINE_GET_VALUES_IOCTL:
                 _, mask = u.gpio_v2_line_values.unpack(arg)
@@ -170,9 +180,6 @@ class LineFile:
         except GpiovirtError as error:
             return Answer(error.errno)
         return INVALID
-
-    def close(self) -> None:
-        self._request.release()
 
 
 _DONE = Answer(0)

@@ -258,12 +258,26 @@ class GpioDevice:
 
     def _configure(self, line: _Line, settings: LineSettings) -> None:
         if line.request is None:
-            line.request = self._chip.request([line.offset], [settings], self._consumer, self._on_edge)
+            line.request = self._request(line, settings)
         else:
             line.request.reconfigure({0: settings})
 
+    def _request(self, line: _Line, settings: LineSettings) -> LineRequest:
+        return self._chip.request([line.offset], [settings], self._consumer, self._on_edge, self._on_presence)
+
+    def _on_presence(self, offset: int, there: bool) -> None:
+        """A line that vanished is back: it becomes again what the guest made of it."""
+        line = self._lines[offset]
+        if there and line.request is not None:
+            is_output = line.direction == u.VIRTIO_GPIO_DIRECTION_OUT
+            edge = _IRQ_EDGES[line.irq_type] if line.irq_type else Edge.NONE
+            try:
+                self._configure(line, line.settings(Direction.OUTPUT if is_output else Direction.INPUT, edge))
+            except GpiovirtError as error:
+                self._on_refused(offset, error)
+
     def _activate_as_is(self, line: _Line) -> LineRequest:
-        request = line.request = self._chip.request([line.offset], [AS_IS], self._consumer, self._on_edge)
+        request = line.request = self._request(line, AS_IS)
         line.direction = _DIRECTION_OF[self._chip.line_info(line.offset).direction]
         self._save(line)
         return request
