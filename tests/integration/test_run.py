@@ -387,3 +387,26 @@ print(subprocess.check_output([sys.executable, "-m", "gpiovirt", "sim", "get", "
         chips=["big=" + definition],
     )
     assert out == "(1000,)\n1\n\n"
+
+
+def test_many_files_of_many_processes_are_served(run: Runner) -> None:
+    """More than the usual 1024 open files of one process."""
+    out = run.script(
+        PRELUDE
+        + """
+chip = opened()
+children, ready = 6, os.pipe()
+for child in range(children):
+    if not os.fork():
+        held = [line(chip, child * 250 + i, IN) for i in range(250)]
+        os.write(ready[1], b"!")
+        signal.pause()
+os.close(ready[1])
+print(sum(len(os.read(ready[0], 1)) for _ in range(children)))
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.killpg(0, signal.SIGTERM)
+""",
+        sims=["a:1500"],
+        start_new_session=True,
+    )
+    assert out == "6\n"

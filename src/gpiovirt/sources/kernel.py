@@ -107,7 +107,8 @@ class KernelChips:
         """Deliver what has happened, over all lines in the order of its timestamps."""
         happened: list[Event] = []
         for fd, _ in self._ready.poll(0):
-            happened += self._readers[fd]()
+            if read := self._readers.get(fd):  # one that was ready may end others
+                happened += read()
         for _, deliver in sorted(happened, key=itemgetter(0)):
             deliver()
 

@@ -9,6 +9,7 @@ task that the filter holds has ended, however it ends.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +114,10 @@ def _supervise(
     status = 1
     try:
         _leave_the_terminal()
+        _, most = resource.getrlimit(
+            resource.RLIMIT_NOFILE
+        )  # each file of the program's chips is one of ours
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         _own_terminals([placeholder.slave for placeholder in placeholders])
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
         listener = _take_listener(program, from_program, to_program)
