@@ -8,7 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from gpiovirt.core.aggregate import Aggregate
+from gpiovirt.core.aggregate import Aggregate, SourceLine
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.errors import HostError, NoSuchChipError, NoSuchLineError, UsageError
@@ -68,7 +68,10 @@ class ChipSet:
     def __init__(self, options: argparse.Namespace) -> None:
         self.simulator = Simulator(now_ns)
         self.virtual: dict[str, Chip] = {}
+        self.handed_over: dict[str, list[SourceLine]] = {}
+        """The lines of the chips of `--kernel`: they are not held here."""
         self.kernel: KernelChips | None = None
+        self._to_hand_over: list[str] = getattr(options, "kernel", [])
         for text in options.sim:
             _add_sim(self.simulator, text)
         for text in options.wire:
@@ -128,9 +131,15 @@ class ChipSet:
         name, equals, definition = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--chip {text!r}: write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'")
-        if name in self.virtual or name in self.simulator.chips:
+        if name in self.virtual or name in self.simulator.chips or name in self.handed_over:
             raise UsageError(f"--chip {text!r}: the chip name {name!r} is in use; choose another")
         items = new_device.parse(definition)
+        for item in items:
+            if isinstance(item, new_device.ChipLines) and item.chip in self.handed_over:
+                raise UsageError(
+                    f"--chip {text!r}: the lines of {item.chip!r} are the kernel's, by --kernel; "
+                    "name the lines that it is made of"
+                )
         made: dict[str, Chip] = {**self.simulator.chips, **self.virtual}
         if all(isinstance(item, new_device.ChipLines) and item.chip in made for item in items):
             lines = new_device.resolve(items, made.get, list(made.values()))
@@ -142,7 +151,25 @@ class ChipSet:
                 return made.get(chip) or (kernel.find(chip) if kernel else None)
 
             lines = new_device.resolve(items, find, there)
-        self.virtual[name] = Aggregate(name, lines, now_ns)
+        if name in self._to_hand_over:
+            self.handed_over[name] = self._of_the_kernel(name, lines)
+        else:
+            self.virtual[name] = Aggregate(name, lines, now_ns)
+
+    def _of_the_kernel(self, name: str, lines: list[SourceLine]) -> list[SourceLine]:
+        """The lines, all of them of chips of the kernel; UsageError if one is not."""
+        for chip, offset in lines:
+            if chip in self.simulator.chips.values():
+                what = "simulated"
+            elif chip in self.virtual.values():
+                what = "of a virtual chip of this process"
+            else:
+                continue
+            raise UsageError(
+                f"--kernel {name}: line {chip.info.label}:{offset} is {what}, and the kernel's "
+                "gpio-aggregator takes lines of the kernel's chips only; use gpiovirt run, or --vm"
+            )
+        return lines
 
     def _kernel_chips(self) -> KernelChips | None:
         """The kernel's chips; None where it has none, and the binding need not be there."""

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt serve: host chips in the foreground, for virtual machines."""
+"""gpiovirt serve: host chips in the foreground, for virtual machines, or have the kernel serve them."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Collection
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from gpiovirt.cli import chips
@@ -21,6 +22,9 @@ A VM that connects to SOCKET (`gpiovirt vm-args` prints how) gets the whole chip
 controller. When it ends its lines are released, and the next VM is served. The chips live as long
 as this command; SIGTERM ends it. `gpiovirt sim` drives the simulated lines from outside.
 
+--kernel needs root and the kernel's driver gpio-aggregator, and takes lines of the kernel's chips. The
+chip is then a /dev/gpiochipN for every program; which one is printed, as `NAME /dev/gpiochipN`.
+
 HOW, of --line, is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low,
 debounce=TIME (as 5ms or 500us). A virtio GPIO device cannot ask for these, so the chip has them.
 
@@ -28,6 +32,7 @@ examples:
   gpiovirt serve --sim sim-a:8 --vm sim-a=/run/user/1000/gpio.sock
   gpiovirt serve --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' \\
       --vm plc=/run/plc.sock --owner plc=alice:plc:0660 --line plc:DOOR=pull-up,debounce=5ms
+  gpiovirt serve --chip 'plc=gpiochip0 0-3' --kernel plc --owner plc=alice:plc:0660
 """
 
 
@@ -42,11 +47,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve the chip NAME to VMs that connect to SOCKET, by vhost-user (may be repeated)",
     )
     parser.add_argument(
+        "--kernel",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="make the chip NAME a /dev/gpiochipN of the kernel's own, by gpio-aggregator (may be repeated)",
+    )
+    parser.add_argument(
         "--owner",
         metavar="NAME=USER:GROUP:MODE",
         action="append",
         default=[],
-        help="who may connect to the chip's socket; each part may be left out, the mode is 0660 then",
+        help="who may use the chip's socket or device; each part may be left out, the mode is 0660 then",
     )
     parser.add_argument(
         "--line",
@@ -69,19 +81,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT."""
-    if not options.vm:
-        raise UsageError("nothing to serve; give a chip to VMs with --vm NAME=SOCKET")
+    if not options.vm and not options.kernel:
+        raise UsageError(
+            "nothing to serve; give a chip to VMs with --vm NAME=SOCKET, or to the kernel with --kernel NAME"
+        )
     if not 0 <= options.poll_us <= 1_000_000:
         raise UsageError("--poll-us: 0 to 1000000")
     made = chips.ChipSet(options)
     known: dict[str, Chip] = {**made.simulator.chips, **made.virtual}
+    _check_kernel(options, made)
     vms = [_assigned("--vm", text, known) for text in options.vm]
-    owners = [_assigned("--owner", text, known) for text in options.owner]
+    owners = [_assigned("--owner", text, [*known, *made.handed_over]) for text in options.owner]
     access = {name: _access(text) for name, text in owners}
     lines = _lines(options.line, known)
     _start_logging(options.verbose)
 
     from gpiovirt.control.simulator import SimServer, socket_name
+    from gpiovirt.exports.kernel.offload import Offload
     from gpiovirt.exports.vm.server import VmServer
     from gpiovirt.host.notify import sd_notify
     from gpiovirt.host.reactor import Reactor
@@ -89,23 +105,52 @@ def main(options: argparse.Namespace) -> int:
     reactor = Reactor(made, options.poll_us)
     made.attach(reactor)
     reactor.stop_on((SIGTERM, SIGINT, SIGHUP))
-    servers: list[VmServer] = []
+    servers: list[VmServer | Offload] = []
+    nodes: list[str] = []
+    said = [f"{name} at {path}" for name, path in vms]
     try:
+        for name, its_lines in made.handed_over.items():
+            offload = Offload(name, its_lines, access.get(name))
+            servers.append(offload)
+            nodes.append(f"{name} {offload.path}")
+            said.append(f"{name} as {offload.path}")
         for name, path in vms:
             servers.append(
                 VmServer(known[name], path, reactor, access.get(name, Access()), lines.get(name, {}))
             )
         if made.simulator.chips:
             SimServer(made.simulator, reactor, socket_name(os.getuid(), os.getpid()))
-        said = ", ".join(f"{name} at {path}" for name, path in vms)
-        sys.stderr.write(f"gpiovirt: serving {said}\n")
-        sd_notify("READY=1", f"STATUS=serving {said}")
+        for node in nodes:
+            print(node, flush=True)
+        sys.stderr.write(f"gpiovirt: serving {', '.join(said)}\n")
+        sd_notify("READY=1", f"STATUS=serving {', '.join(said)}")
         reactor.run()
         sd_notify("STOPPING=1")
     finally:
         for server in servers:
             server.close()
     return 0
+
+
+def _check_kernel(options: argparse.Namespace, made: chips.ChipSet) -> None:
+    """What a chip that is handed over to the kernel cannot have."""
+    for name in options.kernel:
+        if name in made.simulator.chips:
+            raise UsageError(
+                f"--kernel {name}: it is simulated, and the kernel knows nothing of it; use --vm"
+            )
+        if name not in made.handed_over:
+            raise UsageError(f"--kernel {name}: no chip {name!r}; make it with --chip '{name}=gpiochip0 0-3'")
+    for option, texts in (("--vm", options.vm), ("--line", options.line)):
+        for text in texts:
+            name = text.partition("=")[0]
+            if name in made.handed_over or name.rpartition(":")[0] in made.handed_over:
+                why = (
+                    "the kernel holds its lines, by --kernel; make a chip of its own for the VM"
+                    if option == "--vm"
+                    else "a chip of the kernel's keeps no settings: who requests the line gives them"
+                )
+                raise UsageError(f"{option} {text!r}: {why}")
 
 
 def _start_logging(verbose: bool) -> None:
@@ -115,7 +160,7 @@ def _start_logging(verbose: bool) -> None:
     logging.basicConfig(level=level, format="gpiovirt: %(message)s")
 
 
-def _assigned(option: str, text: str, known: dict[str, Chip]) -> tuple[str, str]:
+def _assigned(option: str, text: str, known: Collection[str]) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not value:
         raise UsageError(f"{option} {text!r}: write NAME=..., NAME being a chip")
@@ -123,7 +168,7 @@ def _assigned(option: str, text: str, known: dict[str, Chip]) -> tuple[str, str]
     return name, value
 
 
-def _check_chip(option: str, text: str, name: str, known: dict[str, Chip]) -> None:
+def _check_chip(option: str, text: str, name: str, known: Collection[str]) -> None:
     if name not in known:
         there = ", ".join(known) or "none; make one with --sim LABEL:COUNT"
         raise UsageError(f"{option} {text!r}: no chip {name!r}; the chips are: {there}")

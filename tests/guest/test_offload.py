@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: MIT
+"""Virtual chips handed over to the kernel's gpio-aggregator, by its sysfs interface.
+
+By configfs, which Linux 6.16 brought: GPIOVIRT_KERNELS=uml-7.3 python -m pytest tests/guest/test_offload.py
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from guests.guest import Result, Uml
+from tests.guest.conftest import ROOT, build
+from tests.integration.conftest import Installation
+
+GPIOVIRT = f"{sys.executable} -m gpiovirt"
+KERNELS = os.environ.get("GPIOVIRT_KERNELS", "uml").split()
+WAIT = "for i in $(seq 400); do grep -q 'serving\\|no chip' /run/err && break; sleep 0.02; done; cat /run/out"
+NOTHING_LEFT = "gpiochip0\n"
+
+CLEAN = """
+for group in /sys/kernel/config/gpio-aggregator/[!_]*; do
+    echo 0 >$group/live; rmdir $group/line* $group
+done
+for device in $(ls /sys/bus/platform/devices | grep gpio-agg); do
+    echo $device >/sys/bus/platform/drivers/gpio-aggregator/delete_device
+done
+for chip in /sys/kernel/config/gpio-sim/*; do
+    echo 0 >$chip/live; rmdir $chip/*/line* $chip/bank $chip
+done
+rm -f /run/gpiovirt/kernel/*
+guests/gpio-sim sim 8 '' '' DOOR '' '' LAMP
+"""
+
+
+class Machine:
+    """A guest with gpio-sim `sim` of 8 lines, 2 and 5 being DOOR and LAMP."""
+
+    def __init__(self, guest: Uml) -> None:
+        self.guest = guest
+
+    def reset(self) -> None:
+        """End what runs, delete every chip but gpio-sim's, and make that anew if it is not alone."""
+        self.run(f"kill -KILL $(cat /run/pid); {CLEAN}")
+        assert self.chips() == NOTHING_LEFT
+
+    def run(self, command: str) -> Result:
+        return self.guest.run(command, cwd=str(ROOT))
+
+    def serve(self, *arguments: str) -> str:
+        """Start `gpiovirt serve` in the background; what it prints when it is ready."""
+        command = f"{GPIOVIRT} serve {shlex.join(arguments)} >/run/out 2>/run/err"
+        return self.run(f"{command} & echo $! >/run/pid; {WAIT}").stdout
+
+    def refused(self, *arguments: str) -> str:
+        """What `gpiovirt serve` says that does not get to serve."""
+        result = self.run(f"timeout 20 {GPIOVIRT} serve {shlex.join(arguments)}")
+        assert result.status in (1, 2), result
+        assert result.stdout == ""
+        return result.stderr.removeprefix("gpiovirt: ").strip()
+
+    def said(self) -> str:
+        return self.run("cat /run/err").stdout
+
+    def kill(self, signal: str) -> None:
+        self.run(f"kill -{signal} $(cat /run/pid); while [ -e /proc/$(cat /run/pid) ]; do sleep 0.01; done")
+
+    def chips(self) -> str:
+        """Every chip, device and record of ours that there is."""
+        return self.run(
+            "cd /dev; ls -d gpiochip*; ls -d /sys/bus/platform/devices/gpio-agg* /run/gpiovirt/kernel/* "
+            "/sys/kernel/config/gpio-aggregator/* 2>/dev/null"
+        ).stdout
+
+    @property
+    def has_configfs(self) -> bool:
+        return "config" in self.run("ls -d /sys/kernel/config/gpio-aggregator").stdout
+
+
+@pytest.fixture(scope="module", params=KERNELS)
+def booted(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    build(request.param)
+    with Uml(kernel=request.param) as guest:
+        yield Machine(guest)
+
+
+@pytest.fixture
+def machine(booted: Machine) -> Machine:
+    booted.reset()
+    return booted
+
+
+def lines_of(gpioinfo: str) -> list[str]:
+    return [line.split()[2] for line in gpioinfo.splitlines()[1:]]
+
+
+def test_lines_become_a_chip_of_the_kernels_in_their_order(machine: Machine) -> None:
+    printed = machine.serve("--chip", "plc=gpiochip0 3 DOOR gpiochip0 0-1", "--kernel", "plc")
+    assert printed == "plc /dev/gpiochip1\n"
+    assert machine.said().endswith("gpiovirt: serving plc as /dev/gpiochip1\n")
+    names = lines_of(machine.run("gpioinfo gpiochip1").check())
+    named = machine.has_configfs
+    assert names == ["unnamed", '"DOOR"' if named else "unnamed", "unnamed", "unnamed"]
+    assert ("lose their names" in machine.said()) != named
+    for offset, source in enumerate((3, 2, 0, 1)):
+        values = machine.run(
+            f"gpioset gpiochip1 {offset}=1; cat /sys/devices/platform/gpio-sim.0/gpiochip0/sim_gpio?/value"
+        )
+        assert [n for n, value in enumerate(values.check().split()) if value == "1"] == [source]
+        machine.run(f"gpioset gpiochip1 {offset}=0").check()
+
+
+def test_edges_reach_a_program_on_the_chip(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 1 DOOR", "--kernel", "plc")
+    edges = machine.run("""
+        gpiomon --num-events=2 --format='%o %e' gpiochip1 1 >/run/events &
+        until grep -q gpiomon /proc/interrupts; do :; done
+        for pull in pull-up pull-down; do
+            echo $pull >/sys/devices/platform/gpio-sim.0/gpiochip0/sim_gpio2/pull
+        done
+        wait; cat /run/events""")
+    assert edges.check() == "1 1\n1 0\n"
+
+
+def test_the_chip_belongs_to_whom_it_is_given(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 1-2", "--kernel", "plc", "--owner", "plc=nobody:games:0640")
+    assert machine.run("stat -c '%U %G %a' /dev/gpiochip1").check() == "nobody games 640\n"
+    assert machine.guest.run("gpioget gpiochip1 0", user="nobody").check() == "0\n"
+    assert machine.guest.run("gpioget gpiochip0 0", user="nobody").status != 0
+
+
+@pytest.mark.parametrize("signal", ["TERM", "INT"])
+def test_the_chip_is_gone_with_its_process(machine: Machine, signal: str) -> None:
+    machine.serve("--chip", "plc=sim 0", "--chip", "two=sim 1", "--kernel", "plc", "--kernel", "two")
+    assert machine.chips().count("gpiochip") >= 3
+    machine.kill(signal)
+    assert machine.chips() == NOTHING_LEFT
+
+
+def test_nothing_is_left_of_a_start_that_is_interrupted(machine: Machine) -> None:
+    for delay in ("0.2", "0.25", "0.3", "0.4"):
+        machine.run(f"timeout -s TERM {delay} {GPIOVIRT} serve --chip 'plc=sim 0' --kernel plc")
+        assert machine.chips() == NOTHING_LEFT
+
+
+def test_nothing_is_left_when_setting_up_fails_midway(machine: Machine) -> None:
+    refusal = machine.refused(
+        *("--chip", "plc=sim 0", "--kernel", "plc", "--sim", "s:1", "--vm", "s=/nowhere/socket")
+    )
+    assert "/nowhere/socket" in refusal
+    assert machine.chips() == NOTHING_LEFT
+
+
+def test_what_was_left_by_a_kill_is_told_and_deleted_by_the_chips_next_start(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 0-1", "--kernel", "plc")
+    machine.kill("KILL")
+    assert "gpiochip1" in machine.chips()
+
+    machine.serve("--chip", "other=sim 2", "--kernel", "other")
+    told = (
+        "gpio-aggregator.0 (/dev/gpiochip1) is left over of a chip 'plc' that was killed; its lines are free"
+    )
+    assert told in machine.said()
+    assert machine.run("ls /dev/gpiochip1").status == 0
+    machine.kill("TERM")
+
+    assert machine.serve("--chip", "plc=sim 1-2", "--kernel", "plc").startswith("plc /dev/gpiochip")
+    left = "deleted gpio-aggregator.0 (/dev/gpiochip1), left over of a chip 'plc' that was killed"
+    assert left in machine.said()
+    machine.kill("TERM")
+    assert machine.chips() == NOTHING_LEFT
+
+
+def test_what_to_do_about_a_line_of_a_forgotten_device_is_said_and_works(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 0-1", "--kernel", "plc")
+    machine.kill("KILL")
+    machine.run("rm /run/gpiovirt/kernel/*").check()
+    refusal = machine.refused("--chip", "other=sim 1", "--kernel", "other")
+    said, _, advice = refusal.partition("; if it is not needed: ")
+    assert said == 'line sim:1 is held by "gpio-aggregator.0"'
+    machine.run(advice).check()
+    assert machine.chips() == NOTHING_LEFT
+
+
+def test_a_device_that_took_the_name_of_a_forgotten_one_is_left_alone(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 0", "--kernel", "plc")
+    machine.kill("KILL")
+    driver = "/sys/bus/platform/drivers/gpio-aggregator"
+    if machine.has_configfs:
+        machine.run("cd /sys/kernel/config/gpio-aggregator/g* && echo 0 >live && rmdir line0 $PWD").check()
+    else:
+        machine.run(f"echo gpio-aggregator.0 >{driver}/delete_device").check()
+    machine.run(f"echo sim 5 >{driver}/new_device").check()
+    machine.serve("--chip", "plc=sim 0", "--kernel", "plc")
+    assert "left over" not in machine.said()
+    machine.kill("TERM")
+    assert "gpio-aggregator.0" in machine.run("gpioinfo gpiochip0").check()
+
+
+def test_a_chip_is_handed_over_once(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 0", "--kernel", "plc")
+    refusal = machine.refused("--chip", "plc=sim 5", "--kernel", "plc")
+    assert refusal == "another gpiovirt has made a kernel chip of 'plc'; choose another name"
+    assert machine.refused("--chip", "b=sim 0", "--kernel", "b").startswith("line sim:0 is held by ")
+    machine.kill("TERM")
+    assert machine.chips() == NOTHING_LEFT
+
+
+def test_lines_of_a_chip_whose_label_is_not_its_alone_are_refused(machine: Machine) -> None:
+    machine.run(
+        "cd /sys/kernel/config/gpio-sim && mkdir twin twin/bank && cd twin && "
+        "echo sim >bank/label && echo 8 >bank/num_lines && echo 1 >live"
+    ).check()
+    refusal = machine.refused("--chip", "b=gpiochip1 0", "--kernel", "b")
+    assert "it finds chips by their label alone (sim: is one not unique?)" in refusal
+    assert machine.chips() == "gpiochip0\ngpiochip1\n"
+
+
+def test_labels_that_the_driver_could_misread_are_quoted(machine: Machine) -> None:
+    machine.run("guests/gpio-sim '21' 4 && guests/gpio-sim 'two words' 4").check()
+    printed = machine.serve("--chip", 'plc=sim 3 1 "21" 2-3 "two words" 1', "--kernel", "plc")
+    assert printed == "plc /dev/gpiochip3\n"
+    held = machine.run("gpioinfo | grep -c gpio-aggregator.0").check()
+    assert held == "5\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--sim", "s:1", "--kernel", "s"], "--kernel s: it is simulated"),
+        (["--kernel", "plc"], "--kernel plc: no chip 'plc'; make it with --chip 'plc=gpiochip0 0-3'"),
+        (["--sim", "s:1", "--chip", "plc=s 0", "--kernel", "plc"], "line s:0 is simulated"),
+        (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "b"], "line a:0 is of a virtual chip"),
+        (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "a"], "the lines of 'a' are the kernel's"),
+        (["--chip", "a=sim 0", "--kernel", "a", "--vm", "a=/run/s"], "the kernel holds its lines"),
+        (["--chip", "a=sim 0", "--kernel", "a", "--line", "a:0=pull-up"], "keeps no settings"),
+    ],
+)
+def test_what_the_kernel_cannot_do_is_refused(machine: Machine, arguments: list[str], why: str) -> None:
+    assert why in machine.refused(*arguments)
+
+
+def test_an_ordinary_user_is_told_that_it_takes_root(machine: Machine, installation: Installation) -> None:
+    machine.run("chmod 666 /dev/gpiochip0").check()
+    result = machine.guest.run(
+        f"PYTHONPATH={installation.folder} {installation.python} -m gpiovirt serve "
+        "--chip 'plc=gpiochip0 0' --kernel plc",
+        user="nobody",
+    )
+    assert result.status == 1
+    assert result.stderr.startswith("gpiovirt: only root may hand a chip over to the kernel: /sys/")
