@@ -68,7 +68,10 @@ def test_an_unknown_command_is_told_with_those_there_are(run: Runner) -> None:
 
 
 def test_sim_without_a_simulator_says_how_to_start_one(run: Runner) -> None:
-    done = gpiovirt(run, "sim", "get", "a:0")
+    """In a network namespace, where abstract sockets live, that nobody else has."""
+    alone = ["unshare", "--user", "--map-current-user", "--net"]
+    command = [*alone, run.python, "-m", "gpiovirt", "sim", "get", "a:0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **run.options())
     assert done.returncode == 1
     assert (
         done.stderr
@@ -148,7 +151,7 @@ def test_nested_runs_are_refused(run: Runner) -> None:
     assert done.stderr.startswith("gpiovirt: this process is under another seccomp listener already")
 
 
-def test_an_ordinary_user_without_user_namespaces_is_told_what_to_do(installation: Installation) -> None:
+def test_root_without_namespaces_is_told_what_to_do(installation: Installation) -> None:
     """In a user namespace whose own limit of user namespaces is none."""
     run = Runner(installation, ordinary_uid())
     limit = (
@@ -163,6 +166,28 @@ def test_an_ordinary_user_without_user_namespaces_is_told_what_to_do(installatio
         **run.options(),
     )
     assert done.returncode == 1
+    assert done.stderr.startswith(
+        "gpiovirt: root may make neither a mount nor a user namespace here (No space"
+    )
+    assert "give it the capability SYS_ADMIN" in done.stderr
+    assert_nothing_left(run)
+
+
+def test_an_ordinary_user_without_namespaces_is_told_what_to_do(installation: Installation) -> None:
+    """The limit is set by the user's own root in a namespace, which then becomes another user of it."""
+    run = Runner(installation, ordinary_uid())
+    become = (
+        "import ctypes, os, sys\n"
+        "uid, libc = os.getuid(), ctypes.CDLL(None, use_errno=True)\n"
+        "assert libc.unshare(0x10000000) == 0\n"
+        "open('/proc/self/uid_map', 'w').write(f'{uid} {uid} 1')\n"
+        "open('/proc/sys/user/max_user_namespaces', 'w').write('0')\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'gpiovirt', 'run', '--sim', 'a:1', '--', 'true'])\n"
+    )
+    done = subprocess.run(
+        [run.python, "-c", become], capture_output=True, text=True, check=False, **run.options()
+    )
+    assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("gpiovirt: no user namespace for an ordinary user here (No space left")
     assert "run as root, or allow them: sysctl" in done.stderr
     assert_nothing_left(run)

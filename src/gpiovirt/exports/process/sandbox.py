@@ -70,6 +70,11 @@ def _enter_user_namespace() -> None:
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(content)
     except OSError as error:
+        if uid == 0:
+            raise HostError(
+                f"root may make neither a mount nor a user namespace here ({error.strerror}); in a "
+                "container, give it the capability SYS_ADMIN and a seccomp profile that allows mount"
+            ) from error
         raise HostError(
             f"no user namespace for an ordinary user here ({error.strerror}); run as root, or allow them: "
             "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000 "
