@@ -19,7 +19,7 @@ __all__ = ["Clocked", "Reactor"]
 
 _log = logging.getLogger(__name__)
 
-Callback = Callable[[], None]
+Callback = Callable[[], object]
 
 _BATCH = 32  # files of one turn; poll() allocates for as many
 
@@ -42,6 +42,7 @@ class Reactor:
         self._poll_ns = poll_us * 1000
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
+        self._on_fault: dict[int, Callback] = {}
         self._soon: list[Callback] = []
         self._running = True
 
@@ -49,8 +50,13 @@ class Reactor:
         """Call back while `fd` is readable or hung up."""
         self._add(fd, callback, select.EPOLLIN)
 
-    def add_edge_reader(self, fd: int, callback: Callback) -> None:
-        """Call back each time that something is written to `fd`; it need not be read."""
+    def add_edge_reader(self, fd: int, callback: Callback, on_fault: Callback) -> None:
+        """Call back each time that something is written to `fd`; it need not be read.
+
+        A callback that returns true has more to do, and is called again soon. One that raises is
+        logged, and then `on_fault` is called.
+        """
+        self._on_fault[fd] = on_fault
         self._add(fd, callback, select.EPOLLIN | select.EPOLLET)
 
     def add_hangup(self, fd: int, callback: Callback) -> None:
@@ -63,6 +69,7 @@ class Reactor:
 
     def remove_reader(self, fd: int) -> None:
         """Call back no more; to be called before the fd is closed."""
+        self._on_fault.pop(fd, None)
         if self._readers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -89,10 +96,11 @@ class Reactor:
     def run(self) -> None:
         """Serve until stop()."""
         poll = self._epoll.poll
+        next_deadline_ns = self._clocked.next_deadline_ns
         readers = self._readers
         spin_until_ns = 0
         while self._running:
-            timeout_s = self._timeout_s()
+            timeout_s = self._timeout_s() if self._soon or next_deadline_ns() is not None else None
             if self._poll_ns and timeout_s != 0 and time.monotonic_ns() < spin_until_ns:
                 timeout_s = 0
             ready = poll(timeout_s, _BATCH)
@@ -100,7 +108,8 @@ class Reactor:
                 callback = readers.get(fd)
                 if callback is not None:
                     try:
-                        callback()
+                        if callback():
+                            self._call_again(fd, callback)
                     except Exception:
                         self._drop(fd, callback)
             if self._soon:
@@ -113,8 +122,23 @@ class Reactor:
             if self._poll_ns and ready:
                 spin_until_ns = time.monotonic_ns() + self._poll_ns
 
+    def _call_again(self, fd: int, callback: Callback) -> None:
+        def again() -> None:
+            if self._readers.get(fd) is callback:
+                try:
+                    if callback():
+                        self.soon(again)
+                except Exception:
+                    self._drop(fd, callback)
+
+        self.soon(again)
+
     def _drop(self, fd: int, callback: Callback) -> None:
         _log.exception("a fault of ours in %r; fd %d is served no more", callback, fd)
+        on_fault = self._on_fault.get(fd)
+        if on_fault is not None:
+            on_fault()
+            return
         try:
             self.remove_reader(fd)
         except OSError as error:

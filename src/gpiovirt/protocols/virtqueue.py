@@ -48,11 +48,16 @@ _READABLE_MAX = 16  # bytes kept of a request: enough to see that it is longer t
 _read_bytes = [Struct(f"{size}s").unpack_from for size in range(_READABLE_MAX + 1)]
 _read_desc = vring_desc.unpack_from
 _descriptor_pair = Struct("<QIHHQIHH")
+_read_pair = Struct("32s").unpack_from
 _write_used_elem = vring_used_elem.pack_into
 
 
 Segment = tuple[int, int]
 """(guest address, size in bytes), all of it in memory when the chain was taken"""
+
+
+_Shape = tuple[bytes, memoryview, int, Callable[[memoryview, int], tuple[bytes]], int, int]
+"""(two descriptors, memory, where the request is, what reads it, where the answer goes, its room)"""
 
 
 class Chain(NamedTuple):
@@ -137,7 +142,7 @@ class Virtqueue:
         self._in_flight: set[int] = set()
         self._resubmit: deque[int] = deque()
         self.use(memory)
-        self.used_idx = self._called_idx = self._used16[1]
+        self.used_idx = self.called_idx = self._used16[1]
         self.last_avail_idx = self._seen_avail_idx = last_avail_idx & 0xFFFF
         if log is not None and last_avail_idx:
             heads = [head for head in log.recover(self.used_idx) if head < self._size]
@@ -153,6 +158,7 @@ class Virtqueue:
         """The memory table changed: find the ring in it anew."""
         size = self._size
         self._memory = memory
+        self._shapes: dict[int, _Shape] = {}
         self._table = memory.at_user_address(self._ring.descriptors, 16 * size, VRING_DESC_ALIGN_SIZE)
         available = memory.at_user_address(
             self._ring.available, vring_avail_size(size), VRING_AVAIL_ALIGN_SIZE
@@ -206,54 +212,63 @@ class Virtqueue:
     def serve(self, answer: Answer, budget: int) -> bool:
         """Answer the chains that are there, in order, at most `budget`; True: there may be more."""
         for _ in range(budget):
-            if self.last_avail_idx == self._seen_avail_idx and not self._look():
+            last = self.last_avail_idx
+            if last == self._seen_avail_idx and (
+                (self._fence is None and last == self._available16[1]) or not self._look()
+            ):
                 return False
-            head = self._next_head()
-            memory = self._memory
-            start = memory.start
-            end = memory.end
-            room_flags = 0
-            address, length, flags, index = _read_desc(self._table, head << 4)
-            if flags == VRING_DESC_F_NEXT and index < self._size:
-                to, room, room_flags, _ = _read_desc(self._table, index << 4)
-            elif (
-                flags == VRING_DESC_F_INDIRECT
-                and self._indirect
-                and length == _descriptor_pair.size
-                and start <= address
-                and address + length <= end
-            ):
-                pair = _descriptor_pair.unpack_from(memory.view, address - start)
-                address, length, flags, index, to, room, room_flags, _ = pair
-                if index != 1:
-                    room_flags = 0
-            if (
-                flags == VRING_DESC_F_NEXT
-                and room_flags == VRING_DESC_F_WRITE
-                and length <= _READABLE_MAX
-                and start <= address
-                and address + length <= end
-                and start <= to
-                and to + room <= end
-            ):
-                # what nearly all chains look like: no Chain is made for them
-                view = memory.view
-                (request,) = _read_bytes[length](view, address - start)
-                try:
-                    reply = answer(request, room, "")
-                except BaseException:
-                    self._show_used(head, 0)
-                    raise
-                written = len(reply)
-                if written > room:
-                    written = room
-                    reply = reply[:room]
-                to -= start
-                view[to : to + written] = reply
-                self._show_used(head, written)
-                continue
-            self._answer_any(self._walk(head), answer)
+            head = self._available16[2 + (last & self._mask)]
+            shape = self._shapes.get(head)
+            if shape is None or _read_pair(self._table, head << 4)[0] != shape[0]:
+                shape = self._learn(head)
+                if shape is None:
+                    self._answer_any(self._walk(self._next_head()), answer)
+                    continue
+            self.last_avail_idx = (last + 1) & 0xFFFF
+            _, view, start, read, to, room = shape
+            try:
+                reply = answer(read(view, start)[0], room, "")
+            except BaseException:
+                self._show_used(head, 0)
+                raise
+            written = len(reply)
+            if written > room:
+                written = room
+                reply = reply[:room]
+            view[to : to + written] = reply
+            used_idx = self.used_idx
+            _write_used_elem(self._used, 4 + ((used_idx & self._mask) << 3), head, written)
+            if self._order is not None:
+                self._order()
+            self._used16[1] = self.used_idx = (used_idx + 1) & 0xFFFF
         return True
+
+    def _learn(self, head: int) -> _Shape | None:
+        """The shape of a chain if it is what nearly all are: a small request and room for the answer.
+
+        A driver uses the same descriptors again and again, so that they need not be understood each
+        time: what they mean is known as long as their bytes are the same.
+        """
+        memory = self._memory
+        if head + 1 >= self._size:
+            return None
+        (pair,) = _read_pair(self._table, head << 4)
+        address, length, flags, index, to, room, room_flags, _ = _descriptor_pair.unpack(pair)
+        if (
+            flags != VRING_DESC_F_NEXT
+            or index != head + 1
+            or room_flags != VRING_DESC_F_WRITE
+            or length > _READABLE_MAX
+            or not memory.contains(address, 1)
+        ):
+            return None
+        start = memory.start
+        end = memory.end
+        if address + length > end or to < start or to + room > end:
+            return None
+        shape = pair, memory.view, address - start, _read_bytes[length], to - start, room
+        self._shapes[head] = shape
+        return shape
 
     def _answer_any(self, chain: Chain, answer: Answer) -> None:
         reply = b""
@@ -360,11 +375,11 @@ class Virtqueue:
 
     def should_call(self) -> bool:
         """Whether the guest is to be notified of what was completed since this was last asked."""
-        old = self._called_idx
+        old = self.called_idx
         used_idx = self.used_idx
         if used_idx == old:
             return False
-        self._called_idx = used_idx
+        self.called_idx = used_idx
         if self._fence is None:
             return True
         self._fence()

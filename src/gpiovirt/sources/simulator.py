@@ -114,7 +114,7 @@ class _SimValues:
     def get(self, mask: int) -> int:
         bits = 0
         for bit, line in self._lines:
-            if mask & bit and line.level():
+            if mask & bit and (line.net.level if line.debouncer is None else line.debouncer.level):
                 bits |= bit
         return bits
 
@@ -265,6 +265,8 @@ class Simulator:
 
     def next_deadline_ns(self) -> int | None:
         """When on_deadline wants to be called, on CLOCK_MONOTONIC; None: not at all."""
+        if not self.debouncing:
+            return None
         deadlines = [line.debouncer.deadline_ns for line in self.debouncing if line.debouncer]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 

@@ -164,6 +164,9 @@ class Vmm:
         wanted |= self._event_idx << r.VIRTIO_RING_F_EVENT_IDX
         wanted |= self._indirect << r.VIRTIO_RING_F_INDIRECT_DESC
         self.features = offered & wanted
+        self._event_idx = bool(self.features >> r.VIRTIO_RING_F_EVENT_IDX & 1)
+        for queue in self.queues:
+            queue.event_idx = self._event_idx
         offered = m.u64.unpack(self.ask(Request.GET_PROTOCOL_FEATURES))[0]
         self.send(Request.SET_PROTOCOL_FEATURES, m.u64.pack(offered & protocol_features))
         self.protocol_features = offered & protocol_features

@@ -18,7 +18,9 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, PeerError
 from gpiovirt.exports.vm.complaints import Complaints
-from gpiovirt.host.fence import ORDERED, full_fence
+from gpiovirt.exports.vm.state import QUEUE_SIZE_MAX, Tracked
+from gpiovirt.exports.vm.vring import Vring
+from gpiovirt.host.fence import ordering_fence
 from gpiovirt.host.mapping import map_shared, shared_memory
 from gpiovirt.host.notifier import Notifier, check_eventfd
 from gpiovirt.host.reactor import Reactor
@@ -30,71 +32,12 @@ from gpiovirt.protocols.virtqueue import Ring, Virtqueue
 from gpiovirt.uapi.virtio_gpio import VIRTIO_GPIO_EVENTQ, VIRTIO_GPIO_REQUESTQ
 from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 
-__all__ = ["QUEUE_SIZE_MAX", "Connection", "state_size"]
+__all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 
-QUEUE_SIZE_MAX = 1024
 _FDS_MAX = 32  # that come with one piece of a message; the most a message has is 8
 _MESSAGES_PER_TURN = 32
-
-
-def state_size(record_size: int) -> int:
-    """Bytes of the state of a device whose record has `record_size`."""
-    return v.inflight_size(GpioDevice.num_queues, QUEUE_SIZE_MAX, record_size)
-
-
-class _Tracked:
-    """Where in-flight buffers and the record are kept: our state file, or memory the VMM keeps for us."""
-
-    def __init__(self, view: memoryview, num_queues: int, queue_size: int) -> None:
-        self.view = view
-        self.num_queues = num_queues
-        self.queue_size = queue_size
-
-    def record(self, size: int) -> memoryview:
-        return v.record_area(self.view, self.num_queues, self.queue_size, size)
-
-    def log(self, index: int, ring_size: int) -> v.SplitRingLog:
-        if index >= self.num_queues or ring_size > self.queue_size:
-            raise PeerError(f"inflight memory for {self.num_queues} queues of {self.queue_size}")
-        return v.SplitRingLog(v.log_area(self.view, index, self.queue_size), ring_size)
-
-
-class _Vring:
-    """The files of one ring, and the queue while it runs."""
-
-    __slots__ = ("_reactor", "call", "err", "kick", "queue", "waiting")
-
-    def __init__(self, reactor: Reactor) -> None:
-        self._reactor = reactor
-        self.kick: int | None = None
-        self.call: Notifier | None = None
-        self.err: Notifier | None = None
-        self.queue: Virtqueue | None = None
-        self.waiting: tuple[Ring, int] | None = None
-
-    def set_kick(self, fd: int | None) -> None:
-        if self.kick is not None:
-            self._reactor.remove_reader(self.kick)
-            os.close(self.kick)
-        self.kick = fd
-
-    def set_call(self, call: Notifier | None) -> None:
-        if self.call is not None:
-            self.call.close()
-        self.call = call
-
-    def set_err(self, err: Notifier | None) -> None:
-        if self.err is not None:
-            self.err.close()
-        self.err = err
-
-    def close(self) -> None:
-        self.queue = None
-        self.set_kick(None)
-        self.set_call(None)
-        self.set_err(None)
 
 
 class Connection:
@@ -115,7 +58,7 @@ class Connection:
         self._reactor = reactor
         self._on_closed = on_closed
         self._log = Complaints(_log, chip.info.name)
-        self._vrings = [_Vring(reactor) for _ in range(GpioDevice.num_queues)]
+        self._vrings = [Vring(reactor) for _ in range(GpioDevice.num_queues)]
         self._device = GpioDevice(
             chip,
             self._call,
@@ -124,10 +67,11 @@ class Connection:
             consumer=f"vm:{peer.name}:{peer.pid}",
             defaults=defaults,
         )
-        self._tracked = _Tracked(state, GpioDevice.num_queues, QUEUE_SIZE_MAX)
+        self._tracked = Tracked(state, GpioDevice.num_queues, QUEUE_SIZE_MAX)
         self._device.record.bind(self._tracked.record(self._device.record.size))
         self._backend = v.Backend(
-            self._device.features,
+            # suppressing notifications takes a barrier for each, and a guest that waits for each needs all
+            self._device.features & ~(1 << VIRTIO_RING_F_EVENT_IDX),
             self._device.config,
             num_queues=GpioDevice.num_queues,
             queue_size_max=QUEUE_SIZE_MAX,
@@ -136,10 +80,11 @@ class Connection:
         self._regions: dict[tuple[int, int, int], Region] = {}
         self._memory = GuestMemory(())
         self._features = 0
-        self._fence = full_fence()
+        self._fence = ordering_fence()
         self._request_fd: int | None = None
         self._inflight_fd: int | None = None
         self._has_run = False
+        self._request_call: Notifier | None = None
         self._event_call_due = False
         self._closed = False
         self._log.info("%s has connected", peer)
@@ -166,7 +111,7 @@ class Connection:
         # unmapped now, and not when the next collection of garbage happens to be
         self._regions.clear()
         self._memory = GuestMemory(())
-        self._tracked = _Tracked(memoryview(b""), 0, 0)
+        self._tracked = Tracked(memoryview(b""), 0, 0)
         self._log.report_unsaid()
 
     @property
@@ -289,7 +234,8 @@ class Connection:
         vring.set_kick(None)
         try:
             check_eventfd(event.fd)
-            self._reactor.add_edge_reader(event.fd, partial(self._kicked, event.vring))
+            kick = partial(self._device.kick, event.vring)
+            self._reactor.add_edge_reader(event.fd, kick, partial(self._end, "is disconnected"))
         except OSError as error:
             os.close(event.fd)
             raise PeerError(f"a kick fd that cannot be waited for: {error.strerror}") from error
@@ -301,6 +247,7 @@ class Connection:
     def _set_call(self, event: v.SetCall) -> None:
         vring = self._vrings[event.vring]
         vring.set_call(None if event.fd is None else Notifier(event.fd))
+        self._request_call = self._vrings[VIRTIO_GPIO_REQUESTQ].call
         if vring.call is not None:
             vring.call.notify()  # of what was completed before it was there
 
@@ -318,7 +265,7 @@ class Connection:
             if any(vring.queue is not None for vring in self._vrings):
                 raise PeerError("inflight memory for rings that are running")
             view = map_shared(event.fd, event.size_bytes, event.mmap_offset)
-            self._tracked = _Tracked(view, event.num_queues, event.queue_size)
+            self._tracked = Tracked(view, event.num_queues, event.queue_size)
             with suppress(PeerError):  # made by another back-end: the record stays where it is
                 self._device.record.bind(self._tracked.record(self._device.record.size))
         finally:
@@ -367,15 +314,14 @@ class Connection:
             self._memory,
             ring,
             last_avail_idx,
-            event_idx=bool(self._features >> VIRTIO_RING_F_EVENT_IDX & 1),
             indirect=bool(self._features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
             log=self._tracked.log(index, ring.size) if index == VIRTIO_GPIO_EVENTQ else None,
             fence=self._fence,
-            ordered=ORDERED,
+            ordered=self._fence is None,
         )
         self._vrings[index].queue = queue
         if self._device.start(index, queue):
-            self._reactor.soon(partial(self._kicked, index))
+            self._reactor.soon(partial(self._serve_on, index))
 
     def _stop_ring(self, event: v.StopRing) -> None:
         vring = self._vrings[event.vring]
@@ -386,16 +332,17 @@ class Connection:
         self._backend.ring_stopped(event.vring, self._device.stop(event.vring))
         vring.queue = None
 
-    def _kicked(self, index: int) -> None:
+    def _serve_on(self, index: int) -> None:
+        """What was in a queue when it was started is more than is served at once."""
         try:
             if self._device.kick(index):
-                self._reactor.soon(partial(self._kicked, index))
+                self._reactor.soon(partial(self._serve_on, index))
         except Exception:
             self._fail()
 
     def _call(self, index: int) -> None:
-        if index != VIRTIO_GPIO_EVENTQ:
-            call = self._vrings[index].call
+        if index == VIRTIO_GPIO_REQUESTQ:
+            call = self._request_call
             if call is not None:
                 call.notify()
         elif not self._event_call_due:  # one for all edges of this turn

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
-from gpiovirt.errors import HostError
-from gpiovirt.exports.vm.connection import Connection, state_size
-from gpiovirt.exports.vm.state import StateFile
+from gpiovirt.errors import GpiovirtError, HostError
+from gpiovirt.exports.vm.connection import Connection
+from gpiovirt.exports.vm.state import StateFile, state_size
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
 from gpiovirt.protocols.virtio_gpio.record import Record
@@ -82,9 +82,13 @@ class VmServer:
         gone.close()
 
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
-        self._connection = Connection(
-            sock, peer, self.chip, self._reactor, self._state.view, self._defaults, self._next
-        )
+        try:
+            self._connection = Connection(
+                sock, peer, self.chip, self._reactor, self._state.view, self._defaults, self._next
+            )
+        except GpiovirtError as error:
+            _log.error("%s: %s cannot be served: %s", self.chip.info.name, peer, error)
+            sock.close()
 
     def _next(self) -> None:
         self._connection = None

@@ -11,12 +11,38 @@ import os
 import stat
 from contextlib import suppress
 
-from gpiovirt.errors import HostError
+from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.mapping import map_shared
+from gpiovirt.protocols import vhost_user as v
+from gpiovirt.protocols.virtio_gpio import GpioDevice
 
-__all__ = ["StateFile"]
+__all__ = ["QUEUE_SIZE_MAX", "StateFile", "Tracked", "state_size"]
+
+QUEUE_SIZE_MAX = 1024
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def state_size(record_size: int) -> int:
+    """Bytes of the state of a device whose record has `record_size`."""
+    return v.inflight_size(GpioDevice.num_queues, QUEUE_SIZE_MAX, record_size)
+
+
+class Tracked:
+    """Where in-flight buffers and the record are kept: our state file, or memory the VMM keeps for us."""
+
+    def __init__(self, view: memoryview, num_queues: int, queue_size: int) -> None:
+        self.view = view
+        self.num_queues = num_queues
+        self.queue_size = queue_size
+
+    def record(self, size: int) -> memoryview:
+        return v.record_area(self.view, self.num_queues, self.queue_size, size)
+
+    def log(self, index: int, ring_size: int) -> v.SplitRingLog:
+        if index >= self.num_queues or ring_size > self.queue_size:
+            raise PeerError(f"inflight memory for {self.num_queues} queues of {self.queue_size}")
+        return v.SplitRingLog(v.log_area(self.view, index, self.queue_size), ring_size)
 
 
 class StateFile:
