@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean tools
+.PHONY: help demo demo-vm test check bench docs clean tools
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.clients  ## aggregate lines of two simulated chips and run real GPIO programs on them
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
+
+demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use a virtual chip as their own
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_vm.py
 
 test: tools  ## set up what the tests need and run them all
 	$(BIN)/python -m pytest
