@@ -56,8 +56,11 @@ Segment = tuple[int, int]
 """(guest address, size in bytes), all of it in memory when the chain was taken"""
 
 
-_Shape = tuple[bytes, memoryview, int, Callable[[memoryview, int], tuple[bytes]], int, int]
-"""(two descriptors, memory, where the request is, what reads it, where the answer goes, its room)"""
+_Shape = tuple[
+    bytes, memoryview, int, Callable[[memoryview, int], tuple[bytes]], int, int, tuple[Segment, ...]
+]
+"""(two descriptors, memory, where its request is, what reads it, where the answer goes, its room, the same as
+segments)"""
 
 
 class Chain(NamedTuple):
@@ -225,7 +228,7 @@ class Virtqueue:
                     self._answer_any(self._walk(self._next_head()), answer)
                     continue
             self.last_avail_idx = (last + 1) & 0xFFFF
-            _, view, start, read, to, room = shape
+            _, view, start, read, to, room, _ = shape
             try:
                 reply = answer(read(view, start)[0], room, "")
             except BaseException:
@@ -266,7 +269,8 @@ class Virtqueue:
         end = memory.end
         if address + length > end or to < start or to + room > end:
             return None
-        shape = pair, memory.view, address - start, _read_bytes[length], to - start, room
+        segments = ((to, room),) if room else ()
+        shape = pair, memory.view, address - start, _read_bytes[length], to - start, room, segments
         self._shapes[head] = shape
         return shape
 
@@ -292,7 +296,12 @@ class Virtqueue:
         self._in_flight.add(head)
         if self._log is not None and not again:
             self._log.take(head)
-        return self._walk(head)
+        shape = self._shapes.get(head)
+        if shape is None or _read_pair(self._table, head << 4)[0] != shape[0]:
+            shape = self._learn(head)
+            if shape is None:
+                return self._walk(head)
+        return Chain(head, shape[3](shape[1], shape[2])[0], shape[6], "")
 
     def _walk(self, head: int) -> Chain:
         """Any chain: any number of segments, indirect or not."""
