@@ -118,7 +118,7 @@ def main() -> int:
             with Uml(vhost_gpio=[path]) as uml:
                 tour(show, uml, service, edges=True)
             if has_qemu:
-                show.heading("QEMU (before version 9 it hides edges from its guests)")
+                show.heading("QEMU (up to version 8 it hides edges from its guests)")
                 with Qemu(vhost_gpio=[path]) as qemu:
                     tour(show, qemu, service, edges=False)
             else:

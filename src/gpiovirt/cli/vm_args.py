@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reconnect",
         action="store_true",
-        help="have QEMU 5 to 9 connect again when `gpiovirt serve` was restarted; QEMU 10.0 refuses it",
+        help="have QEMU connect again when `gpiovirt serve` was restarted (7.2 does; 10.0 refuses to start)",
     )
 
 
