@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -127,3 +128,19 @@ def test_guest_goes_on_with_an_output_that_it_does_not_touch(service: Service, p
         assert service.sim.get("s:2") == 1
         guest.run("killall gpioset").check()
         service.wait_for_consumer("s:2", "")
+
+
+def test_qemu_takes_the_arguments_of_vm_args(service: Service, path: str) -> None:
+    for options in ([], ["--reconnect"]):
+        command = [sys.executable, "-m", "gpiovirt", "vm-args", "qemu", path, "--memory", "128M", *options]
+        arguments = subprocess.check_output(command, text=True).split()
+        qemu = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-accel", "tcg", "-M", "q35", "-S"]
+        shown = subprocess.run(
+            [*qemu, *arguments, "-monitor", "stdio"],
+            input="info qtree\ninfo memory-devices\nquit\n",
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert "dev: vhost-user-gpio-pci" in shown.stdout, shown.stderr
+        assert shown.stderr == ""

@@ -154,7 +154,7 @@ class Reactor:
             if deadline_ns > now_ns:
                 return (deadline_ns - now_ns) / 1e9
             self._clocked.on_deadline(now_ns)
-        return 0 if self._soon else None
+        return 0 if self._soon or not self._running else None
 
     def close(self) -> None:
         """Forget all files; they stay open."""
