@@ -90,7 +90,7 @@ class Backend:
 
     def fail(self, error: GpiovirtError) -> None:
         """The event being handled could not be done."""
-        self._failure = error
+        self._failure = error.with_traceback(None)  # whose frames would keep the guest's memory mapped
 
     def ring_stopped(self, index: int, last_avail_idx: int) -> None:
         """Where a ring was stopped."""
@@ -117,6 +117,7 @@ class Backend:
     def close(self) -> Iterator[e.Event]:
         """The connection has ended: what is left of its fds."""
         self.closed = True
+        self._failure = None
         unclaimed = self._framing.unclaimed()
         if unclaimed:
             yield e.CloseFds(unclaimed)
