@@ -12,7 +12,17 @@ from itertools import groupby
 
 from benchmarks.harness import HERE, Row
 
-NAMES = ["get_values", "set_values", "request", "edge", "startup", "memory"]
+NAMES = [
+    "get_values",
+    "set_values",
+    "request",
+    "edge",
+    "startup",
+    "memory",
+    "kernel_lines",
+    "vm_latency",
+    "vm_edges",
+]
 DOCUMENT = HERE.parent / "docs/benchmarks.md"
 HEADER = """\
 # Benchmarks

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* client OP COUNT PATH   times one operation of the character device; prints median and p99 in ns.
- * Lines 0 (output) and 1 (input) are wired. OPs: get set request edge. */
+ * Lines 0 (output) and 1 (input) are wired. OPs: get set request edge many (get of lines 2 to 9). */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/gpio.h>
@@ -29,6 +29,15 @@ static int request(unsigned int offset, uint64_t flags)
 	return r.fd;
 }
 
+static int request_eight(void)
+{
+	struct gpio_v2_line_request r = {.offsets = {2, 3, 4, 5, 6, 7, 8, 9}, .num_lines = 8, .config = {.flags = GPIO_V2_LINE_FLAG_INPUT}};
+
+	if (ioctl(chip, GPIO_V2_GET_LINE_IOCTL, &r) < 0)
+		die("GET_LINE of eight");
+	return r.fd;
+}
+
 static int64_t now_ns(void)
 {
 	struct timespec t;
@@ -53,7 +62,10 @@ int main(int argc, char **argv)
 
 	if (!count || (chip = open(argv[3], O_RDWR)) < 0)
 		die("client OP COUNT PATH");
-	if (strcmp(argv[1], "request")) {
+	if (argv[1][0] == 'm') {
+		in = request_eight();
+		values.mask = 0xff;
+	} else if (strcmp(argv[1], "request")) {
 		out = request(0, GPIO_V2_LINE_FLAG_OUTPUT);
 		in = request(1, GPIO_V2_LINE_FLAG_INPUT | (strcmp(argv[1], "edge") ? 0 : GPIO_V2_LINE_FLAG_EDGE_RISING | GPIO_V2_LINE_FLAG_EDGE_FALLING));
 	}
@@ -62,6 +74,7 @@ int main(int argc, char **argv)
 
 		switch (argv[1][0]) {
 		case 'g':
+		case 'm':
 			if (ioctl(in, GPIO_V2_LINE_GET_VALUES_IOCTL, &values) < 0)
 				die("GET_VALUES");
 			break;

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What the VM benchmarks share: a back-end, ours or the C floor, and a guest that times operations on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+from benchmarks.harness import GPIOVIRT, Times, built, environment
+from guests.guest import Guest, Qemu, Uml
+
+ROUNDS = 3
+COUNT = 1500
+SERVE = (*GPIOVIRT, "serve", "--sim", "a:16", "--wire", "a:0=a:1", "--vm")
+
+
+@contextmanager
+def backend(kind: str, path: str, cpu: int | None, *extra: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`C` or `gpiovirt`, listening at `path`; line 0 of its 16 is wired to line 1."""
+    command = [built("vm_floor"), path] if kind == "C" else [*SERVE, f"a={path}", *extra]
+    pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    with subprocess.Popen([*pin, *command], stderr=subprocess.DEVNULL, env=environment()) as process:
+        try:
+            while not os.path.exists(path):
+                assert process.poll() is None, f"{command} has ended"
+                time.sleep(0.01)
+            time.sleep(0.1)
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def guest_on(vmm: str, path: str, cpu: int) -> Iterator[Guest]:
+    """A guest on one CPU whose first chip is that of the back-end at `path`."""
+    if vmm == "UML":
+        with Uml(cpu=cpu, vhost_gpio=[path]) as uml:
+            yield uml
+    else:
+        with Qemu(vhost_gpio=[path], host_root=True, mem="512M") as qemu:
+            for task in os.listdir(f"/proc/{qemu.pid}/task"):
+                os.sched_setaffinity(int(task), {cpu})
+            yield qemu
+
+
+def timed(
+    kinds: Mapping[str, Sequence[str]], operations: Sequence[str], vmm: str, cpus: tuple[int, int]
+) -> dict[tuple[str, str], Times]:
+    """Rounds of all kinds in turn; by (kind, operation) the median of the medians and of the p99s.
+
+    `kinds` has extra arguments by name, of which the first word is the back-end; `cpus` are the guest's
+    and the back-end's.
+    """
+    seen: dict[tuple[str, str], list[Times]] = {}
+    for _ in range(ROUNDS):
+        for kind, extra in kinds.items():
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                backend(kind.split()[0], f"{folder}/sock", cpus[1], *extra),
+                guest_on(vmm, f"{folder}/sock", cpus[0]) as guest,
+            ):
+                for operation in operations:
+                    out = guest.run(f"{built('client')} {operation} {COUNT} /dev/gpiochip0").check()
+                    middle, tail = (int(word) / 1000 for word in out.split())
+                    seen.setdefault((kind, operation), []).append(Times(middle, tail))
+    return {
+        key: Times(median(t.median_us for t in times), median(t.p99_us for t in times))
+        for key, times in seen.items()
+    }
