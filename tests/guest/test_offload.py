@@ -19,7 +19,6 @@ from tests.integration.conftest import Installation
 
 GPIOVIRT = f"{sys.executable} -m gpiovirt"
 KERNELS = os.environ.get("GPIOVIRT_KERNELS", "uml").split()
-WAIT = "for i in $(seq 400); do grep -q 'serving\\|no chip' /run/err && break; sleep 0.02; done; cat /run/out"
 NOTHING_LEFT = "gpiochip0\n"
 
 CLEAN = """
@@ -32,7 +31,8 @@ done
 for chip in /sys/kernel/config/gpio-sim/*; do
     echo 0 >$chip/live; rmdir $chip/*/line* $chip/bank $chip
 done
-rm -f /run/gpiovirt/kernel/*
+rm -f /run/gpiovirt/kernel/* /run/out
+mkfifo /run/out
 guests/gpio-sim sim 8 '' '' DOOR '' '' LAMP
 """
 
@@ -52,9 +52,10 @@ class Machine:
         return self.guest.run(command, cwd=str(ROOT))
 
     def serve(self, *arguments: str) -> str:
-        """Start `gpiovirt serve` in the background; what it prints when it is ready."""
+        """Start `gpiovirt serve` in the background; what it prints once it is ready."""
         command = f"{GPIOVIRT} serve {shlex.join(arguments)} >/run/out 2>/run/err"
-        return self.run(f"{command} & echo $! >/run/pid; {WAIT}").stdout
+        wait = "read -r line; echo $line; " * arguments.count("--kernel")
+        return self.run(f"{command} & echo $! >/run/pid; {{ {wait} }} </run/out").stdout
 
     def refused(self, *arguments: str) -> str:
         """What `gpiovirt serve` says that does not get to serve."""
@@ -102,6 +103,8 @@ def test_lines_become_a_chip_of_the_kernels_in_their_order(machine: Machine) -> 
     printed = machine.serve("--chip", "plc=gpiochip0 3 DOOR gpiochip0 0-1", "--kernel", "plc")
     assert printed == "plc /dev/gpiochip1\n"
     assert machine.said().endswith("gpiovirt: serving plc as /dev/gpiochip1\n")
+    listed = machine.run(f"{GPIOVIRT} list").check()
+    assert listed.count('"gpio-aggregator.0" -> plc\n') == 4
     names = lines_of(machine.run("gpioinfo gpiochip1").check())
     named = machine.has_configfs
     assert names == ["unnamed", '"DOOR"' if named else "unnamed", "unnamed", "unnamed"]
@@ -133,12 +136,20 @@ def test_the_chip_belongs_to_whom_it_is_given(machine: Machine) -> None:
     assert machine.guest.run("gpioget gpiochip0 0", user="nobody").status != 0
 
 
-@pytest.mark.parametrize("signal", ["TERM", "INT"])
-def test_the_chip_is_gone_with_its_process(machine: Machine, signal: str) -> None:
+def test_chips_are_gone_with_their_process(machine: Machine) -> None:
     machine.serve("--chip", "plc=sim 0", "--chip", "two=sim 1", "--kernel", "plc", "--kernel", "two")
     assert machine.chips().count("gpiochip") >= 3
-    machine.kill(signal)
+    machine.kill("INT")
     assert machine.chips() == NOTHING_LEFT
+
+
+def test_lines_of_a_chip_that_vanished_fail_and_come_back_with_the_next_start(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 0", "--kernel", "plc")
+    machine.run("cd /sys/kernel/config/gpio-sim/sim && echo 0 >live && echo 1 >live").check()
+    assert "No such device" in machine.run("gpioget gpiochip1 0").stderr
+    machine.kill("TERM")
+    chip = machine.serve("--chip", "plc=sim 0", "--kernel", "plc").split()[-1]
+    assert machine.run(f"gpioget {chip} 0").check() == "0\n"
 
 
 def test_nothing_is_left_of_a_start_that_is_interrupted(machine: Machine) -> None:
@@ -228,20 +239,35 @@ def test_labels_that_the_driver_could_misread_are_quoted(machine: Machine) -> No
     assert held == "5\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "why"),
-    [
-        (["--sim", "s:1", "--kernel", "s"], "--kernel s: it is simulated"),
-        (["--kernel", "plc"], "--kernel plc: no chip 'plc'; make it with --chip 'plc=gpiochip0 0-3'"),
-        (["--sim", "s:1", "--chip", "plc=s 0", "--kernel", "plc"], "line s:0 is simulated"),
-        (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "b"], "line a:0 is of a virtual chip"),
-        (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "a"], "the lines of 'a' are the kernel's"),
-        (["--chip", "a=sim 0", "--kernel", "a", "--vm", "a=/run/s"], "the kernel holds its lines"),
-        (["--chip", "a=sim 0", "--kernel", "a", "--line", "a:0=pull-up"], "keeps no settings"),
-    ],
-)
-def test_what_the_kernel_cannot_do_is_refused(machine: Machine, arguments: list[str], why: str) -> None:
-    assert why in machine.refused(*arguments)
+REFUSED = [
+    (["--sim", "s:1", "--kernel", "s"], "--kernel s: it is simulated"),
+    (["--kernel", "plc"], "--kernel plc: no chip 'plc'; make it with --chip 'plc=gpiochip0 0-3'"),
+    (["--sim", "s:1", "--chip", "plc=s 0", "--kernel", "plc"], "line s:0 is simulated"),
+    (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "b"], "line a:0 is of a virtual chip"),
+    (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "a"], "the lines of 'a' are the kernel's"),
+    (["--chip", "a=sim 0", "--kernel", "a", "--vm", "a=/run/s"], "the kernel holds its lines"),
+    (["--chip", "a=sim 0", "--kernel", "a", "--line", "a:0=pull-up"], "keeps no settings"),
+]
+CALLS = """
+import sys
+from gpiovirt.cli.main import main
+for arguments in {calls!r}:
+    sys.argv[1:] = ["serve", *arguments]
+    try:
+        status = main()
+    except SystemExit as ended:
+        status = ended.code
+    print(status)
+"""
+
+
+def test_what_the_kernel_cannot_do_is_refused(machine: Machine) -> None:
+    calls = CALLS.format(calls=[arguments for arguments, _ in REFUSED])
+    result = machine.run(shlex.join([sys.executable, "-c", calls]))
+    assert result.stdout.split() == ["2"] * len(REFUSED)
+    for said, (_, why) in zip(result.stderr.splitlines(), REFUSED, strict=True):
+        assert why in said
+    assert machine.chips() == NOTHING_LEFT
 
 
 def test_an_ordinary_user_is_told_that_it_takes_root(machine: Machine, installation: Installation) -> None:

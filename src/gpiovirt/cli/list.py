@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.errors import HostError
@@ -17,6 +18,7 @@ example:
   gpiovirt list
 """
 _HOLDER = "gpiovirt:"
+_NONE: Mapping[str, str] = {}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +47,15 @@ def _print_kernel_chips() -> bool:
         from gpiovirt.sources.kernel import KernelChips
     except ImportError as error:
         raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
+    from gpiovirt.exports.kernel.record import chips_of_devices
+
+    handed_over = chips_of_devices()
     chips = KernelChips().all()
     for chip in chips:
         print(f"{chip.info.name} [{chip.info.label}] {chip.info.num_lines} lines")
         for offset in range(chip.info.num_lines):
             info = chip.line_info(offset)
-            _print_line(offset, info.name, info.direction.name.lower(), info.consumer, info.used)
+            _print_line(offset, info.name, info.direction.name.lower(), info.consumer, info.used, handed_over)
     return bool(chips)
 
 
@@ -63,7 +68,10 @@ def _print_simulator(client: SimClient, pid: str) -> None:
         _print_line(line["offset"], line["name"], line["direction"], line["consumer"], bool(line["consumer"]))
 
 
-def _print_line(offset: int, name: str, direction: str, consumer: str, used: bool) -> None:
+def _print_line(
+    offset: int, name: str, direction: str, consumer: str, used: bool, handed_over: Mapping[str, str] = _NONE
+) -> None:
     holder = f'"{consumer}"' if consumer else "the kernel" if used else "unused"
-    virtual = f" -> {consumer.removeprefix(_HOLDER)}" if consumer.startswith(_HOLDER) else ""
+    chip = consumer.removeprefix(_HOLDER) if consumer.startswith(_HOLDER) else handed_over.get(consumer)
+    virtual = f" -> {chip}" if chip else ""
     print(f"  {offset:4} {name or '-':20} {direction:7} {holder}{virtual}")

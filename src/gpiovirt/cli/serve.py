@@ -120,10 +120,10 @@ def main(options: argparse.Namespace) -> int:
             )
         if made.simulator.chips:
             SimServer(made.simulator, reactor, socket_name(os.getuid(), os.getpid()))
-        for node in nodes:
-            print(node, flush=True)
         sys.stderr.write(f"gpiovirt: serving {', '.join(said)}\n")
         sd_notify("READY=1", f"STATUS=serving {', '.join(said)}")
+        for node in nodes:
+            print(node, flush=True)
         reactor.run()
         sd_notify("STOPPING=1")
     finally:

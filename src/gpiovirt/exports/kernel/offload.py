@@ -61,8 +61,13 @@ class Offload:
     def close(self) -> None:
         """Delete the chip; its consumers' files fail with ENODEV."""
         device, self._device = self._device, None
-        if device is not None:
-            delete(device)
+        try:
+            if device is not None:
+                delete(device)
+        except HostError as error:
+            _log.error("%s; delete it by hand: %s", error, how_to_delete(device.name if device else ""))
+            self._record.leave()
+            return
         self._record.close()
 
     def _clear_up(self) -> None:

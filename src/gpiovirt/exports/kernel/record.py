@@ -18,7 +18,7 @@ from pathlib import Path
 from gpiovirt.errors import HostError, LineBusyError
 from gpiovirt.exports.kernel.aggregator import Device
 
-__all__ = ["Record", "left_over"]
+__all__ = ["Record", "chips_of_devices", "left_over"]
 
 FOLDER = Path("/run/gpiovirt/kernel")
 _PATIENCE_S = 0.1
@@ -45,7 +45,7 @@ class Record:
     def _locked(self) -> int:
         give_up = time.monotonic() + _PATIENCE_S
         while True:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -72,6 +72,10 @@ class Record:
             os.unlink(self._path)
         os.close(self._fd)
 
+    def leave(self) -> None:
+        """The device is left over."""
+        os.close(self._fd)
+
 
 def _read(fd: int) -> tuple[str, Device | None]:
     match _decoded(os.pread(fd, 4096, 0)):
@@ -86,14 +90,24 @@ def _decoded(text: bytes) -> object:
     return None
 
 
-def left_over() -> Iterator[tuple[str, Device]]:
-    """(chip, device) of processes that were killed, those that are still there."""
+def _all(of_the_dead: bool) -> Iterator[tuple[str, Device]]:
     for path in FOLDER.glob("chip-*"):
         with suppress(OSError), open(path, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+            if of_the_dead:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue
             chip, device = _read(file.fileno())
             if device is not None and device.is_there:
                 yield chip, device
+
+
+def left_over() -> Iterator[tuple[str, Device]]:
+    """(chip, device) of processes that were killed, those that are still there."""
+    return _all(of_the_dead=True)
+
+
+def chips_of_devices() -> dict[str, str]:
+    """The chips handed over, left over ones too, by the name of their device: gpio-aggregator.N."""
+    return {device.name: chip for chip, device in _all(of_the_dead=False)}
