@@ -136,6 +136,24 @@ def test_the_chip_belongs_to_whom_it_is_given(machine: Machine) -> None:
     assert machine.guest.run("gpioget gpiochip0 0", user="nobody").status != 0
 
 
+UDEV = """
+mkdir -p /run/udev/data && touch /run/udev/control
+(
+    until [ -e /dev/gpiochip1 ]; do sleep 0.1; done
+    sleep 0.2
+    chown root:tty /dev/gpiochip1 && chmod 666 /dev/gpiochip1
+    touch "/run/udev/data/c$((0x$(stat -c %t /dev/gpiochip1))):$((0x$(stat -c %T /dev/gpiochip1)))"
+) >/dev/null 2>&1 &
+"""
+
+
+def test_the_owner_given_outlives_the_rules_of_udev(machine: Machine) -> None:
+    machine.run(UDEV).check()
+    machine.serve("--chip", "plc=sim 1", "--kernel", "plc", "--owner", "plc=nobody:games:0640")
+    ended = "until ls /run/udev/data/c*; do sleep 0.1; done >/dev/null 2>&1; rm -r /run/udev"
+    assert machine.run(f"{ended}; stat -c '%U %G %a' /dev/gpiochip1").check() == "nobody games 640\n"
+
+
 def test_chips_are_gone_with_their_process(machine: Machine) -> None:
     machine.serve("--chip", "plc=sim 0", "--chip", "two=sim 1", "--kernel", "plc", "--kernel", "two")
     assert machine.chips().count("gpiochip") >= 3
