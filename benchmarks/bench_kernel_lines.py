@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Lines of a real kernel, in a guest, in us: median (p99) of the best of 7 rounds; ratios are the median of the rounds
+"""Lines of a real kernel, in a guest, in us: median (p99) of the best of 7 rounds; ratios over all rounds
 
 User Mode Linux, whose system calls are slow: only what stands side by side can be compared. *gpio-sim*
 is the chip itself, *aggregator* a gpio-aggregator over such a chip made by hand, *--kernel* one that
