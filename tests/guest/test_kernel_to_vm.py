@@ -10,20 +10,19 @@ import sys
 
 import pytest
 
-from guests.guest import qemu
+from guests.guest import Qemu
 from tests.guest.conftest import ROOT
 
 PROGRAM = f"{sys.executable} -m tests.guest.kernel_to_vm_program"
+OLD_CPU = ["-cpu", "Nehalem"]  # has little state that User Mode Linux must save at each switch
 
 
 @pytest.mark.usefixtures("has_uml", "has_x86")
 def test_a_vm_drives_reads_and_watches_lines_of_the_kernel() -> None:
-    result = qemu(
-        f"cd {ROOT} && guests/gpio-sim sim 8 '' '' DOOR >/dev/null && {PROGRAM}",
-        host_root=True,
-        mem="1536M",
-        timeout_s=300,
-    )
+    with Qemu(host_root=True, mem="1536M", extra_args=OLD_CPU) as guest:
+        result = guest.run(
+            f"cd {ROOT} && guests/gpio-sim sim 8 '' '' DOOR >/dev/null && {PROGRAM}", timeout_s=300
+        )
     assert result.status == 0, result.stdout + result.stderr[-3000:]
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     held = "['gpiovirt:plc', '', 'gpiovirt:plc', 'gpiovirt:plc']"
