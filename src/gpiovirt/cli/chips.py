@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpiovirt.control.simulator import Reactor
     from gpiovirt.sources.kernel import KernelChips
 
-__all__ = ["ChipSet", "add_options"]
+__all__ = ["ChipSet", "add_options", "kernel_chips"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -172,14 +172,20 @@ class ChipSet:
         return lines
 
     def _kernel_chips(self) -> KernelChips | None:
-        """The kernel's chips; None where it has none, and the binding need not be there."""
-        if self.kernel is None and any(name.startswith("gpiochip") for name in os.listdir("/dev")):
-            try:
-                from gpiovirt.sources.kernel import KernelChips
-            except ImportError as error:
-                raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
-            self.kernel = KernelChips()
+        if self.kernel is None:
+            self.kernel = kernel_chips()
         return self.kernel
+
+
+def kernel_chips() -> KernelChips | None:
+    """The kernel's chips; None where it has none, and the binding need not be there."""
+    if not any(name.startswith("gpiochip") for name in os.listdir("/dev")):
+        return None
+    try:
+        from gpiovirt.sources.kernel import KernelChips
+    except ImportError as error:
+        raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
+    return KernelChips()
 
 
 _HOGS = {

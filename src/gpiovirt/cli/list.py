@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 
+from gpiovirt.cli.chips import kernel_chips
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.errors import HostError
 
@@ -41,16 +41,13 @@ def main(_options: argparse.Namespace) -> int:
 
 
 def _print_kernel_chips() -> bool:
-    if not any(name.startswith("gpiochip") for name in os.listdir("/dev")):
+    kernel = kernel_chips()
+    if kernel is None:
         return False
-    try:
-        from gpiovirt.sources.kernel import KernelChips
-    except ImportError as error:
-        raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
     from gpiovirt.exports.kernel.record import chips_of_devices
 
     handed_over = chips_of_devices()
-    chips = KernelChips().all()
+    chips = kernel.all()
     for chip in chips:
         print(f"{chip.info.name} [{chip.info.label}] {chip.info.num_lines} lines")
         for offset in range(chip.info.num_lines):

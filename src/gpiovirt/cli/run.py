@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gpiovirt.cli import chips
+from gpiovirt.control import ENVIRONMENT, socket_name
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.exports.process.launch import launch
 from gpiovirt.host.clock import now_ns
@@ -48,16 +49,16 @@ def main(options: argparse.Namespace) -> int:
     if not options.sim and not options.chip:
         raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --chip")
     made = chips.ChipSet(options)
-    uid, pid = os.getuid(), os.getpid()
+    name = socket_name(os.getuid(), os.getpid())
 
     def prepare(supervisor: Supervisor) -> None:
         made.attach(supervisor)
-        from gpiovirt.control.simulator import SimServer, socket_name
+        from gpiovirt.control.simulator import SimServer
 
         try:
-            SimServer(made.simulator, supervisor, socket_name(uid, pid))
+            SimServer(made.simulator, supervisor, name)
         except HostError as error:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
-    environment = {**os.environ, "GPIOVIRT_SIM": f"gpiovirt/sim/{uid}/{pid}"}
+    environment = {**os.environ, ENVIRONMENT: name}
     launch(argv, list(made.shown.values()), now_ns, made, prepare, environment)

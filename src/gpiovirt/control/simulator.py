@@ -16,20 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
+from gpiovirt.control import ENVIRONMENT, SOCKETS, socket_name
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.sources.simulator import LevelChange, Simulator
 
 __all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name"]
 
-ENVIRONMENT = "GPIOVIRT_SIM"
-_PREFIX = "gpiovirt/sim/"
 _MAX_MESSAGE = 1 << 16
 _LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
-
-
-def socket_name(uid: int, pid: int) -> str:
-    """Name of the abstract socket of the simulator that the program `pid` of user `uid` runs on."""
-    return f"{_PREFIX}{uid}/{pid}"
 
 
 def _peer_uid(connection: socket.socket) -> int:
@@ -150,7 +144,7 @@ def running() -> list[str]:
     """Names of the sockets of the simulators that this user may drive."""
     if ENVIRONMENT in os.environ:
         return [os.environ[ENVIRONMENT]]
-    mine = _PREFIX if os.getuid() == 0 else f"{_PREFIX}{os.getuid()}/"
+    mine = SOCKETS if os.getuid() == 0 else f"{SOCKETS}{os.getuid()}/"
     names = set()
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
         for row in table:

@@ -24,7 +24,8 @@ from gpiovirt.host import libc
 from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
 
 if TYPE_CHECKING:
-    from gpiovirt.exports.process.supervisor import Clocked, Supervisor
+    from gpiovirt.exports.process.supervisor import Supervisor
+    from gpiovirt.host.reactor import Clocked
 
 __all__ = ["launch"]
 

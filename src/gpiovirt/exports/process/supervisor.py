@@ -13,7 +13,7 @@ import select
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gpiovirt.core.chip import Chip, Now
 from gpiovirt.core.line import Clock
@@ -25,22 +25,15 @@ from gpiovirt.protocols.gpiochip import ChipFile, File
 from gpiovirt.uapi import gpio as u
 from gpiovirt.uapi.seccomp import AUDIT_ARCH_I386, COMPAT_ARCHES
 
-__all__ = ["Clocked", "Supervisor"]
+if TYPE_CHECKING:
+    from gpiovirt.host.reactor import Clocked
+
+__all__ = ["Supervisor"]
 
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the caller's argument is read
 _HOT = frozenset({u.GPIO_V2_LINE_GET_VALUES_IOCTL, u.GPIO_V2_LINE_SET_VALUES_IOCTL})
 _KNOWN = frozenset(value for name, value in vars(u).items() if name.endswith("_IOCTL"))
 _FileId = tuple[int, int]
-
-
-class Clocked(Protocol):
-    """Something that wants to be told when time has passed."""
-
-    def next_deadline_ns(self) -> int | None:
-        """When, on CLOCK_MONOTONIC; None: not at all."""
-
-    def on_deadline(self, now_ns: int) -> None:
-        """It has."""
 
 
 class _Node:

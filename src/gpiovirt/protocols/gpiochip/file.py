@@ -9,7 +9,17 @@ from typing import NamedTuple, Protocol
 
 from gpiovirt.core.chip import LineRequest
 
-__all__ = ["GONE", "INVALID", "Answer", "Fifo", "FifoFactory", "File", "RequestFile", "rounded_capacity"]
+__all__ = [
+    "DONE",
+    "GONE",
+    "INVALID",
+    "Answer",
+    "Fifo",
+    "FifoFactory",
+    "File",
+    "RequestFile",
+    "rounded_capacity",
+]
 
 
 class Fifo(Protocol):
@@ -53,6 +63,7 @@ class Answer(NamedTuple):
     fd_at: int = 0
 
 
+DONE = Answer(0)
 INVALID = Answer(errno.EINVAL)
 GONE = Answer(errno.ENODEV)
 

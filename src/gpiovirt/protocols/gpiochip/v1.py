@@ -9,7 +9,7 @@ from __future__ import annotations
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, InfoEvent, LineInfo, LineSettings
 from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError, OffsetError
-from gpiovirt.protocols.gpiochip.file import GONE, INVALID, Answer, Fifo, FifoFactory, RequestFile
+from gpiovirt.protocols.gpiochip.file import DONE, GONE, INVALID, Answer, Fifo, FifoFactory, RequestFile
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["EventFile", "HandleFile", "encode_info", "encode_info_changed", "get_lineevent", "get_linehandle"]
@@ -45,7 +45,6 @@ _LINE_FLAG_OF_DRIVE = {
     Drive.OPEN_DRAIN: u.GPIOLINE_FLAG_OPEN_DRAIN,
     Drive.OPEN_SOURCE: u.GPIOLINE_FLAG_OPEN_SOURCE,
 }
-_DONE = Answer(0)
 
 
 def _settings(flags: int, output_value: int = 0, edge: Edge = Edge.NONE) -> LineSettings:
@@ -98,7 +97,7 @@ class HandleFile(RequestFile):
                 if not flags & _DIRECTION:
                     return INVALID
                 self._request.reconfigure(settings)
-                return _DONE
+                return DONE
         except GpiovirtError as error:
             return Answer(error.errno)
         return INVALID
@@ -114,7 +113,7 @@ class HandleFile(RequestFile):
             raise NotPermittedError("the lines are not outputs")
         bits = sum(1 << i for i, value in enumerate(arg) if value)
         self._request.set_values(outputs, bits & outputs)
-        return _DONE
+        return DONE
 
 
 class EventFile(RequestFile):

@@ -23,6 +23,7 @@ from gpiovirt.core.line import (
 )
 from gpiovirt.errors import GpiovirtError, InvalidError, OffsetError
 from gpiovirt.protocols.gpiochip.file import (
+    DONE,
     GONE,
     INVALID,
     Answer,
@@ -172,17 +173,14 @@ class LineFile(RequestFile):
                 if not mask:
                     return INVALID
                 self._request.set_values(mask, bits & mask)
-                return _DONE
+                return DONE
             if cmd == u.GPIO_V2_LINE_SET_CONFIG_IOCTL:
                 config = LineConfig(arg, len(self._request.offsets))
                 self._request.reconfigure(dict(enumerate(config.settings)))
-                return _DONE
+                return DONE
         except GpiovirtError as error:
             return Answer(error.errno)
         return INVALID
-
-
-_DONE = Answer(0)
 
 
 def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
