@@ -24,7 +24,6 @@ from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Peer
 from gpiovirt.protocols.vhost_user import messages as m
 from gpiovirt.protocols.vhost_user.messages import Request
-from gpiovirt.protocols.virtio_gpio.record import Record
 from gpiovirt.sources.simulator import Simulator
 
 RAM = 1 << 16
@@ -132,7 +131,7 @@ def once(rng: random.Random) -> None:
     ours.setblocking(False)
     theirs.setblocking(False)
     ended: list[int] = []
-    state = memoryview(bytearray(state_size(Record(LINES).size)))
+    state = memoryview(bytearray(state_size(LINES)))
     connection = Connection(ours, Peer(1, 0, 0, "fuzz"), chip, reactor, state, {}, lambda: ended.append(1))
     memory = os.memfd_create("ram")
     os.ftruncate(memory, RAM)

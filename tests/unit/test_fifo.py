@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gpiovirt.exports.process.fifo import PipeFifo
+from gpiovirt.host.fifo import PipeFifo
 
 
 def records(fifo: PipeFifo) -> Iterator[int]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gpiovirt.errors import HostError
 
-__all__ = ["Access", "PathListener", "Peer", "peer_of"]
+__all__ = ["Access", "PathListener", "Peer", "SocketListener", "peer_of"]
 
 _BACKLOG = 8
 _ucred = Struct("iII")  # unix(7): pid, uid, gid
@@ -49,18 +49,49 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(pid, uid, gid, name)
 
 
-class PathListener:
+class SocketListener:
+    """Accepts on a socket that listens already; it is this object's from now on."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        sock.setblocking(False)
+        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __str__(self) -> str:
+        return str(self.socket.getsockname())
+
+    def accept(self) -> socket.socket | None:
+        """The next connection, if there is one. HostError if it had to be turned away for want of fds."""
+        try:
+            connection, _ = self.socket.accept()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                return None
+            os.close(self._reserve)  # or the loop would find it waiting for ever
+            with suppress(OSError):
+                self.socket.accept()[0].close()
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            raise HostError.of(f"a connection to {self} was turned away", error) from error
+        connection.setblocking(False)
+        return connection
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.socket.close()
+        os.close(self._reserve)
+
+
+class PathListener(SocketListener):
     """Listens at a path: a socket that nobody serves is replaced, one that is served is left alone.
 
     Nobody can connect before owner, group and mode are as they are to be. HostError if it cannot be had.
     """
 
-    def __init__(self, path: str, access: Access) -> None:
+    def __init__(self, path: str, access: Access, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
         self.path = path
         self._file: tuple[int, int] | None = None
-        self._remove_stale(path)
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._remove_stale(path, kind)
+        super().__init__(socket.socket(socket.AF_UNIX, kind))
         try:
             umask = os.umask(0o777)  # until chmod, only root could, and nobody listens
             try:
@@ -76,8 +107,11 @@ class PathListener:
             self.close()
             raise HostError.of(f"cannot make the socket {path}", error) from error
 
+    def __str__(self) -> str:
+        return self.path
+
     @staticmethod
-    def _remove_stale(path: str) -> None:
+    def _remove_stale(path: str, kind: socket.SocketKind) -> None:
         try:
             status = os.lstat(path)
         except FileNotFoundError:
@@ -86,7 +120,7 @@ class PathListener:
             raise HostError.of(f"cannot make the socket {path}", error) from error
         if not stat.S_ISSOCK(status.st_mode):
             raise HostError(f"{path} exists and is not a socket; choose another path")
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
             try:
                 probe.connect(path)
             except ConnectionRefusedError:
@@ -96,25 +130,9 @@ class PathListener:
                 raise HostError.of(f"the socket {path} is in use, it seems", error) from error
         raise HostError(f"the socket {path} is in use by a running server; choose another, or end that one")
 
-    def accept(self) -> socket.socket | None:
-        """The next connection, if there is one. HostError if it had to be turned away for want of fds."""
-        try:
-            connection, _ = self.socket.accept()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                return None
-            os.close(self._reserve)  # or the loop would find it waiting for ever
-            with suppress(OSError):
-                self.socket.accept()[0].close()
-            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            raise HostError.of(f"a connection to {self.path} was turned away", error) from error
-        connection.setblocking(False)
-        return connection
-
     def close(self) -> None:
         """Listen no more, and remove the socket if it is still ours."""
-        self.socket.close()
-        os.close(self._reserve)
+        super().close()
         with suppress(OSError):
             status = os.lstat(self.path)
             if (status.st_dev, status.st_ino) == self._file:

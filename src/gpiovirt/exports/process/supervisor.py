@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gpiovirt.core.chip import Chip, Now
 from gpiovirt.core.line import Clock
 from gpiovirt.errors import GpiovirtError
-from gpiovirt.exports.process.fifo import PipeFifo
+from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.seccomp import Listener, Notification
 from gpiovirt.host.task import Task, Tasks
 from gpiovirt.protocols.gpiochip import ChipFile, File

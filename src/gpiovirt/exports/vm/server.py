@@ -11,10 +11,9 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.exports.vm.connection import Connection
-from gpiovirt.exports.vm.state import StateFile, state_size
+from gpiovirt.exports.vm.state import State, StateFile, state_size
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
-from gpiovirt.protocols.virtio_gpio.record import Record
+from gpiovirt.host.unix_socket import Access, PathListener, Peer, SocketListener, peer_of
 
 __all__ = ["VmServer"]
 
@@ -24,7 +23,7 @@ _WAITING_MAX = 4
 
 
 class VmServer:
-    """Serves `chip` at `path`. HostError if that is in use or cannot be had.
+    """Serves `chip` to whoever connects to `listener`; both it and `state` are the server's from now on.
 
     `defaults` has what a guest cannot ask for, per line: bias, drive, debounce period, active-low.
     """
@@ -32,24 +31,42 @@ class VmServer:
     def __init__(
         self,
         chip: Chip,
-        path: str,
+        listener: SocketListener,
+        state: State,
         reactor: Reactor,
-        access: Access,
         defaults: Mapping[int, LineSettings],
     ) -> None:
         self.chip = chip
-        self.path = path
         self._reactor = reactor
         self._defaults = defaults
         self._connection: Connection | None = None
         self._waiting: list[tuple[socket.socket, Peer]] = []
-        self._state = StateFile(path, state_size(Record(chip.info.num_lines).size))
+        self._state = state
+        self._listener = listener
+        reactor.add_reader(listener.socket.fileno(), self._accept)
+
+    @classmethod
+    def at_path(
+        cls,
+        chip: Chip,
+        path: str,
+        reactor: Reactor,
+        access: Access,
+        defaults: Mapping[int, LineSettings],
+    ) -> VmServer:
+        """A server at `path`, with its state in a file beside it. HostError if that is in use."""
+        state = StateFile(path, state_size(chip.info.num_lines))
         try:
-            self._listener = PathListener(path, access)
+            listener = PathListener(path, access)
         except BaseException:
-            self._state.close(keep=True)
+            state.close(keep=True)
             raise
-        reactor.add_reader(self._listener.socket.fileno(), self._accept)
+        return cls(chip, listener, state, reactor, defaults)
+
+    @property
+    def peer(self) -> Peer | None:
+        """The VM that is served now."""
+        return None if self._connection is None else self._connection.peer
 
     def _accept(self) -> None:
         try:

@@ -10,22 +10,33 @@ import fcntl
 import os
 import stat
 from contextlib import suppress
+from typing import Protocol
 
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.mapping import map_shared
 from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.virtio_gpio import GpioDevice
+from gpiovirt.protocols.virtio_gpio.record import Record
 
-__all__ = ["QUEUE_SIZE_MAX", "StateFile", "Tracked", "state_size"]
+__all__ = ["QUEUE_SIZE_MAX", "KeptState", "State", "StateFile", "Tracked", "state_size"]
 
 QUEUE_SIZE_MAX = 1024
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def state_size(record_size: int) -> int:
-    """Bytes of the state of a device whose record has `record_size`."""
-    return v.inflight_size(GpioDevice.num_queues, QUEUE_SIZE_MAX, record_size)
+def state_size(num_lines: int) -> int:
+    """Bytes of the state of a device of so many lines."""
+    return v.inflight_size(GpioDevice.num_queues, QUEUE_SIZE_MAX, Record(num_lines).size)
+
+
+class State(Protocol):
+    """Where a server keeps what its guest has of the lines: memory that outlives the process."""
+
+    view: memoryview
+
+    def close(self, keep: bool) -> None:
+        """No longer ours; removed, unless a guest is to go on with it."""
 
 
 class Tracked:
@@ -43,6 +54,18 @@ class Tracked:
         if index >= self.num_queues or ring_size > self.queue_size:
             raise PeerError(f"inflight memory for {self.num_queues} queues of {self.queue_size}")
         return v.SplitRingLog(v.log_area(self.view, index, self.queue_size), ring_size)
+
+
+class KeptState:
+    """State in memory that another process keeps, too."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        self.view = map_shared(fd, size)
+
+    def close(self, keep: bool) -> None:
+        """Zero it, unless a guest is to go on with it."""
+        if not keep:
+            self.view[:] = bytes(len(self.view))
 
 
 class StateFile:

@@ -12,7 +12,19 @@ from collections.abc import Callable
 from fcntl import ioctl
 from termios import FIONREAD
 
-__all__ = ["PipeFifo"]
+__all__ = ["PipeFifo", "reopen"]
+
+
+def reopen(fd: int, flags: int) -> int:
+    """An open file description of our own of what `fd` is open on; it never blocks.
+
+    In a worker, whose root is its own directory of /proc, that has another path.
+    """
+    flags |= os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags)
+    except FileNotFoundError:
+        return os.open(f"/fd/{fd}", flags)
 
 
 class PipeFifo:
@@ -20,9 +32,13 @@ class PipeFifo:
 
     __slots__ = ("_at_most", "_capacity", "_drop_oldest", "_record_size", "on_hang_up", "reader", "writer")
 
-    def __init__(self, record_size: int, capacity: int, drop_oldest: bool) -> None:
-        self.reader, self.writer = os.pipe()
-        os.set_blocking(self.writer, False)
+    def __init__(self, record_size: int, capacity: int, drop_oldest: bool, writer: int = -1) -> None:
+        """A pipe of our own, or the one that `writer`, from now on ours, is an end of."""
+        self.reader = -1
+        self.writer = writer
+        if writer < 0:
+            self.reader, self.writer = os.pipe()
+            os.set_blocking(self.writer, False)
         self._record_size = record_size
         self._capacity = capacity
         self._drop_oldest = drop_oldest
@@ -51,7 +67,7 @@ class PipeFifo:
 
     def _skip(self) -> None:
         """Take the oldest record out, by a read end of our own that lives no longer than this."""
-        reader = os.open(f"/proc/self/fd/{self.writer}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        reader = reopen(self.writer, os.O_RDONLY)
         try:
             os.read(reader, self._record_size)
         except BlockingIOError:  # it was read meanwhile
