@@ -157,8 +157,19 @@ def wait_for(file: Path) -> None:
         time.sleep(0.01)
 
 
+def test_edges_that_are_faster_than_the_guest_arrive_in_order_and_as_what_they_were(
+    service: Service, path: str
+) -> None:
+    with Uml(vhost_gpio=[path]) as guest:
+        guest.run("gpiomon --num-events=200 --format=%e gpiochip0 3 >/run/edges &").check()
+        guest.run(WAIT_FOR_MONITOR).check()
+        for i in range(200):
+            service.sim.pull("s:3", "down" if i & 1 else "up")
+        guest.run("while kill -0 $(pidof gpiomon) 2>/dev/null; do sleep 0.05; done", timeout_s=10).check()
+        assert guest.run("cat /run/edges").check().split() == ["1", "0"] * 100
+
+
 def test_every_edge_arrives_once(service: Service, path: str) -> None:
-    """One after the other: two that come while the guest still works on one are one to it."""
     with Uml(vhost_gpio=[path]) as guest:
         guest.run(python(EVERY_EDGE, 3000)).check()
 

@@ -370,14 +370,69 @@ def test_guest_is_called_for_an_event(bench: Bench) -> None:
     assert bench.calls == [u.VIRTIO_GPIO_EVENTQ]
 
 
-def test_edge_while_masked_is_latched_once(bench: Bench) -> None:
-    bench.driver.direction_input(1)
-    bench.driver.set_irq_type(1, BOTH)
-    bench.pull(1, 1, 0, 1)
-    bench.driver.unmask(1)
-    assert bench.driver.events() == [(1, VALID)]
+def kinds(bench: Bench, count: int) -> list[int]:
+    """What a driver that reads the level after each event takes `count` events for."""
+    seen = []
+    for _ in range(count):
+        bench.driver.unmask(1)
+        assert bench.driver.events() == [(1, VALID)]
+        seen.append(bench.driver.get_value(1))
     bench.driver.unmask(1)
     assert bench.driver.events() == []
+    return seen
+
+
+def test_every_edge_while_masked_is_told_one_per_buffer(bench: Bench) -> None:
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, RISING)
+    bench.pull(1, 1, 0, 1, 0, 1)
+    assert kinds(bench, 3) == [1, 1, 1]
+
+
+def test_driver_that_reads_after_each_event_learns_which_edge_it_was(bench: Bench) -> None:
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, BOTH)
+    bench.pull(1, 1, 0, 1, 0)
+    assert kinds(bench, 4) == [1, 0, 1, 0]
+
+
+def test_edge_that_comes_before_the_read_does_not_change_what_was_told(bench: Bench) -> None:
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, BOTH)
+    bench.driver.unmask(1)
+    bench.pull(1, 1)
+    assert bench.driver.events() == [(1, VALID)]
+    bench.pull(1, 0)
+    assert bench.driver.get_value(1) == 1
+    assert kinds(bench, 1) == [0]
+
+
+def test_only_the_first_read_after_an_event_is_of_the_past(bench: Bench) -> None:
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, BOTH)
+    bench.driver.unmask(1)
+    bench.pull(1, 1, 0)
+    assert [bench.driver.get_value(1) for _ in range(3)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("irq_type", [RISING, FALLING])
+def test_value_of_a_line_with_one_edge_is_always_the_present_one(bench: Bench, irq_type: int) -> None:
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, irq_type)
+    bench.driver.unmask(1)
+    bench.pull(1, 1, 0, 1, 0)
+    assert bench.driver.get_value(1) == 0
+    bench.pull(1, 1)
+    assert bench.driver.get_value(1) == 1
+
+
+def test_line_that_moves_faster_than_the_guest_for_long_ends_at_its_level(bench: Bench) -> None:
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, BOTH)
+    bench.pull(1, *[1, 0] * 200, 1)
+    seen = kinds(bench, 256)
+    assert seen[:4] == [1, 0, 1, 0]
+    assert seen[-1] == 1
 
 
 def test_edge_between_event_and_unmask_is_latched(bench: Bench) -> None:
@@ -393,11 +448,13 @@ def test_edge_between_event_and_unmask_is_latched(bench: Bench) -> None:
 def test_disabling_discards_the_latch(bench: Bench) -> None:
     bench.driver.direction_input(1)
     bench.driver.set_irq_type(1, RISING)
-    bench.pull(1, 1)
+    bench.pull(1, 1, 0, 1)
     bench.driver.set_irq_type(1, NONE)
     bench.driver.set_irq_type(1, RISING)
     bench.driver.unmask(1)
     assert bench.driver.events() == []
+    bench.pull(1, 0, 1)
+    assert bench.driver.events() == [(1, VALID)]
 
 
 def test_disabling_returns_the_buffer_as_invalid(bench: Bench) -> None:

@@ -8,6 +8,7 @@ A guest's fault is an error answer or a call of `on_broken`, never an exception.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from gpiovirt.core.chip import Chip, LineRequest
@@ -43,6 +44,7 @@ _RESPONSE_SIZE = u.virtio_gpio_response.size
 
 _BUDGET = 64  # chains of one kick, before others get their turn
 _EVENT_BUFFERS = 100  # a ring of 256 has room for as many without indirect descriptors
+_EDGES_MAX = 256  # of a line, that wait to be told; some machines stand still for 100 ms
 
 
 class _Line:
@@ -51,10 +53,12 @@ class _Line:
         "buffer",
         "defaults",
         "direction",
+        "edges",
         "irq_state",
         "irq_type",
         "offset",
         "request",
+        "told",
         "value",
     )
 
@@ -62,6 +66,10 @@ class _Line:
         self.offset = offset
         self.defaults = defaults
         self.buffer: Chain | None = None
+        self.edges: deque[bool] = deque()
+        """The levels after the edges that are latched, oldest first."""
+        self.told: bool | None = None
+        """The level after the edge that the guest was told of last, until it reads it."""
         self.forget()
 
     def forget(self) -> None:
@@ -70,6 +78,8 @@ class _Line:
         self.value = 0
         self.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
         self.irq_state = IrqState.DISABLED
+        self.edges.clear()
+        self.told = None
 
     def settings(self, direction: Direction, edge: Edge = Edge.NONE) -> LineSettings:
         if direction is Direction.OUTPUT:
@@ -233,6 +243,14 @@ class GpioDevice:
         return _OK
 
     def _get_value(self, line: _Line, value: int) -> bytes:
+        """Of a line with more edges to tell of, once, as it was after the one that was told.
+
+        A driver learns by reading which of both edges it was told of.
+        """
+        if line.told is not None:
+            told, line.told = line.told, None
+            if line.edges:
+                return _OK_1 if told else _OK
         request = line.request or self._activate_as_is(line)
         return _OK_1 if request.get_values(1) else _OK
 
@@ -294,7 +312,7 @@ class GpioDevice:
     def _release(self, line: _Line) -> None:
         """Discard all state of a line. virtio-v1.2 5.18.6.9"""
         request = line.request
-        self._step(line, IrqEvent.DISABLE)
+        self._disarm(line)
         line.forget()
         self._save(line)
         if request is not None:
@@ -309,16 +327,20 @@ class GpioDevice:
             assert line.request is not None
             level = line.request.get_values(1)
         except GpiovirtError:
-            line.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
-            self._step(line, IrqEvent.DISABLE)
+            self._disarm(line)
             raise
         self._save(line)
         self.record.save_level(line.offset, level)
         return level
 
-    def _disable_irq(self, line: _Line) -> None:
+    def _disarm(self, line: _Line) -> None:
         line.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
+        line.edges.clear()
+        line.told = None
         self._step(line, IrqEvent.DISABLE)
+
+    def _disable_irq(self, line: _Line) -> None:
+        self._disarm(line)
         if line.direction == u.VIRTIO_GPIO_DIRECTION_NONE:
             self._release(line)
         else:
@@ -345,7 +367,9 @@ class GpioDevice:
             if gpio < self._num_lines:
                 line = self._lines[gpio]
                 self._step(line, IrqEvent.BUFFER, chain)
-                if line.irq_state is IrqState.ARMED and line.irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
+                if line.edges:
+                    self._step(line, IrqEvent.EDGE)
+                elif line.irq_state is IrqState.ARMED and line.irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
                     self._check_level(line)
                 return
             fault = f"an event buffer for line {gpio} of {self._num_lines}"
@@ -359,7 +383,12 @@ class GpioDevice:
         if irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
             self._check_level(line)
         elif irq_type & (Edge.RISING if event.rising else Edge.FALLING):
-            self._step(line, IrqEvent.EDGE)
+            self._latch(line, event.rising)
+
+    def _latch(self, line: _Line, level: bool) -> None:
+        if len(line.edges) < _EDGES_MAX:
+            line.edges.append(level)
+        self._step(line, IrqEvent.EDGE)
 
     def _check_level(self, line: _Line) -> None:
         """An interrupt if the level is active now: events of the past do not count."""
@@ -386,6 +415,9 @@ class GpioDevice:
         if came is not None:
             line.buffer = came
         if action is not IrqAction.NOTHING:
+            if action is IrqAction.VALID and line.edges:
+                level = line.edges.popleft()
+                line.told = level if line.irq_type == u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH else None
             buffer, line.buffer = line.buffer, None
             self._return_buffer(buffer, _VALID if action is IrqAction.VALID else _INVALID)
 
@@ -442,4 +474,4 @@ class GpioDevice:
         level = self._enable_irq(line, record.irq_type)
         missed = level != record.level and record.irq_type & (Edge.RISING if level else Edge.FALLING)
         if record.irq_type <= u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH and (record.latched or missed):
-            self._step(line, IrqEvent.EDGE)
+            self._latch(line, bool(level))

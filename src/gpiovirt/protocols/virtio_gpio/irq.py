@@ -13,7 +13,7 @@ class IrqState(IntEnum):
 
     DISABLED = 0
     MASKED = 1  # enabled, no buffer
-    LATCHED = 2  # enabled, no buffer, and an edge has come
+    LATCHED = 2  # enabled, no buffer, and edges have come
     ARMED = 3  # enabled, and a buffer to report in
 
 
