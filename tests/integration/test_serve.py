@@ -145,6 +145,25 @@ def test_guest_that_resets_has_no_lines(service: Service, path: str) -> None:
         assert vmm.driver.events() == []
 
 
+def test_guest_goes_on_when_the_index_of_its_requests_came_round_to_0(service: Service, path: str) -> None:
+    with Vmm() as vmm:
+        vmm.connect(path)
+        requests = vmm.queues[0]
+        requests.avail_idx = requests.last_used_idx = requests.used16[1] = requests.available16[1] = 0xFFF0
+        vmm.start([0xFFF0, 0])
+        vmm.driver.direction_output(0, 1)
+        while requests.used16[1]:
+            vmm.driver.get_value(0)
+        service.kill()
+        vmm.disconnect()
+        service.start()
+        vmm.connect(path)
+        vmm.resume()
+        assert vmm.driver.get_value(0) == 1
+        service.wait_for_log("goes on with its lines")
+        assert service.sim.get("a:0") == 1
+
+
 @pytest.mark.parametrize("gently", [False, True])
 @pytest.mark.parametrize("inflight", [False, True])
 def test_guest_goes_on_when_we_were_restarted(

@@ -6,7 +6,7 @@ import pytest
 from gpiovirt.errors import PeerError
 from gpiovirt.protocols.guest_memory import GuestMemory, Region, check_regions
 from gpiovirt.protocols.vhost_user import SplitRingLog, inflight_size, log_area, record_area
-from gpiovirt.protocols.virtqueue import Ring, Virtqueue
+from gpiovirt.protocols.virtqueue import Ring, Virtqueue, ran_before
 from gpiovirt.testing.virtio_driver import DriverQueue, GuestRam
 from gpiovirt.uapi import virtio_ring as r
 
@@ -492,6 +492,22 @@ def test_fresh_ring_clears_the_log() -> None:
     bench.queue = Virtqueue(bench.memory, fresh.ring, 0, log=SplitRingLog(log_area(bench.tracked, 1, 8), 8))
     assert bench.queue.pop() is None
     assert not any(log_area(bench.tracked, 1, 8)[16::16])
+
+
+def test_ring_whose_index_came_round_to_0_is_not_a_fresh_one() -> None:
+    bench = Restarting()
+    assert not ran_before(bench.memory, bench.driver.ring, 0)
+    held, other = bench.driver.add([b"1"], [1]), bench.driver.add([b"2"], [1])
+    assert bench.queue.pop() is not None
+    for _ in range(0x10000):
+        chain = bench.queue.pop()
+        assert chain is not None
+        bench.queue.complete(chain, b"x")
+        bench.driver.offer(other)
+    assert bench.driver.used16[1] == 0
+    assert ran_before(bench.memory, bench.driver.ring, 0)
+    bench.revive()
+    assert list(bench.pop_all().values()) == [held, other]
 
 
 def test_inflight_memory_that_is_too_small_is_refused() -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "Ring",
     "Segment",
     "Virtqueue",
+    "ran_before",
 ]
 
 _DESCRIPTORS_MAX = 64  # of one chain; virtio-v1.2 2.7.4.1: a device may have a reasonable limit
@@ -103,6 +104,18 @@ class InFlightLog(Protocol):
         """The chain is shown as used, and the used index is now `used_idx`."""
 
 
+def ran_before(memory: GuestMemory, ring: Ring, last_avail_idx: int) -> bool:
+    """Whether a ring to start at `last_avail_idx` is one that was served before; PeerError if it cannot be.
+
+    Indices come round to 0, but the last place of the used ring is 0 only in the zeroed memory that a
+    driver begins with: every answer is longer. virtio-v1.2 4.1.5.1.3
+    """
+    if last_avail_idx:
+        return True
+    used = memory.at_user_address(ring.used, vring_used_size(ring.size), VRING_USED_ALIGN_SIZE)
+    return any(vring_used_elem.unpack_from(used, 4 + vring_used_elem.size * (ring.size - 1)))
+
+
 Answer = Callable[[bytes, int, str], bytes]
 """(start of what was to be read, bytes that can be written, what is wrong with the chain) -> response"""
 
@@ -147,7 +160,7 @@ class Virtqueue:
         self.use(memory)
         self.used_idx = self.called_idx = self._used16[1]
         self.last_avail_idx = self._seen_avail_idx = last_avail_idx & 0xFFFF
-        if log is not None and last_avail_idx:
+        if log is not None and ran_before(memory, ring, last_avail_idx):
             heads = [head for head in log.recover(self.used_idx) if head < self._size]
             self.last_avail_idx = self._seen_avail_idx = (self.used_idx + len(heads)) & 0xFFFF
             self._resubmit.extend(heads)

@@ -28,7 +28,7 @@ from gpiovirt.host.unix_socket import Peer
 from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.guest_memory import GuestMemory, Region
 from gpiovirt.protocols.virtio_gpio import GpioDevice
-from gpiovirt.protocols.virtqueue import Ring, Virtqueue
+from gpiovirt.protocols.virtqueue import Ring, Virtqueue, ran_before
 from gpiovirt.uapi.virtio_gpio import VIRTIO_GPIO_EVENTQ, VIRTIO_GPIO_REQUESTQ
 from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 
@@ -294,7 +294,7 @@ class Connection:
             self._vrings[event.vring].waiting = event.ring, event.last_avail_idx
             return
         if event.vring == VIRTIO_GPIO_REQUESTQ:
-            if not event.last_avail_idx:
+            if not ran_before(self._memory, event.ring, event.last_avail_idx):
                 self._device.reset()
             elif not self._has_run:
                 self._device.restore()

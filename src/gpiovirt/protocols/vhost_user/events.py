@@ -91,7 +91,7 @@ class SetErr(NamedTuple):
 
 
 class StartRing(NamedTuple):
-    """A ring is ready; a `last_avail_idx` that is not 0 says that it ran before."""
+    """A ring is ready, to be served from `last_avail_idx`."""
 
     vring: int
     ring: Ring
