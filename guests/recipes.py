@@ -21,7 +21,7 @@ TOOLCHAIN = ("gcc", "libc6-dev", "make", "flex", "bison", "bc", "libelf-dev", "x
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace `old`, which must stand exactly once in `path`, by `new`."""
+    """Replace `old`, which must stand exactly once in `path`, by `new`; an empty `old` makes a new file."""
 
     path: str
     old: str
@@ -100,6 +100,13 @@ _UML_6_12_EDITS = (
         "#define NR_IRQS\t\t\t(UM_LAST_SIGNAL_IRQ + 1024)\n",
     ),
     *_prompt_irq_work("\t(*timer_clockevent.event_handler)(&timer_clockevent);\n"),
+    # Something that takes a level interrupt; no driver of the kernel's does that here.
+    Edit("drivers/gpio/level-irq.c", "", (HERE / "level-irq.c").read_text()),
+    Edit(
+        "drivers/gpio/Makefile",
+        "obj-$(CONFIG_GPIO_VIRTIO)\t\t+= gpio-virtio.o\n",
+        "obj-$(CONFIG_GPIO_VIRTIO)\t\t+= gpio-virtio.o level-irq.o\n",
+    ),
 )
 
 _RECIPES: tuple[Recipe, ...] = (
