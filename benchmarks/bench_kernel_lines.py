@@ -65,7 +65,7 @@ def _commands(operation: str, ways: Mapping[str, tuple[str, str]]) -> dict[str, 
 
 
 def _times(guest: Uml, command: list[str]) -> Times:
-    middle, tail = guest.run(shlex.join(command)).check().split()
+    middle, tail = guest.run(shlex.join(command)).check().split()[:2]
     return Times(int(middle) / 1000, int(tail) / 1000)
 
 

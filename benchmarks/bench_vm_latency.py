@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""operations of a guest on its chip, in us as its own clock sees them: median (p99).
+"""operations of a guest on its chip, in us by its own clock: median (p99); and how many in a second.
 
 *C* is `benchmarks/vm_floor.c`, a back-end without any logic; *polling* is `--poll-us 200`. UML is User
-Mode Linux on one CPU; QEMU is without KVM, and its version here gives guests no edges.
+Mode Linux on one CPU; QEMU is without KVM, and its version here gives guests no edges. All are medians
+over the rounds, of which each has every kind; the ratios, of each round's.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from statistics import median
 
 from benchmarks.harness import Row
-from benchmarks.vm import timed
+from benchmarks.vm import Timed, timed
 
 OPERATIONS = {
     "get": "get of one line",
@@ -21,22 +23,29 @@ OPERATIONS = {
 }
 
 
+def _figure(rounds: list[Timed]) -> str:
+    return f"{median(one.median_us for one in rounds):.0f} ({median(one.p99_us for one in rounds):.0f})"
+
+
 def _rows(vmm: str, operations: list[str], cpus: tuple[int, int]) -> list[Row]:
     kinds: dict[str, list[str]] = {"C": [], "gpiovirt": []}
     if cpus[0] != cpus[1]:
-        kinds["gpiovirt polling"] = ["--poll-us", "200"]
+        kinds["polling"] = ["--poll-us", "200"]
     times = timed(kinds, operations, vmm, cpus)
     where = "one CPU" if cpus[0] == cpus[1] else "two CPUs"
     rows = []
     for operation in operations:
-        figures = {
-            kind: f"{times[kind, operation].median_us:.0f} ({times[kind, operation].p99_us:.0f})"
-            for kind in kinds
+        seen = {kind: times[kind, operation] for kind in kinds}
+        figures = {kind: _figure(rounds) for kind, rounds in seen.items()}
+        figures |= {
+            f"{kind}, a second": str(round(median(one.per_second for one in rounds)))
+            for kind, rounds in seen.items()
         }
-        floor = times["C", operation].median_us
-        figures["gpiovirt / C"] = f"{times['gpiovirt', operation].median_us / floor:.2f}"
-        if "gpiovirt polling" in kinds:
-            figures["polling / C"] = f"{times['gpiovirt polling', operation].median_us / floor:.2f}"
+        for kind in list(kinds)[1:]:
+            pairs = zip(seen[kind], seen["C"], strict=True)
+            figures[f"{kind} / C"] = (
+                f"{median(ours.median_us / floor.median_us for ours, floor in pairs):.2f}"
+            )
         rows.append(Row(f"{OPERATIONS[operation]}, {vmm}, {where}", figures))
     return rows
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* client OP COUNT PATH   times one operation of the character device; prints median and p99 in ns.
+/* client OP COUNT PATH   times one operation of the character device, one after another; prints
+ * median and p99 in ns, and how many were done in a second.
  * Lines 0 (output) and 1 (input) are wired. OPs: get set request edge many (get of lines 2 to 9). */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,7 +57,7 @@ static int compare(const void *a, const void *b)
 int main(int argc, char **argv)
 {
 	int count = argc == 4 ? atoi(argv[2]) : 0, out = -1, in = -1, warm_up = count / 10;
-	int64_t *times = malloc(sizeof(*times) * (count ? count : 1));
+	int64_t began = 0, took, *times = malloc(sizeof(*times) * (count ? count : 1));
 	struct gpio_v2_line_values values = {.mask = 1};
 	struct gpio_v2_line_event event;
 
@@ -71,6 +72,9 @@ int main(int argc, char **argv)
 	}
 	for (int i = -warm_up; i < count; i++) {
 		int64_t start = now_ns();
+
+		if (!i)
+			began = start;
 
 		switch (argv[1][0]) {
 		case 'g':
@@ -96,7 +100,9 @@ int main(int argc, char **argv)
 		if (i >= 0)
 			times[i] = now_ns() - start;
 	}
+	took = now_ns() - began;
 	qsort(times, count, sizeof(*times), compare);
-	printf("%lld %lld\n", (long long)times[count / 2], (long long)times[count * 99LL / 100]);
+	printf("%lld %lld %lld\n", (long long)times[count / 2], (long long)times[count * 99LL / 100],
+	       count * 1000000000LL / (long long)took);
 	return 0;
 }

@@ -55,7 +55,7 @@ def timed(command: Sequence[str], pinned: bool) -> Times:
     out = subprocess.run(
         [*pin, *command], capture_output=True, text=True, check=True, env=environment()
     ).stdout
-    middle, tail = out.split()
+    middle, tail, _ = out.split()
     return Times(int(middle) / 1000, int(tail) / 1000)
 
 

@@ -10,19 +10,28 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import median
+from typing import NamedTuple
 
-from benchmarks.harness import GPIOVIRT, Times, built, environment
+from benchmarks.harness import GPIOVIRT, built, environment
 from guests.guest import Guest, Qemu, Uml
 
-ROUNDS = 3
+ROUNDS = 5
 COUNT = 1500
+
 SERVE = (*GPIOVIRT, "serve", "--sim", "a:16", "--wire", "a:0=a:1", "--vm")
+
+
+class Timed(NamedTuple):
+    """Of one round: median and 99th percentile in us, and operations in a second."""
+
+    median_us: float
+    p99_us: float
+    per_second: int
 
 
 @contextmanager
 def backend(kind: str, path: str, cpu: int | None, *extra: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`C` or `gpiovirt`, listening at `path`; line 0 of its 16 is wired to line 1."""
+    """The floor, `C`, or ours, listening at `path`; line 0 of its 16 is wired to line 1."""
     command = [built("vm_floor"), path] if kind == "C" else [*SERVE, f"a={path}", *extra]
     pin = [] if cpu is None else ["taskset", "-c", str(cpu)]
     with subprocess.Popen([*pin, *command], stderr=subprocess.DEVNULL, env=environment()) as process:
@@ -51,25 +60,22 @@ def guest_on(vmm: str, path: str, cpu: int) -> Iterator[Guest]:
 
 def timed(
     kinds: Mapping[str, Sequence[str]], operations: Sequence[str], vmm: str, cpus: tuple[int, int]
-) -> dict[tuple[str, str], Times]:
-    """Rounds of all kinds in turn; by (kind, operation) the median of the medians and of the p99s.
+) -> dict[tuple[str, str], list[Timed]]:
+    """Rounds of all kinds in turn, by (kind, operation).
 
-    `kinds` has extra arguments by name, of which the first word is the back-end; `cpus` are the guest's
+    `kinds` has extra arguments by name: `C` is the floor, all others are ours. `cpus` are the guest's
     and the back-end's.
     """
-    seen: dict[tuple[str, str], list[Times]] = {}
+    seen: dict[tuple[str, str], list[Timed]] = {}
     for _ in range(ROUNDS):
         for kind, extra in kinds.items():
             with (
                 tempfile.TemporaryDirectory() as folder,
-                backend(kind.split()[0], f"{folder}/sock", cpus[1], *extra),
+                backend(kind, f"{folder}/sock", cpus[1], *extra),
                 guest_on(vmm, f"{folder}/sock", cpus[0]) as guest,
             ):
                 for operation in operations:
                     out = guest.run(f"{built('client')} {operation} {COUNT} /dev/gpiochip0").check()
-                    middle, tail = (int(word) / 1000 for word in out.split())
-                    seen.setdefault((kind, operation), []).append(Times(middle, tail))
-    return {
-        key: Times(median(t.median_us for t in times), median(t.p99_us for t in times))
-        for key, times in seen.items()
-    }
+                    middle, tail, rate = map(int, out.split())
+                    seen.setdefault((kind, operation), []).append(Timed(middle / 1000, tail / 1000, rate))
+    return seen
