@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* vm_floor SOCKET   the least back-end that a guest's GPIO driver takes for one: no logic, no checks.
- * 16 lines; line 0 is wired to line 1, and an edge of it is told through the event queue. */
+ * 16 lines; line 0 is wired to line 1, and vm_world pulls the others by the abstract socket of the same name.
+ * Edges are told through the event queue. */
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -85,8 +87,8 @@ static void complete(struct queue *q, uint32_t head, uint32_t len)
 
 static void edge(int line)
 {
-	latched[line] = irq[line] && buffer[line] < 0;
-	if (irq[line] && !latched[line]) {
+	latched[line] = buffer[line] < 0;
+	if (!latched[line]) {
 		uint8_t *status = at(queues[1].desc[queues[1].desc[buffer[line]].next].addr, 0);
 
 		*status = 1;
@@ -94,6 +96,29 @@ static void edge(int line)
 		buffer[line] = -1;
 		call(&queues[1]);
 	}
+}
+
+static void level(int line, int high)
+{
+	if (value[line] != high) {
+		value[line] = high;
+		if (irq[line] & (high ? 1 : 2))
+			edge(line);
+	}
+}
+
+static void pull(int world)
+{
+	char text[128] = "", *line;
+
+	if (recv(world, text, sizeof(text) - 1, 0) <= 0) {
+		close(world);
+		return;
+	}
+	line = strstr(text, "a:");
+	level(atoi(line + 2), strstr(line, "up") != NULL);
+	if (send(world, "{}", 2, 0) < 0)
+		die("pull");
 }
 
 static void request(struct queue *q, uint16_t head)
@@ -118,13 +143,12 @@ static void request(struct queue *q, uint16_t head)
 		break;
 	case 5:
 		value[r->gpio] = r->value;
-		if (r->gpio == 0 && value[1] != r->value) {
-			value[1] = r->value;
-			edge(1);
-		}
+		if (r->gpio == 0)
+			level(1, r->value);
 		break;
 	case 6:
 		irq[r->gpio] = r->value;
+		latched[r->gpio] = 0;
 		if (!r->value && buffer[r->gpio] >= 0) {
 			*(uint8_t *)at(queues[1].desc[queues[1].desc[buffer[r->gpio]].next].addr, 0) = 0;
 			complete(&queues[1], buffer[r->gpio], 1);
@@ -257,23 +281,42 @@ int main(int argc, char **argv)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	struct epoll_event event = {.events = EPOLLIN, .data.fd = 2};
-	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0), worlds = socket(AF_UNIX, SOCK_SEQPACKET, 0), world = -1;
+	socklen_t length;
 
-	strncpy(address.sun_path, argc == 2 ? argv[1] : "", sizeof(address.sun_path) - 1);
+	strncpy(address.sun_path, argc == 2 ? argv[1] : "", sizeof(address.sun_path) - 2);
 	if (bind(listener, (struct sockaddr *)&address, sizeof(address)) || listen(listener, 1))
+		die("bind");
+	length = offsetof(struct sockaddr_un, sun_path) + 1 + strlen(address.sun_path);
+	memmove(address.sun_path + 1, address.sun_path, sizeof(address.sun_path) - 1);
+	address.sun_path[0] = 0;
+	if (bind(worlds, (struct sockaddr *)&address, length) || listen(worlds, 1))
 		die("bind");
 	front_end = accept(listener, NULL, NULL);
 	epoll = epoll_create1(0);
 	epoll_ctl(epoll, EPOLL_CTL_ADD, front_end, &event);
+	event.data.fd = 3;
+	epoll_ctl(epoll, EPOLL_CTL_ADD, worlds, &event);
 	memset(buffer, -1, sizeof(buffer));
 	for (;;) {
 		struct epoll_event ready[4];
 		int count = epoll_wait(epoll, ready, 4, -1);
 
 		for (int i = 0; i < count; i++)
-			if (ready[i].data.fd == 2)
+			switch (ready[i].data.fd) {
+			case 2:
 				message();
-			else
+				break;
+			case 3:
+				world = accept(worlds, NULL, NULL);
+				event.data.fd = 4;
+				epoll_ctl(epoll, EPOLL_CTL_ADD, world, &event);
+				break;
+			case 4:
+				pull(world);
+				break;
+			default:
 				serve(ready[i].data.fd);
+			}
 	}
 }
