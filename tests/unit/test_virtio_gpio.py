@@ -429,8 +429,8 @@ def test_value_of_a_line_with_one_edge_is_always_the_present_one(bench: Bench, i
 def test_line_that_moves_faster_than_the_guest_for_long_ends_at_its_level(bench: Bench) -> None:
     bench.driver.direction_input(1)
     bench.driver.set_irq_type(1, BOTH)
-    bench.pull(1, *[1, 0] * 200, 1)
-    seen = kinds(bench, 256)
+    bench.pull(1, *[1, 0] * 600, 1)
+    seen = kinds(bench, 1024)
     assert seen[:4] == [1, 0, 1, 0]
     assert seen[-1] == 1
 

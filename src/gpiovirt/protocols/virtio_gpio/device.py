@@ -44,7 +44,7 @@ _RESPONSE_SIZE = u.virtio_gpio_response.size
 
 _BUDGET = 64  # chains of one kick, before others get their turn
 _EVENT_BUFFERS = 100  # a ring of 256 has room for as many without indirect descriptors
-_EDGES_MAX = 256  # of a line, that wait to be told; some machines stand still for 100 ms
+_EDGES_MAX = 1024  # of a line, that wait to be told; a busy machine can stand still for 100 ms
 
 
 class _Line:
