@@ -322,14 +322,15 @@ class _Held:
     It is lost while its chip is away.
     """
 
-    __slots__ = ("fd", "is_lost", "is_output", "last_seqno", "offset", "request")
+    __slots__ = ("fd", "is_lost", "is_output", "last_seqno", "offset", "request", "watches")
 
-    def __init__(self, offset: int, request: gpiod.LineRequest, is_output: bool) -> None:
+    def __init__(self, offset: int, request: gpiod.LineRequest, is_output: bool, watches: bool) -> None:
         self.offset = offset
         self.request = request
         self.fd = request.fd
         self.is_lost = False
         self.is_output = is_output
+        self.watches = watches
         self.last_seqno = 0
 
 
@@ -360,14 +361,16 @@ class KernelRequest:
         chip = self._chip
         try:
             request = chip.chip.request_lines(
-                {offset: _encode(wanted)}, consumer=self._consumer, event_buffer_size=_EVENTS_KEPT
+                {offset: _encode(wanted)},
+                consumer=self._consumer,
+                event_buffer_size=_EVENTS_KEPT if self._on_edge else 1,  # a buffer of one refuses edges
             )
         except (OSError, ValueError) as error:
             raise chip.failure("cannot take", offset, error) from error
         is_output = wanted.direction is Direction.OUTPUT
         if wanted.direction is Direction.AS_IS:
             is_output = chip.line_info(offset).direction is Direction.OUTPUT
-        held = _Held(offset, request, is_output)
+        held = _Held(offset, request, is_output, bool(wanted.edge))
         chip.chips.add_reader(held.fd, lambda: self._read_edges(held))
         return held
 
@@ -428,11 +431,16 @@ class KernelRequest:
             if held.fd < 0:
                 self._held[i] = self._hold(held.offset, wanted)
                 continue
+            if watched := held.watches:
+                self._chip.chips.on_readable()  # edges so far are of a line as it was
             try:
                 held.request.reconfigure_lines({held.offset: _encode(wanted)})
             except (OSError, ValueError) as error:
                 raise self._chip.failure("cannot configure", held.offset, error) from error
             held.is_output = wanted.direction is Direction.OUTPUT
+            held.watches = bool(wanted.edge)
+            if watched:
+                self._chip.chips.on_readable()  # and so is one that a change of its bias caused
 
     def relinquish(self, mask: int) -> None:
         """What a line does when it is released is its driver's to say, so it really is released."""
