@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gpiovirt.core.line import Clock, Direction, Edge, InfoEventType, LineSettings
+from gpiovirt.core.line import Bias, Clock, Direction, Edge, InfoEventType, LineSettings
 from tests.conformance.rigs import Rig
 from tests.conformance.test_lines import refused
 
@@ -128,6 +128,28 @@ def test_sequence_numbers_survive_reconfiguration(rig: Rig) -> None:
     request.reconfigure({0: BOTH._replace(edge=Edge.FALLING)})
     rig.pull(0, 0)
     assert [e.seqno for e in request.events(2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (BOTH, BOTH._replace(bias=Bias.PULL_UP), [True]),
+        (BOTH, BOTH._replace(bias=Bias.PULL_UP, active_low=True), [False]),
+        (BOTH, INPUT._replace(bias=Bias.PULL_UP), [True]),
+        (BOTH._replace(edge=Edge.FALLING), BOTH._replace(bias=Bias.PULL_UP), []),
+        (BOTH._replace(edge=Edge.FALLING, active_low=True), BOTH._replace(bias=Bias.PULL_UP), [False]),
+        (INPUT, BOTH._replace(bias=Bias.PULL_UP), []),
+        (BOTH._replace(debounce_period_us=10_000), BOTH._replace(bias=Bias.PULL_UP), []),
+    ],
+)
+def test_a_bias_that_moves_a_line_is_an_edge_to_those_who_watched_it_before(
+    rig: Rig, before: LineSettings, after: LineSettings, expected: list[bool]
+) -> None:
+    request = rig.request({0: before})
+    request.reconfigure({0: after})
+    assert [e.rising for e in request.events(len(expected))] == expected
+    rig.wait(0.05)
+    assert request.no_event()
 
 
 def test_a_debounced_line_ignores_a_glitch(rig: Rig) -> None:

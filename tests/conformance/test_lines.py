@@ -154,6 +154,13 @@ def test_as_is_keeps_an_output_an_output(rig: Rig) -> None:
     assert rig.level(1) == 1
 
 
+def test_an_output_taken_as_it_is_keeps_its_level_whatever_pulls(rig: Rig) -> None:
+    rig.request({1: HIGH}).release()
+    request = rig.request({1: AS_IS})
+    rig.pull(1, 1)
+    assert (rig.level(1), request.get(1)) == (0, 0)
+
+
 def test_active_low_inverts_an_input(rig: Rig) -> None:
     request = rig.request({0: INPUT._replace(active_low=True), 1: INPUT})
     assert request.get(0b11) == 0b01
@@ -185,6 +192,27 @@ def test_an_open_drain_output_drives_low_only(rig: Rig) -> None:
     assert rig.line_info(3).direction is Direction.OUTPUT
 
 
+def test_an_open_drain_output_that_is_not_driven_follows_the_next_pull(rig: Rig) -> None:
+    request = rig.request({3: LOW._replace(drive=Drive.OPEN_DRAIN)})
+    rig.pull(3, 1)
+    assert rig.level(3) == 0
+    request.set(1, 1)
+    assert request.get(1) == 0
+    rig.pull(3, 1)
+    assert request.get(1) == 1
+    rig.pull(3, 0)
+    assert request.get(1) == 0
+    request.set(1, 0)
+    rig.pull(3, 1)
+    assert request.get(1) == 0
+
+
+def test_an_open_drain_output_released_while_high_is_an_input_to_the_next_holder(rig: Rig) -> None:
+    rig.request({3: HIGH._replace(drive=Drive.OPEN_DRAIN)}).release()
+    rig.request({3: AS_IS})
+    assert rig.line_info(3).direction is Direction.INPUT
+
+
 def test_an_open_source_output_drives_high_only(rig: Rig) -> None:
     request = rig.request({3: HIGH._replace(drive=Drive.OPEN_SOURCE)})
     assert rig.level(3) == 1
@@ -210,6 +238,14 @@ def test_reconfigure_turns_an_output_into_an_input(rig: Rig) -> None:
     assert request.get(1) == 0
     with refused(errno.EPERM):
         request.set(1, 1)
+
+
+def test_an_output_made_an_input_keeps_its_level_until_it_is_pulled(rig: Rig) -> None:
+    request = rig.request({4: HIGH, 5: HIGH})
+    request.reconfigure({4: INPUT, 5: INPUT._replace(bias=Bias.PULL_DOWN)})
+    assert (request.get(0b11), rig.level(4)) == (0b01, 1)
+    rig.pull(4, 0)
+    assert request.get(1) == 0
 
 
 def test_reconfigure_as_is_leaves_a_line_alone(rig: Rig) -> None:

@@ -235,6 +235,45 @@ def test_an_edge_buffer_of_one_event_cannot_be_had(chip: Device) -> None:
     chip.opened(GET_LINE, line_request([0], INPUT, size=1))
 
 
+def test_a_busy_line_is_noticed_before_an_edge_buffer_of_one_event(chip: Device) -> None:
+    chip.opened(GET_LINE, line_request([0], INPUT))
+    with refused(errno.EBUSY):
+        chip.ioctl(GET_LINE, line_request([0, 1], INPUT | RISING, size=1))
+    with refused(errno.EINVAL):
+        chip.ioctl(GET_LINE, line_request([1, 0], INPUT | RISING, size=1))
+
+
+def test_edges_cannot_be_added_to_a_buffer_of_one_event(chip: Device) -> None:
+    file = chip.opened(GET_LINE, line_request([0], OUTPUT, size=1))
+    with refused(errno.EINVAL):
+        file.ioctl(SET_CONFIG, config(INPUT | RISING | ACTIVE_LOW, (DEBOUNCE, 100, 1)))
+    num_attrs, flags = struct.unpack_from("=IQ", chip.ioctl(LINEINFO, line_info(0)), 68)
+    assert (num_attrs, flags) == (0, 1 | INPUT | RISING | ACTIVE_LOW)  # the rest of it was done
+    with refused(errno.EPERM):
+        file.ioctl(SET, struct.pack("=QQ", 1, 1))
+    file.ioctl(SET_CONFIG, config(INPUT))
+
+
+@pytest.mark.shows_the_consumers_request
+def test_the_event_clock_in_a_lines_info_outlives_its_request(chip: Device) -> None:
+    chip.opened(GET_LINE, line_request([0], INPUT | REALTIME)).close()
+    (flags,) = struct.unpack_from("=Q", chip.ioctl(LINEINFO, line_info(0)), 72)
+    assert flags == INPUT | REALTIME
+    chip.opened(V1_HANDLE, handle_request([0], V1_IN)).close()
+    (flags,) = struct.unpack_from("=Q", chip.ioctl(LINEINFO, line_info(0)), 72)
+    assert flags == INPUT | REALTIME
+    chip.opened(GET_LINE, line_request([0], INPUT)).close()
+    (flags,) = struct.unpack_from("=Q", chip.ioctl(LINEINFO, line_info(0)), 72)
+    assert flags == INPUT
+
+
+@pytest.mark.shows_the_consumers_request
+def test_edges_of_a_v1_event_request_do_not_show_in_a_lines_info(chip: Device) -> None:
+    chip.opened(V1_EVENT, event_request(0, V1_IN, 3))
+    (flags,) = struct.unpack_from("=Q", chip.ioctl(LINEINFO, line_info(0)), 72)
+    assert flags == 1 | INPUT
+
+
 @pytest.mark.parametrize(("size", "kept"), [(2, 2), (3, 4), (17, 32), (0, 16)])
 def test_an_edge_buffer_is_a_power_of_two(chip: Device, rig: Rig, size: int, kept: int) -> None:
     file = chip.opened(GET_LINE, line_request([0], INPUT | RISING | FALLING, size=size))

@@ -78,8 +78,29 @@ def test_open_source_drives_high_only(sim: Simulator) -> None:
     request.set_values(1, 1)
     assert sim.level("a", 0) == 1
     request.set_values(1, 0)
+    sim.pull("a", 0, 0)
     assert sim.level("a", 0) == 0
     sim.pull("a", 0, 1)
+    assert sim.level("a", 0) == 1
+
+
+def test_a_wire_that_nobody_drives_goes_where_it_is_pulled(sim: Simulator) -> None:
+    sim.wire(("a", 0), ("b", 0))
+    request = sim.chips["a"].request([0], [OUTPUT._replace(output_value=1)], "out")
+    request.reconfigure({0: INPUT})
+    assert sim.level("b", 0) == 0
+    request.reconfigure({0: OUTPUT})
+    sim.pull("b", 0, 1)
+    assert sim.level("b", 0) == 0
+    request.reconfigure({0: INPUT})
+    assert sim.level("b", 0) == 1
+
+
+def test_an_output_held_as_it_is_does_not_drive_its_wire(sim: Simulator) -> None:
+    sim.wire(("a", 0), ("b", 0))
+    sim.chips["a"].request([0], [OUTPUT], "out").release()
+    sim.chips["a"].request([0], [LineSettings()], "keeper")
+    sim.chips["b"].request([0], [OUTPUT._replace(output_value=1)], "other")
     assert sim.level("a", 0) == 1
 
 

@@ -140,6 +140,9 @@ class _AggregateDriver:
         source, index = self._places[offset]
         return source.chip.line_info(source.offsets[index]).direction is Direction.OUTPUT
 
+    def request(self, offset: int) -> None:
+        """Each line is held all the time."""
+
     def configure(self, offset: int, settings: LineSettings) -> None:
         source, index = self._places[offset]
         source.request.reconfigure({index: settings})

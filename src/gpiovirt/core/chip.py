@@ -75,6 +75,7 @@ class Chip(Protocol):
         """Take lines, all or none.
 
         `settings[i]` is for `offsets[i]`. LineBusyError if one is held (a line named twice is),
-        OffsetError past the end, ChipGoneError if one has vanished. `on_edge` gets the edge events,
-        also while this call runs. Lines that vanish stay held: their values are ChipGoneError.
+        OffsetError past the end, ChipGoneError if one has vanished, InvalidError if edges are asked
+        for without `on_edge`. That gets the edge events, also while this call runs. Lines that vanish
+        stay held: their values are ChipGoneError.
         """

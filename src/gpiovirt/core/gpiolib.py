@@ -23,7 +23,7 @@ from gpiovirt.core.line import (
     LineInfo,
     LineSettings,
 )
-from gpiovirt.errors import ChipGoneError, LineBusyError, NotPermittedError, OffsetError
+from gpiovirt.errors import ChipGoneError, InvalidError, LineBusyError, NotPermittedError, OffsetError
 
 __all__ = ["Driver", "GpioChip", "PhysicalEdge", "Values"]
 
@@ -53,8 +53,14 @@ class Driver(Protocol):
     def is_output(self, offset: int) -> bool:
         """Direction as the hardware has it."""
 
+    def request(self, offset: int) -> None:
+        """The line has a holder."""
+
     def configure(self, offset: int, settings: LineSettings) -> None:
-        """Make the line an input or output; `settings` never say active_low or AS_IS."""
+        """Make the line an input or output; `settings` never say active_low or AS_IS.
+
+        Edges that this causes are told as the line was configured before.
+        """
 
     def free(self, offset: int) -> None:
         """The line's holder is gone."""
@@ -64,7 +70,18 @@ class Driver(Protocol):
 
 
 class _Line:
-    __slots__ = ("index", "is_gone", "is_output", "line_seqno", "name", "offset", "request", "settings")
+    __slots__ = (
+        "clock",
+        "edge",
+        "index",
+        "is_gone",
+        "is_output",
+        "line_seqno",
+        "name",
+        "offset",
+        "request",
+        "settings",
+    )
 
     def __init__(self, offset: int, name: str, is_output: bool) -> None:
         self.offset = offset
@@ -75,6 +92,23 @@ class _Line:
         self.index = 0
         self.line_seqno = 0
         self.settings = AS_IS
+        self.edge = Edge.NONE  # logical, as the driver has it
+        self.clock = Clock.MONOTONIC  # as its info shows it: the last one asked for, by whomever
+
+    def settle_for(self, wanted: LineSettings) -> None:
+        """Take on what info shows of settings, and the polarity."""
+        self.settings = wanted
+        if not wanted.is_v1:
+            self.clock = wanted.event_clock
+
+    def shown_settings(self) -> LineSettings:
+        """As the kernel tells: edges of uAPI v1 do not show, a clock stays after its request."""
+        settings = self.settings
+        if settings.event_clock is not self.clock or settings.is_v1:
+            return settings._replace(
+                edge=Edge.NONE if settings.is_v1 else settings.edge, event_clock=self.clock, is_v1=False
+            )
+        return settings
 
 
 _SWAPPED = {
@@ -120,7 +154,7 @@ class GpioChip:
             request.consumer if request else "",
             request is not None,
             Direction.OUTPUT if line.is_output else Direction.INPUT,
-            line.settings,
+            line.shown_settings(),
         )
 
     def watch(self, sink: InfoSink) -> Callable[[], None]:
@@ -170,10 +204,23 @@ class GpioChip:
         )
 
     def _configure(self, line: _Line, wanted: LineSettings) -> None:
-        if wanted.direction is Direction.AS_IS:
-            return
+        """Have the driver do what is wanted, direction AS_IS excepted."""
+        was_debounced = bool(line.settings.debounce_period_us)
+        line.settle_for(wanted)
+        if wanted.edge and (line.request is None or line.request.on_edge is None):
+            # all but edge detection has been done by the time the kernel finds that it has no buffer
+            line.settings = wanted._replace(debounce_period_us=wanted.debounce_period_us * was_debounced)
+            self._driver.configure(line.offset, _physical(line.settings._replace(edge=Edge.NONE)))
+            line.is_output = False
+            raise InvalidError(f"line {self.describe(line)}: there is nobody to tell its edges to")
         self._driver.configure(line.offset, _physical(wanted))
+        line.edge = wanted.edge
         line.is_output = wanted.direction is Direction.OUTPUT
+
+    def _free(self, line: _Line) -> None:
+        self._driver.free(line.offset)
+        line.settings = AS_IS
+        line.edge = Edge.NONE
 
     def _notify(self, change: InfoEventType, line: _Line) -> None:
         if self._watchers:
@@ -188,9 +235,11 @@ class GpioChip:
             return
         line.line_seqno += 1
         request.seqno += 1
-        request.on_edge(
-            EdgeEvent(offset, rising ^ line.settings.active_low, timestamp_ns, request.seqno, line.line_seqno)
-        )
+        if line.edge in (Edge.RISING, Edge.FALLING):
+            rising = line.edge is Edge.RISING
+        else:
+            rising ^= line.settings.active_low
+        request.on_edge(EdgeEvent(offset, rising, timestamp_ns, request.seqno, line.line_seqno))
 
     def _presence(self, offset: int, there: bool) -> None:
         line = self._lines[offset]
@@ -234,9 +283,13 @@ class _Request:
         line.request = self
         line.index = len(self._lines)
         line.line_seqno = 0
-        line.settings = wanted
         self._lines.append(line)
-        self._chip._configure(line, wanted)
+        self._chip._driver.request(line.offset)
+        if wanted.direction is Direction.AS_IS:
+            line.settle_for(wanted)
+            line.is_output = self._chip._driver.is_output(line.offset)
+        else:
+            self._chip._configure(line, wanted)
         self._chip._notify(InfoEventType.REQUESTED, line)
 
     def bind(self) -> None:
@@ -263,7 +316,6 @@ class _Request:
                 if wanted.direction is Direction.AS_IS:
                     continue
                 line = self._lines[index]
-                line.settings = wanted
                 self._chip._configure(line, wanted)
                 self._chip._notify(InfoEventType.CONFIG, line)
         finally:
@@ -272,15 +324,15 @@ class _Request:
     def relinquish(self, mask: int) -> None:
         for i, line in enumerate(self._lines):
             if mask >> i & 1:
-                self._chip._driver.free(line.offset)
-                line.settings = AS_IS
+                self._chip._free(line)
+                self._chip._driver.request(line.offset)
+                line.is_output = self._chip._driver.is_output(line.offset)
                 self._chip._notify(InfoEventType.CONFIG, line)
         self._update_masks()
 
     def release(self) -> None:
         lines, self._lines = self._lines, []
         for line in lines:
-            self._chip._driver.free(line.offset)
+            self._chip._free(line)
             line.request = None
-            line.settings = AS_IS
             self._chip._notify(InfoEventType.RELEASED, line)

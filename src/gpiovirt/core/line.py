@@ -80,6 +80,8 @@ class LineSettings(NamedTuple):
     debounce_period_us: int = 0
     event_clock: Clock = Clock.MONOTONIC
     output_value: int = 0
+    is_v1: bool = False
+    """Asked for by uAPI v1: a line's info shows neither the edges nor the clock."""
 
 
 AS_IS = LineSettings()

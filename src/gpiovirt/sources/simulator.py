@@ -2,8 +2,9 @@
 """Simulated chips: lines that exist only here, and the world they are wired to.
 
 Every line is on a net, alone or wired to lines of any chips. A net is low if any line drives it
-low, else high if any drives it high, else where the world pulls it. A line behaves as one of the
-kernel's gpio-sim; a bias is a pull, as there. Time comes in through `now`.
+low, else high if any drives it high, else where the world pulls it. A line on a net of its own
+behaves as one of the kernel's gpio-sim: no longer driven it keeps its level until the pull changes
+or its holder is gone. A bias is a pull, as there. Time comes in through `now`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ class LevelChange(NamedTuple):
     timestamp_ns: int
 
 
+_PULL_OF = {Bias.PULL_UP: 1, Bias.PULL_DOWN: 0}
+
+
 class _Net:
     """Lines that share one level."""
 
@@ -39,9 +43,12 @@ class _Net:
         self.pull = 0
         self.level = 0
 
-    def settle(self) -> None:
-        """Work the level out anew and tell every line if it changed."""
-        level = self.pull
+    def settle(self, keep: bool = False) -> None:
+        """Work the level out anew and tell every line if it changed.
+
+        With `keep`, a net of one line that nobody drives stays as it is.
+        """
+        level = self.level if keep and len(self.lines) == 1 else self.pull
         for line in self.lines:
             if line.driven is not None:
                 level = line.driven
@@ -64,6 +71,7 @@ class _SimLine:
         "drives_high",
         "drives_low",
         "edge",
+        "is_held",
         "is_output",
         "net",
         "offset",
@@ -73,6 +81,7 @@ class _SimLine:
         self.driver = driver
         self.offset = offset
         self.net = _Net(self)
+        self.is_held = False
         self.is_output = False
         self.driven: int | None = None
         self.drives_low = self.drives_high = True
@@ -81,8 +90,21 @@ class _SimLine:
         self.debouncer: Debouncer | None = None
 
     def drive(self, value: int) -> None:
-        self.driven = value if (self.drives_high if value else self.drives_low) else None
-        self.net.settle()
+        """An output takes a value; one that its drive cannot drive makes the hardware an input."""
+        self.is_output = self.drives_high if value else self.drives_low
+        self.driven = value if self.is_output else None
+        self.net.settle(keep=True)
+
+    def let_go(self) -> None:
+        """The line becomes an input."""
+        self.is_output = False
+        self.driven = None
+        self.net.settle(keep=True)
+
+    def pull(self, level: int) -> None:
+        """The world, or a bias, pulls the line: held as an output it does not follow, driven or not."""
+        self.net.pull = level
+        self.net.settle(keep=self.is_held and self.is_output)
 
     def on_level(self, level: int) -> None:
         simulator = self.driver.simulator
@@ -139,20 +161,24 @@ class _SimDriver:
     def is_output(self, offset: int) -> bool:
         return self.lines[offset].is_output
 
+    def request(self, offset: int) -> None:
+        self.lines[offset].is_held = True
+
     def configure(self, offset: int, settings: LineSettings) -> None:
         line = self.lines[offset]
-        if settings.bias in (Bias.PULL_UP, Bias.PULL_DOWN):
-            line.net.pull = int(settings.bias is Bias.PULL_UP)
-        line.is_output = settings.direction is Direction.OUTPUT
-        line.edge = Edge.NONE
+        pull = _PULL_OF.get(settings.bias)
         line.drives_high = settings.drive is not Drive.OPEN_DRAIN
         line.drives_low = settings.drive is not Drive.OPEN_SOURCE
-        if line.is_output:
+        if settings.direction is Direction.OUTPUT:
+            line.edge = Edge.NONE
             self._end_debounce(line)
             line.drive(settings.output_value)
+            if pull is not None:
+                line.pull(pull)
             return
-        line.driven = None
-        line.net.settle()
+        line.let_go()
+        if pull is not None:
+            line.pull(pull)  # an edge, if edges were watched for before
         line.edge = settings.edge
         line.clock = settings.event_clock
         if not settings.debounce_period_us:
@@ -171,6 +197,7 @@ class _SimDriver:
         line.edge = Edge.NONE
         line.driven = None
         line.drives_low = line.drives_high = True
+        line.is_held = False
         self._end_debounce(line)
         line.net.settle()
 
@@ -226,9 +253,7 @@ class Simulator:
 
     def pull(self, label: str, offset: int, level: int) -> None:
         """The world pulls a line (and what it is wired to) up (1) or down (0)."""
-        net = self._line(label, offset).net
-        net.pull = level
-        net.settle()
+        self._line(label, offset).pull(level)
 
     def level(self, label: str, offset: int) -> int:
         """Physical level of a line."""

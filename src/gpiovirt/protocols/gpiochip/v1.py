@@ -65,6 +65,7 @@ def _settings(flags: int, output_value: int = 0, edge: Edge = Edge.NONE) -> Line
         _DRIVE_OF[flags & _DRIVE],
         bool(flags & u.GPIOHANDLE_REQUEST_ACTIVE_LOW),
         output_value=output_value,
+        is_v1=True,
     )
 
 
@@ -93,7 +94,7 @@ class HandleFile(RequestFile):
                 return self._set_values(arg)
             if cmd == u.GPIOHANDLE_SET_CONFIG_IOCTL:
                 flags, values = u.gpiohandle_config.unpack(arg)
-                settings = {i: _settings(flags, bool(values[i])) for i in range(num_lines)}
+                settings = {i: _settings(flags, int(values[i] != 0)) for i in range(num_lines)}
                 if not flags & _DIRECTION:
                     return INVALID
                 self._request.reconfigure(settings)
@@ -154,7 +155,7 @@ def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
         file = HandleFile(
             chip,
             tuple(offsets[:num_lines]),
-            [_settings(flags, bool(values[i])) for i in range(num_lines)],
+            [_settings(flags, int(values[i] != 0)) for i in range(num_lines)],
             u.string(consumer) or "?",
             open_fifo(u.gpioevent_data.size, 1, False),
         )

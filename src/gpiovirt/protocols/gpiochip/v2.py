@@ -141,11 +141,18 @@ class LineFile(RequestFile):
     """The file a GPIO_V2_GET_LINE opens."""
 
     def __init__(
-        self, chip: Chip, offsets: tuple[int, ...], config: LineConfig, consumer: str, fifo: Fifo
+        self,
+        chip: Chip,
+        offsets: tuple[int, ...],
+        config: LineConfig,
+        consumer: str,
+        fifo: Fifo,
+        buffers_events: bool,
     ) -> None:
         super().__init__(fifo)
         self._all = (1 << len(offsets)) - 1
-        self._request = chip.request(offsets, config.settings, consumer, self._on_edge, self._on_presence)
+        on_edge = self._on_edge if buffers_events else None
+        self._request = chip.request(offsets, config.settings, consumer, on_edge, self._on_presence)
 
     def _on_edge(self, event: EdgeEvent) -> None:
         self.fifo.put(
@@ -191,14 +198,13 @@ def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
     try:
         config = LineConfig(config_raw, num_lines)
         buffer_size = min(buffer_size or num_lines * 16, u.GPIO_V2_LINES_MAX * 16)
-        if buffer_size < 2 and any(line.edge for line in config.settings):
-            return INVALID  # linux/kfifo.h: no fifo of fewer than two records
         file = LineFile(
             chip,
             tuple(memoryview(offsets).cast("I")[:num_lines]),
             config,
             u.string(consumer) or "?",
             open_fifo(u.gpio_v2_line_event.size, rounded_capacity(buffer_size), True),
+            buffers_events=buffer_size >= 2,  # linux/kfifo.h: there is no fifo of one record
         )
     except OffsetError:
         return INVALID
