@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Chips of this machine's kernel, through the official libgpiod binding.
 
-Each line is a kernel request of its own, so that lines can be given back and taken one by one.
-Values and events go by the request's file itself: that is what is called often. A chip that has
+Each line is a kernel request of its own, so that lines can be given back and taken one by one. What
+is called often, requests and what goes by their files, does without the binding. A chip that has
 vanished is looked for by its label until it is back; then its lines are taken again.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -45,6 +46,7 @@ from gpiovirt.errors import (
     NotPermittedError,
     OffsetError,
 )
+from gpiovirt.protocols.gpiochip.holder import encode_config, encode_request
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["KernelChip", "KernelChips"]
@@ -56,19 +58,6 @@ Reader = Callable[[], Iterable[Event]]
 _EVENTS_KEPT = 256  # per line, until this process reads them
 _EVENTS_READ = 64
 _LOOK_AGAIN_NS = 250_000_000
-
-
-def _encode(settings: LineSettings) -> gpiod.LineSettings:
-    return gpiod.LineSettings(
-        direction=gpiod_line.Direction[settings.direction.name],
-        edge_detection=gpiod_line.Edge[settings.edge.name],
-        bias=gpiod_line.Bias[settings.bias.name],
-        drive=gpiod_line.Drive[settings.drive.name],
-        active_low=settings.active_low,
-        debounce_period=timedelta(microseconds=settings.debounce_period_us),
-        event_clock=gpiod_line.Clock[settings.event_clock.name],
-        output_value=gpiod_line.Value(settings.output_value),
-    )
 
 
 def _decode(info: gpiod.LineInfo) -> LineInfo:
@@ -185,6 +174,11 @@ class KernelChip:
         self.is_gone = False
         self._watchers: list[InfoSink] = []
         self._requests: list[KernelRequest] = []
+        chips.add_reader(chip.fd, self._read_info)
+
+    def fileno(self) -> int:
+        """The chip's open file."""
+        return self.chip.fd
 
     @property
     def is_incomplete(self) -> bool:
@@ -195,8 +189,7 @@ class KernelChip:
         """The kernel has no such chip any more."""
         if not self.is_gone:
             self.is_gone = True
-            if self._watchers:
-                self.chips.remove_reader(self.chip.fd)
+            self.chips.remove_reader(self.chip.fd)
             for request in list(self._requests):
                 request.lose_lines()
             self.chip.close()
@@ -216,6 +209,7 @@ class KernelChip:
         self.path = path
         self.info = ChipInfo(info.name, info.label, info.num_lines)
         self.is_gone = False
+        self.chips.add_reader(chip.fd, self._read_info)
         if self._watchers:
             self._start_watch()
         return True
@@ -246,7 +240,6 @@ class KernelChip:
         def unwatch() -> None:
             self._watchers = [other for other in self._watchers if other is not sink]
             if not self._watchers and not self.is_gone:
-                self.chips.remove_reader(self.chip.fd)
                 for offset in range(self.info.num_lines):
                     self.chip.unwatch_line_info(offset)
 
@@ -255,7 +248,6 @@ class KernelChip:
     def _start_watch(self) -> None:
         for offset in range(self.info.num_lines):
             self.chip.watch_line_info(offset)
-        self.chips.add_reader(self.chip.fd, self._read_info)
 
     def _read_info(self) -> list[Event]:
         try:
@@ -297,12 +289,12 @@ class KernelChip:
                 f"0 to {self.info.num_lines - 1}"
             )
 
-    def failure(self, what: str, offset: int, error: OSError | ValueError) -> GpiovirtError:
+    def failure(self, what: str, offset: int, error: OSError) -> GpiovirtError:
         """What an error of the kernel means, said so that its reader can act on it."""
         line = f"{self.info.label}:{offset}"
         if self.is_gone:
             return ChipGoneError(f"the chip {self.info.label} has vanished")
-        number = error.errno if isinstance(error, OSError) else errno.EINVAL
+        number = error.errno
         if number in (errno.EBUSY, errno.EBADF):
             holder = self.chip.get_line_info(offset).consumer or "the kernel"
             return LineBusyError(f'line {line} is held by "{holder}"; release it or choose another')
@@ -319,18 +311,17 @@ class KernelChip:
 class _Held:
     """One line, held by a kernel request of its own; `fd` is -1 while it is not held.
 
-    It is lost while its chip is away.
+    It is lost while its chip is away. Whether it is an output is None until somebody asks.
     """
 
-    __slots__ = ("fd", "is_lost", "is_output", "last_seqno", "offset", "request", "watches")
+    __slots__ = ("fd", "is_lost", "is_output", "last_seqno", "offset", "watches")
 
-    def __init__(self, offset: int, request: gpiod.LineRequest, is_output: bool, watches: bool) -> None:
+    def __init__(self, offset: int, fd: int, is_output: bool | None) -> None:
         self.offset = offset
-        self.request = request
-        self.fd = request.fd
+        self.fd = fd
         self.is_lost = False
         self.is_output = is_output
-        self.watches = watches
+        self.watches = False
         self.last_seqno = 0
 
 
@@ -358,27 +349,37 @@ class KernelRequest:
         self._held.append(self._hold(offset, wanted))
 
     def _hold(self, offset: int, wanted: LineSettings) -> _Held:
-        chip = self._chip
+        buffer_size = _EVENTS_KEPT if self._on_edge else 1  # with one the kernel refuses edges
+        argument = bytearray(encode_request(offset, wanted, self._consumer, buffer_size))
         try:
-            request = chip.chip.request_lines(
-                {offset: _encode(wanted)},
-                consumer=self._consumer,
-                event_buffer_size=_EVENTS_KEPT if self._on_edge else 1,  # a buffer of one refuses edges
-            )
-        except (OSError, ValueError) as error:
-            raise chip.failure("cannot take", offset, error) from error
-        is_output = wanted.direction is Direction.OUTPUT
-        if wanted.direction is Direction.AS_IS:
-            is_output = chip.line_info(offset).direction is Direction.OUTPUT
-        held = _Held(offset, request, is_output, bool(wanted.edge))
-        chip.chips.add_reader(held.fd, lambda: self._read_edges(held))
+            ioctl(self._chip.fileno(), u.GPIO_V2_GET_LINE_IOCTL, argument)
+        except OSError as error:
+            raise self._chip.failure("cannot take", offset, error) from error
+        is_output = None if wanted.direction is Direction.AS_IS else wanted.direction is Direction.OUTPUT
+        held = _Held(offset, int.from_bytes(argument[-4:], sys.byteorder), is_output)
+        self._watch(held, wanted)
         return held
+
+    def _watch(self, held: _Held, wanted: LineSettings) -> None:
+        """Wait for the line's edges, if they are wanted."""
+        if bool(wanted.edge) == held.watches:
+            return
+        held.watches = bool(wanted.edge)
+        if held.watches:
+            self._chip.chips.add_reader(held.fd, lambda: self._read_edges(held))
+        else:
+            self._chip.chips.remove_reader(held.fd)
+
+    def _is_output(self, held: _Held) -> bool:
+        if held.is_output is None:
+            held.is_output = self._chip.line_info(held.offset).direction is Direction.OUTPUT
+        return held.is_output
 
     def _give_up(self, held: _Held) -> None:
         if held.fd < 0:
             return
-        self._chip.chips.remove_reader(held.fd)
-        held.request.release()
+        self._watch(held, AS_IS)
+        os.close(held.fd)
         held.fd = -1
 
     def _read_edges(self, held: _Held) -> list[Event]:
@@ -414,8 +415,8 @@ class KernelRequest:
 
     def set_values(self, mask: int, bits: int) -> None:
         chosen = [(i, held) for i, held in enumerate(self._held) if mask >> i & 1]
-        for _, held in chosen:
-            if not held.is_output:
+        for _, held in chosen if len(chosen) > 1 else ():  # of one line the kernel says it
+            if not self._is_output(held):
                 raise NotPermittedError(f"line {self._chip.info.label}:{held.offset} is an input")
         for i, held in chosen:
             try:
@@ -434,13 +435,13 @@ class KernelRequest:
             if watched := held.watches:
                 self._chip.chips.on_readable()  # edges so far are of a line as it was
             try:
-                held.request.reconfigure_lines({held.offset: _encode(wanted)})
-            except (OSError, ValueError) as error:
+                ioctl(held.fd, u.GPIO_V2_LINE_SET_CONFIG_IOCTL, encode_config(wanted))
+            except OSError as error:
                 raise self._chip.failure("cannot configure", held.offset, error) from error
             held.is_output = wanted.direction is Direction.OUTPUT
-            held.watches = bool(wanted.edge)
             if watched:
                 self._chip.chips.on_readable()  # and so is one that a change of its bias caused
+            self._watch(held, wanted)
 
     def relinquish(self, mask: int) -> None:
         """What a line does when it is released is its driver's to say, so it really is released."""
