@@ -161,13 +161,42 @@ def test_chips_are_gone_with_their_process(machine: Machine) -> None:
     assert machine.chips() == NOTHING_LEFT
 
 
-def test_lines_of_a_chip_that_vanished_fail_and_come_back_with_the_next_start(machine: Machine) -> None:
-    machine.serve("--chip", "plc=sim 0", "--kernel", "plc")
-    machine.run("cd /sys/kernel/config/gpio-sim/sim && echo 0 >live && echo 1 >live").check()
-    assert "No such device" in machine.run("gpioget gpiochip1 0").stderr
+TEAR_DOWN, MAKE = (f"echo {live} >/sys/kernel/config/gpio-sim/sim/live" for live in (0, 1))
+
+
+def test_a_chip_whose_source_vanishes_is_gone_and_made_again_with_it(machine: Machine) -> None:
+    serve = f"{GPIOVIRT} serve --chip 'plc=sim 0-1' --kernel plc --owner plc=nobody:games:0640"
+    machine.run(f"{serve} >/run/out 2>/run/err & echo $! >/run/pid; exec 3</run/out; read -r line <&3")
+    machine.run(f"exec 3</run/out; {TEAR_DOWN}; while ls /dev/gpiochip*; do sleep 0.01; done").check()
+    assert "the chip sim has vanished, and plc is deleted until it is back\n" in machine.said()
+    back = machine.run(
+        f"exec 3</run/out; {MAKE}; read -r line <&3; echo $line; stat -c '%U %G %a' ${{line#* }}"
+    )
+    assert back.check() == "plc /dev/gpiochip1\nnobody games 640\n"
+    assert machine.said().endswith("the chip sim is back, and plc as /dev/gpiochip1\n")
+    assert machine.run("gpioget gpiochip1 0 1").check() == "0 0\n"
     machine.kill("TERM")
-    chip = machine.serve("--chip", "plc=sim 0", "--kernel", "plc").split()[-1]
-    assert machine.run(f"gpioget {chip} 0").check() == "0\n"
+    assert machine.chips() == NOTHING_LEFT
+
+
+def test_a_chip_that_cannot_be_made_again_yet_is_tried_until_it_can(machine: Machine) -> None:
+    machine.serve("--chip", "plc=sim 0-1", "--kernel", "plc")
+    hold = "gpioset --mode=signal gpiochip0 1=0 & echo $! >/run/holder"
+    machine.run(f"{TEAR_DOWN}; while ls /dev/gpiochip*; do sleep 0.01; done").check()
+    machine.run(f"{MAKE}; {hold}; until grep 'go on trying' /run/err; do sleep 0.05; done").check()
+    assert 'cannot make plc again, and go on trying: line sim:1 is held by "gpioset"' in machine.said()
+    machine.run("kill $(cat /run/holder); until grep 'is back' /run/err; do sleep 0.05; done").check()
+    assert machine.said().count("go on trying") == 1
+    assert machine.run("gpioget gpiochip1 0").check() == "0\n"
+
+
+def test_a_chip_that_was_only_looked_at_gives_its_number_back(machine: Machine) -> None:
+    machine.run("guests/gpio-sim other 8 '' LINE").check()
+    machine.serve("--sim", "s:1", "--chip", "plc=LAMP s 0", "--vm", "plc=/run/plc.sock")
+    machine.run("until grep serving /run/err; do sleep 0.05; done").check()
+    machine.run("echo 0 >/sys/kernel/config/gpio-sim/other/live").check()
+    again = machine.run("guests/gpio-sim another 8")
+    assert again.check().split()[0] == "gpiochip1"
 
 
 def test_nothing_is_left_of_a_start_that_is_interrupted(machine: Machine) -> None:

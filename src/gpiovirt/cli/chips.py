@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from gpiovirt.core.aggregate import Aggregate, SourceLine
 from gpiovirt.core.chip import Chip
@@ -18,7 +18,7 @@ from gpiovirt.sources.simulator import Simulator
 
 if TYPE_CHECKING:
     from gpiovirt.control.simulator import Reactor
-    from gpiovirt.sources.kernel import KernelChips
+    from gpiovirt.sources.kernel import KernelChip, KernelChips
 
 __all__ = ["ChipSet", "add_options", "kernel_chips"]
 
@@ -68,7 +68,7 @@ class ChipSet:
     def __init__(self, options: argparse.Namespace) -> None:
         self.simulator = Simulator(now_ns)
         self.virtual: dict[str, Chip] = {}
-        self.handed_over: dict[str, list[SourceLine]] = {}
+        self.handed_over: dict[str, list[tuple[KernelChip, int]]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
         self.kernel: KernelChips | None = None
         self._to_hand_over: list[str] = getattr(options, "kernel", [])
@@ -90,7 +90,9 @@ class ChipSet:
                 except (NoSuchChipError, NoSuchLineError):
                     if time.monotonic() >= give_up:
                         raise
-                    time.sleep(0.1)
+                finally:
+                    self._close_unused()
+                time.sleep(0.1)
 
     @property
     def shown(self) -> dict[str, Chip]:
@@ -156,7 +158,7 @@ class ChipSet:
         else:
             self.virtual[name] = Aggregate(name, lines, now_ns)
 
-    def _of_the_kernel(self, name: str, lines: list[SourceLine]) -> list[SourceLine]:
+    def _of_the_kernel(self, name: str, lines: list[SourceLine]) -> list[tuple[KernelChip, int]]:
         """The lines, all of them of chips of the kernel; UsageError if one is not."""
         for chip, offset in lines:
             if chip in self.simulator.chips.values():
@@ -169,7 +171,12 @@ class ChipSet:
                 f"--kernel {name}: line {chip.info.label}:{offset} is {what}, and the kernel's "
                 "gpio-aggregator takes lines of the kernel's chips only; use gpiovirt run, or --vm"
             )
-        return lines
+        return cast("list[tuple[KernelChip, int]]", lines)
+
+    def _close_unused(self) -> None:
+        """Let go of the kernel's chips that were only looked at."""
+        if self.kernel is not None:
+            self.kernel.close_unused([chip for lines in self.handed_over.values() for chip, _ in lines])
 
     def _kernel_chips(self) -> KernelChips | None:
         if self.kernel is None:

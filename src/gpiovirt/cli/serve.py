@@ -7,6 +7,8 @@ import argparse
 import os
 import sys
 from collections.abc import Collection
+from contextlib import suppress
+from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from gpiovirt.cli import chips
@@ -106,13 +108,13 @@ def main(options: argparse.Namespace) -> int:
     made.attach(reactor)
     reactor.stop_on((SIGTERM, SIGINT, SIGHUP))
     servers: list[VmServer | Offload] = []
-    nodes: list[str] = []
+    nodes: list[tuple[str, str]] = []
     said = [f"{name} at {path}" for name, path in vms]
     try:
         for name, its_lines in made.handed_over.items():
-            offload = Offload(name, its_lines, access.get(name))
+            offload = Offload(name, its_lines, access.get(name), partial(_print_node, name))
             servers.append(offload)
-            nodes.append(f"{name} {offload.path}")
+            nodes.append((name, offload.path))
             said.append(f"{name} as {offload.path}")
         for name, path in vms:
             servers.append(
@@ -122,14 +124,19 @@ def main(options: argparse.Namespace) -> int:
             SimServer(made.simulator, reactor, socket_name(os.getuid(), os.getpid()))
         sys.stderr.write(f"gpiovirt: serving {', '.join(said)}\n")
         sd_notify("READY=1", f"STATUS=serving {', '.join(said)}")
-        for node in nodes:
-            print(node, flush=True)
+        for name, path in nodes:
+            _print_node(name, path)
         reactor.run()
         sd_notify("STOPPING=1")
     finally:
         for server in servers:
             server.close()
     return 0
+
+
+def _print_node(name: str, path: str) -> None:
+    with suppress(BrokenPipeError):  # who has read the first ones may be gone when a chip is made again
+        os.write(1, f"{name} {path}\n".encode())
 
 
 def _check_kernel(options: argparse.Namespace, made: chips.ChipSet) -> None:

@@ -12,7 +12,7 @@ import errno
 import os
 import select
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from fcntl import ioctl
@@ -23,7 +23,7 @@ from pathlib import Path
 import gpiod
 from gpiod import line as gpiod_line
 
-from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, PresenceSink
+from gpiovirt.core.chip import Chip, ChipInfo, EdgeSink, InfoSink, PresenceSink
 from gpiovirt.core.line import (
     AS_IS,
     Bias,
@@ -54,6 +54,8 @@ __all__ = ["KernelChip", "KernelChips"]
 Event = tuple[int, Callable[[], None]]
 """(timestamp in ns, what tells its sink)"""
 Reader = Callable[[], Iterable[Event]]
+Follower = Callable[[bool], bool]
+"""Told that a chip has vanished (False) or is back (True), until it returns that this will do."""
 
 _EVENTS_KEPT = 256  # per line, until this process reads them
 _EVENTS_READ = 64
@@ -83,7 +85,7 @@ class KernelChips:
     """The chips of /dev that were asked for, and one file that is readable when one has an event."""
 
     def __init__(self) -> None:
-        self._chips: dict[str, KernelChip] = {}
+        self._chips: list[KernelChip] = []
         self._ready = select.epoll()
         self._readers: dict[int, Reader] = {}
         self._look_again_ns: int | None = None
@@ -117,8 +119,8 @@ class KernelChips:
 
     def on_deadline(self, now_ns: int) -> None:
         """Look for the chips that have vanished."""
-        missing = [chip for chip in self._chips.values() if chip.is_incomplete]
-        present = {chip.path for chip in self._chips.values() if not chip.is_gone}
+        missing = [chip for chip in self._chips if chip.is_incomplete]
+        present = {chip.path for chip in self._chips if not chip.is_gone}
         for path in map(str, Path("/dev").glob("gpiochip*")):
             for chip in [chip for chip in missing if chip.is_gone]:
                 if path not in present and chip.comes_back_as(path):
@@ -132,13 +134,22 @@ class KernelChips:
         if self._look_again_ns is None:
             self._look_again_ns = 0
 
+    def close_unused(self, keep: Collection[Chip] = ()) -> None:
+        """Close the chips that were only looked at: while one is open the kernel keeps its number."""
+        for chip in [chip for chip in self._chips if not chip.is_used and chip not in keep]:
+            chip.close()
+            self._chips.remove(chip)
+
     def all(self) -> list[KernelChip]:
-        """Every chip that this user may open, by number."""
+        """Every chip that this user may open, by number; close_unused() when done with them."""
         paths = sorted(Path("/dev").glob("gpiochip*"), key=lambda path: (len(path.name), path.name))
         return [chip for path in paths if (chip := self._open(str(path))) is not None]
 
     def find(self, name: str) -> KernelChip | None:
-        """The chip of that path, device name (gpiochipN) or label; HostError if it may not be opened."""
+        """The chip of that path, device name (gpiochipN) or label; HostError if it may not be opened.
+
+        Looking for a label opens others, too.
+        """
         path = name if name.startswith("/") else f"/dev/{name}"
         if Path(path).exists():
             return self._open(path, must=True)
@@ -150,16 +161,18 @@ class KernelChips:
 
     def _open(self, path: str, must: bool = False) -> KernelChip | None:
         real = os.path.realpath(path)
-        if real not in self._chips:
-            try:
-                if not gpiod.is_gpiochip_device(real):
-                    return None
-                self._chips[real] = KernelChip(gpiod.Chip(real), self, real)
-            except OSError as error:
-                if must:
-                    raise HostError.of(f"cannot open the chip {os.path.basename(path)}", error) from error
+        for chip in self._chips:
+            if chip.path == real and chip.is_there():
+                return chip
+        try:
+            if not gpiod.is_gpiochip_device(real):
                 return None
-        return self._chips[real]
+            self._chips.append(KernelChip(gpiod.Chip(real), self, real))
+        except OSError as error:
+            if must:
+                raise HostError.of(f"cannot open the chip {os.path.basename(path)}", error) from error
+            return None
+        return self._chips[-1]
 
 
 class KernelChip:
@@ -174,16 +187,50 @@ class KernelChip:
         self.is_gone = False
         self._watchers: list[InfoSink] = []
         self._requests: list[KernelRequest] = []
+        self._followers: dict[Follower, bool] = {}  # whether it has to be told once more
         chips.add_reader(chip.fd, self._read_info)
 
     def fileno(self) -> int:
         """The chip's open file."""
         return self.chip.fd
 
+    def is_there(self) -> bool:
+        """Whether the kernel still has it."""
+        if not self.is_gone:
+            try:
+                self.chip.get_info()
+            except OSError:
+                self.vanish()
+        return not self.is_gone
+
+    @property
+    def is_used(self) -> bool:
+        """Somebody holds lines of it, watches or follows it."""
+        return bool(self._requests or self._watchers or self._followers)
+
+    def close(self) -> None:
+        """To be called of a chip that is not used."""
+        if not self.is_gone:
+            self.chips.remove_reader(self.chip.fd)
+            self.chip.close()
+
+    def follow(self, follower: Follower) -> Callable[[], None]:
+        """Tell it from now on when the chip vanishes and when it is back; returns what ends that."""
+        self._followers[follower] = False
+
+        def unfollow() -> None:
+            self._followers.pop(follower, None)
+
+        return unfollow
+
     @property
     def is_incomplete(self) -> bool:
         """The chip has vanished, or is back but somebody else took lines of it."""
-        return self.is_gone or any(request.has_lost_lines for request in self._requests)
+        return (
+            self.is_gone
+            or any(request.has_lost_lines for request in self._requests)
+            or any(self._followers.values())
+        )
 
     def vanish(self) -> None:
         """The kernel has no such chip any more."""
@@ -193,6 +240,9 @@ class KernelChip:
             for request in list(self._requests):
                 request.lose_lines()
             self.chip.close()
+            for follower in list(self._followers):
+                self._followers[follower] = True
+                follower(False)
             self.chips.look_soon()
 
     def comes_back_as(self, path: str) -> bool:
@@ -219,6 +269,8 @@ class KernelChip:
         if not self.is_gone:
             for request in list(self._requests):
                 request.retake_lines()
+            for follower in [follower for follower, waits in self._followers.items() if waits]:
+                self._followers[follower] = not follower(True)
 
     def forget(self, request: KernelRequest) -> None:
         """The request is released."""

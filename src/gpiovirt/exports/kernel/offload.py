@@ -2,6 +2,7 @@
 """A virtual chip that the kernel itself serves, as long as this process lives.
 
 Nothing here holds a line: the kernel's gpio-aggregator does, and consumers open its /dev/gpiochipN.
+When a chip that its lines are of vanishes, it is deleted, and made again once that is back.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from gpiovirt.core.aggregate import SourceLine
-from gpiovirt.errors import HostError, LineBusyError
+from gpiovirt.core.chip import Chip
+from gpiovirt.errors import GpiovirtError, HostError, LineBusyError
 from gpiovirt.exports.kernel import record
 from gpiovirt.exports.kernel.aggregator import (
     DEVICES,
@@ -27,7 +30,7 @@ from gpiovirt.exports.kernel.aggregator import (
 )
 from gpiovirt.host.unix_socket import Access
 
-__all__ = ["Offload"]
+__all__ = ["Followed", "Offload"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,39 +39,92 @@ _NODE_TIMEOUT_S = 2.0
 _UDEV = Path("/run/udev")
 
 
+class Followed(Chip, Protocol):
+    """A chip of the kernel: one that may vanish, and be back."""
+
+    def follow(self, follower: Callable[[bool], bool]) -> Callable[[], None]:
+        """Tell it whether the chip is there when that changes, again until it returns that this will do."""
+
+
 class Offload:
     """Hands `lines`, all of them of chips of the kernel, over as the chip `chip`; `path` is its node.
 
     LineBusyError if a line is held, HostError if the kernel cannot; then nothing is left behind.
-    Without `access` the node stays as the system makes it.
+    Without `access` the node stays as the system makes it. `on_path` is told when it is made again.
     """
 
-    def __init__(self, chip: str, lines: Sequence[SourceLine], access: Access | None = None) -> None:
+    def __init__(
+        self,
+        chip: str,
+        lines: Sequence[tuple[Followed, int]],
+        access: Access | None = None,
+        on_path: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._chip = chip
         self._lines = lines
+        self._access = access
+        self._on_path = on_path
         self._aggregator = find_aggregator()
         self._record = record.Record(chip)
         self._device: Device | None = None
+        self._away: set[str] = set()
+        self._complaint = ""
+        sources = {id(source): source for source, _ in lines}
+        self._unfollow = [source.follow(partial(self._on_presence, source)) for source in sources.values()]
         try:
             self._clear_up()
-            self._check_free()
-            self._make()
-            self.path = self._node(access)
+            self.path = self._offer()
         except BaseException:
             self.close()
             raise
 
+    def _offer(self) -> str:
+        self._check_free()
+        self._make()
+        return self._node()
+
+    def _on_presence(self, source: Chip, there: bool) -> bool:
+        label = source.info.label
+        if not there:
+            self._away.add(label)
+            _log.warning("the chip %s has vanished, and %s is deleted until it is back", label, self._chip)
+            self._delete()
+            return True
+        self._away.discard(label)
+        if self._away:
+            return True
+        try:
+            self.path = self._offer()
+        except GpiovirtError as error:
+            self._delete()
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                _log.error("cannot make %s again, and go on trying: %s", self._chip, error)
+            return False
+        self._complaint = ""
+        _log.warning("the chip %s is back, and %s as %s", label, self._chip, self.path)
+        self._on_path(self.path)
+        return True
+
     def close(self) -> None:
         """Delete the chip; its consumers' files fail with ENODEV."""
+        for unfollow in self._unfollow:
+            unfollow()
+        if self._delete():
+            self._record.close()
+        else:
+            self._record.leave()
+
+    def _delete(self) -> bool:
+        """Delete the device if there is one; whether there is none any more."""
         device, self._device = self._device, None
         try:
             if device is not None:
                 delete(device)
         except HostError as error:
             _log.error("%s; delete it by hand: %s", error, how_to_delete(device.name if device else ""))
-            self._record.leave()
-            return
-        self._record.close()
+            return False
+        return True
 
     def _clear_up(self) -> None:
         """What a process of this chip's name left when it was killed; others' is only told."""
@@ -125,8 +181,9 @@ class Offload:
                 "the lines of %s lose their names: keeping them takes Linux 6.16 and configfs", self._chip
             )
 
-    def _node(self, access: Access | None) -> str:
+    def _node(self) -> str:
         assert self._device is not None
+        access = self._access
         name = self._device.chip
         path = f"/dev/{name}"
         number = (DEVICES / self._device.name / name / "dev").read_text().strip()
