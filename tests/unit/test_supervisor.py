@@ -12,6 +12,7 @@ from gpiovirt.exports.process.supervisor import Supervisor
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.seccomp import Notification
 from gpiovirt.host.task import Task, Tasks
+from gpiovirt.protocols.gpiochip import ChipFile, FifoFactory, File
 from gpiovirt.testing import Simulator
 
 GET_LINE, CHIPINFO = 0xC250B407, 0x8044B401
@@ -61,7 +62,11 @@ class FakeListener:
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     simulator = Simulator(now_ns)
     chip = simulator.add_chip("a", [""])
-    made = Supervisor({(1, 1): (chip, "gpiochip0")}, now_ns, simulator)
+
+    def opener(name: str, open_fifo: FifoFactory, _waits: object) -> File:
+        return ChipFile(chip, name, open_fifo)
+
+    made = Supervisor({(1, 1): (opener, "gpiochip0")}, now_ns, simulator)
     made._listener = FakeListener()  # type: ignore[assignment]
     task = FakeTask()
     found = {3: (1, 1)}

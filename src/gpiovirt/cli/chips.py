@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING, cast
 
+from gpiovirt.control import chip_socket
 from gpiovirt.core.aggregate import Aggregate, SourceLine
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Direction, LineSettings
@@ -17,10 +18,12 @@ from gpiovirt.protocols import new_device
 from gpiovirt.sources.simulator import Simulator
 
 if TYPE_CHECKING:
-    from gpiovirt.control.simulator import Reactor
+    from gpiovirt.exports.process.supervisor import Openable
+    from gpiovirt.host.reactor import Waits
+    from gpiovirt.protocols.gpiochip import FifoFactory, File
     from gpiovirt.sources.kernel import KernelChip, KernelChips
 
-__all__ = ["ChipSet", "add_options", "kernel_chips"]
+__all__ = ["ChipSet", "add_options", "kernel_chips", "parse_sim", "parse_wire"]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chip",
-        metavar="NAME=LINES",
+        metavar="NAME[=LINES]",
         action="append",
         default=[],
-        help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated)",
+        help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated); "
+        "without LINES: the chip NAME of gpiovirtd",
     )
     parser.add_argument(
         "--wait",
@@ -70,14 +74,15 @@ class ChipSet:
         self.virtual: dict[str, Chip] = {}
         self.handed_over: dict[str, list[tuple[KernelChip, int]]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
+        self.remote: dict[str, str] = {}
+        """Paths of the sockets of chips that a daemon serves."""
         self.kernel: KernelChips | None = None
+        self._shown: list[str] = []
         self._to_hand_over: list[str] = getattr(options, "kernel", [])
         for text in options.sim:
-            _add_sim(self.simulator, text)
+            self.simulator.add_chip(*parse_sim(text))
         for text in options.wire:
-            one, equals, other = text.partition("=")
-            if not equals:
-                raise UsageError(f"--wire {text!r}: write LINE=LINE, as in sim-a:0=sim-b:DOOR")
+            one, other = parse_wire(text)
             self.simulator.wire(self.simulator.find_line(one), self.simulator.find_line(other))
         for text in options.hog:
             self._add_hog(text)
@@ -94,12 +99,16 @@ class ChipSet:
                     self._close_unused()
                 time.sleep(0.1)
 
-    @property
-    def shown(self) -> dict[str, Chip]:
-        """The chips to show: the virtual ones, or without any the simulated ones."""
-        return self.virtual or dict(self.simulator.chips)
+    def openables(self) -> list[Openable]:
+        """What opens the chips to show: those of --chip, or without any the simulated ones."""
+        if not self._shown:
+            return [_local(chip) for chip in self.simulator.chips.values()]
+        return [
+            _remote(self.remote[name]) if name in self.remote else _local(self.virtual[name])
+            for name in self._shown
+        ]
 
-    def attach(self, reactor: Reactor) -> None:
+    def attach(self, reactor: Waits) -> None:
         """Let what happens on the kernel's chips be read where the chips are served."""
         if self.kernel is not None:
             reactor.add_reader(self.kernel.fileno(), self.kernel.on_readable)
@@ -131,6 +140,9 @@ class ChipSet:
 
     def _add_chip(self, text: str) -> None:
         name, equals, definition = text.partition("=")
+        if not equals and name and name not in self.simulator.chips:
+            self._add_remote(name)
+            return
         if not equals or not name:
             raise UsageError(f"--chip {text!r}: write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'")
         if name in self.virtual or name in self.simulator.chips or name in self.handed_over:
@@ -157,6 +169,21 @@ class ChipSet:
             self.handed_over[name] = self._of_the_kernel(name, lines)
         else:
             self.virtual[name] = Aggregate(name, lines, now_ns)
+            self._shown.append(name)
+
+    def _add_remote(self, name: str) -> None:
+        """A chip that gpiovirtd has."""
+        path = chip_socket(name)
+        if path is None:
+            raise NoSuchChipError(
+                f"--chip {name!r}: gpiovirtd has no such chip (`gpiovirt list` shows them); "
+                "to make one here write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'"
+            )
+        from gpiovirt.host.device_socket import check_access
+
+        check_access(path)
+        self.remote[name] = path
+        self._shown.append(name)
 
     def _of_the_kernel(self, name: str, lines: list[SourceLine]) -> list[tuple[KernelChip, int]]:
         """The lines, all of them of chips of the kernel; UsageError if one is not."""
@@ -195,6 +222,24 @@ def kernel_chips() -> KernelChips | None:
     return KernelChips()
 
 
+def _local(chip: Chip) -> Openable:
+    def openable(name: str, open_fifo: FifoFactory, _waits: Waits) -> File:
+        from gpiovirt.protocols.gpiochip import ChipFile  # once the program runs
+
+        return ChipFile(chip, name, open_fifo)
+
+    return openable
+
+
+def _remote(path: str) -> Openable:
+    def openable(name: str, open_fifo: FifoFactory, waits: Waits) -> File:
+        from gpiovirt.exports.process.remote import RemoteChipFile
+
+        return RemoteChipFile(path, name, open_fifo, waits)
+
+    return openable
+
+
 _HOGS = {
     "input": LineSettings(Direction.INPUT),
     "output-low": LineSettings(Direction.OUTPUT),
@@ -202,13 +247,21 @@ _HOGS = {
 }
 
 
-def _add_sim(simulator: Simulator, text: str) -> None:
+def parse_sim(text: str) -> tuple[str, list[str]]:
+    """LABEL:COUNT or LABEL:NAME,NAME: (label, names)"""
     label, colon, lines = text.partition(":")
     if not label or not colon or not lines:
         raise UsageError(f"--sim {text!r}: write LABEL:COUNT or LABEL:NAME,NAME, as in sim-a:8")
     if not lines.isdecimal():
-        simulator.add_chip(label, lines.split(","))
-    elif 0 < int(lines) <= new_device.MAX_OFFSET + 1:
-        simulator.add_chip(label, [""] * int(lines))
-    else:
-        raise UsageError(f"--sim {text!r}: a chip has 1 to {new_device.MAX_OFFSET + 1} lines")
+        return label, lines.split(",")
+    if 0 < int(lines) <= new_device.MAX_OFFSET + 1:
+        return label, [""] * int(lines)
+    raise UsageError(f"--sim {text!r}: a chip has 1 to {new_device.MAX_OFFSET + 1} lines")
+
+
+def parse_wire(text: str) -> tuple[str, str]:
+    """LINE=LINE"""
+    one, equals, other = text.partition("=")
+    if not equals:
+        raise UsageError(f"--wire {text!r}: write LINE=LINE, as in sim-a:0=sim-b:DOOR")
+    return one, other

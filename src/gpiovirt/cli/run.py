@@ -53,6 +53,8 @@ def main(options: argparse.Namespace) -> int:
 
     def prepare(supervisor: Supervisor) -> None:
         made.attach(supervisor)
+        if not made.simulator.chips:
+            return
         from gpiovirt.control.simulator import SimServer
 
         try:
@@ -60,5 +62,5 @@ def main(options: argparse.Namespace) -> int:
         except HostError as error:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
-    environment = {**os.environ, ENVIRONMENT: name}
-    launch(argv, list(made.shown.values()), now_ns, made, prepare, environment)
+    environment = {**os.environ, ENVIRONMENT: name} if made.simulator.chips else os.environ
+    launch(argv, made.openables(), now_ns, made, prepare, environment)

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """How chips are made and driven from outside.
 
-Here are only the names by which a simulator is found: every program's start needs them.
+Here are only the names by which simulators and daemons are found: every program's start needs them.
 """
 
 from __future__ import annotations
 
-__all__ = ["ENVIRONMENT", "SOCKETS", "socket_name"]
+import os
+
+__all__ = ["ENVIRONMENT", "SOCKETS", "chip_socket", "runtime_directories", "socket_name"]
 
 ENVIRONMENT = "GPIOVIRT_SIM"
 SOCKETS = "gpiovirt/sim/"
@@ -15,3 +17,20 @@ SOCKETS = "gpiovirt/sim/"
 def socket_name(uid: int, pid: int) -> str:
     """Name of the abstract socket of the simulator that the program `pid` of user `uid` runs on."""
     return f"{SOCKETS}{uid}/{pid}"
+
+
+def runtime_directories() -> list[str]:
+    """Where daemons that this user may have keep their sockets; GPIOVIRT_RUNTIME_DIR names another."""
+    if chosen := os.environ.get("GPIOVIRT_RUNTIME_DIR"):
+        return [chosen]
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    return ["/run/gpiovirt", *([f"{own}/gpiovirt"] if own and os.getuid() else [])]
+
+
+def chip_socket(name: str) -> str | None:
+    """Path of the socket of a daemon's chip; None if there is no such chip."""
+    for directory in runtime_directories():
+        path = f"{directory}/chips/{name}"
+        if "/" not in name and os.path.lexists(path):
+            return path
+    return None

@@ -12,13 +12,16 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from gpiovirt.control import ENVIRONMENT, SOCKETS, socket_name
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.sources.simulator import LevelChange, Simulator
+
+if TYPE_CHECKING:
+    from gpiovirt.host.reactor import Waits
 
 __all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name"]
 
@@ -43,20 +46,10 @@ def _decode(message: bytes) -> Any:
     return json.loads(message)
 
 
-class Reactor(Protocol):
-    """What calls back when a file is readable."""
-
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
-        """Call back when `fd` is readable or hung up."""
-
-    def remove_reader(self, fd: int) -> None:
-        """Call back no more."""
-
-
 class SimServer:
     """Serves a simulator on the reactor of the process it lives in."""
 
-    def __init__(self, simulator: Simulator, reactor: Reactor, name: str) -> None:
+    def __init__(self, simulator: Simulator, reactor: Waits, name: str) -> None:
         self._simulator = simulator
         self._reactor = reactor
         self._watchers: list[socket.socket] = []

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-__all__ = ["Clocked", "Reactor"]
+__all__ = ["Clocked", "Reactor", "Waits"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,16 @@ class Clocked(Protocol):
         """It has."""
 
 
+class Waits(Protocol):
+    """What calls back when a file is readable."""
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        """Call back while `fd` is readable or hung up."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Call back no more; to be called before the fd is closed."""
+
+
 class Reactor:
     """Never wakes for nothing; with `poll_us`, it looks for so long after each event before it sleeps."""
 
@@ -45,6 +55,7 @@ class Reactor:
         self._on_fault: dict[int, Callback] = {}
         self._soon: list[Callback] = []
         self._running = True
+        self.stopped_by = 0
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         """Call back while `fd` is readable or hung up."""
@@ -82,16 +93,20 @@ class Reactor:
         self._running = False
 
     def stop_on(self, signals: Iterable[signal.Signals]) -> None:
-        """Have run() return when one of these signals comes."""
+        """Have run() return when one of these signals comes; `stopped_by` is the first one then."""
         woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakes)
         for number in signals:
-            signal.signal(number, lambda *_: self.stop())
+            signal.signal(number, self._on_signal)
 
         def drain() -> None:
             os.read(woken, 64)
 
         self.add_reader(woken, drain)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stopped_by = self.stopped_by or number
+        self.stop()
 
     def run(self) -> None:
         """Serve until stop()."""

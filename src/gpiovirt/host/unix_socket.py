@@ -55,7 +55,7 @@ class SocketListener:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         sock.setblocking(False)
-        self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._reserve = os.dup(sock.fileno())
 
     def __str__(self) -> str:
         return str(self.socket.getsockname())
@@ -70,7 +70,7 @@ class SocketListener:
             os.close(self._reserve)  # or the loop would find it waiting for ever
             with suppress(OSError):
                 self.socket.accept()[0].close()
-            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._reserve = os.dup(self.socket.fileno())
             raise HostError.of(f"a connection to {self} was turned away", error) from error
         connection.setblocking(False)
         return connection

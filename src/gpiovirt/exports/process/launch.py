@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from gpiovirt.core.chip import Chip, Now
+from gpiovirt.core.chip import Now
 from gpiovirt.errors import HostError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
@@ -24,7 +24,7 @@ from gpiovirt.host import libc
 from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
 
 if TYPE_CHECKING:
-    from gpiovirt.exports.process.supervisor import Supervisor
+    from gpiovirt.exports.process.supervisor import Openable, Supervisor
     from gpiovirt.host.reactor import Clocked
 
 __all__ = ["launch"]
@@ -40,13 +40,13 @@ class _Placeholder(NamedTuple):
 
 def launch(
     argv: list[str],
-    chips: Sequence[Chip],
+    chips: Sequence[Openable],
     now: Now,
     clocked: Clocked,
     prepare: Callable[[Supervisor], None],
     environment: Mapping[str, str],
 ) -> NoReturn:
-    """Become the program `argv`, which sees chip i as /dev/gpiochip<i>.
+    """Become the program `argv`, which sees what chips[i] opens as /dev/gpiochip<i>.
 
     `prepare` runs in the supervisor before it serves the program's first call. HostError if something
     cannot be had, and then nothing is left behind.
@@ -106,7 +106,7 @@ def _fork_detached() -> bool:
 def _supervise(
     program: int,
     placeholders: Sequence[_Placeholder],
-    chips: Sequence[Chip],
+    chips: Sequence[Openable],
     now: Now,
     clocked: Clocked,
     prepare: Callable[[Supervisor], None],

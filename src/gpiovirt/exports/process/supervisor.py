@@ -15,20 +15,23 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gpiovirt.core.chip import Chip, Now
+from gpiovirt.core.chip import Now
 from gpiovirt.core.line import Clock
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.seccomp import Listener, Notification
 from gpiovirt.host.task import Task, Tasks
-from gpiovirt.protocols.gpiochip import ChipFile, File
+from gpiovirt.protocols.gpiochip import FifoFactory, File
 from gpiovirt.uapi import gpio as u
 from gpiovirt.uapi.seccomp import AUDIT_ARCH_I386, COMPAT_ARCHES
 
 if TYPE_CHECKING:
-    from gpiovirt.host.reactor import Clocked
+    from gpiovirt.host.reactor import Clocked, Waits
 
-__all__ = ["Supervisor"]
+__all__ = ["Openable", "Supervisor"]
+
+Openable = Callable[[str, FifoFactory, "Waits"], File]
+"""Opens a chip as a device of that name: what is to be read besides is registered with the last"""
 
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the caller's argument is read
 _HOT = frozenset({u.GPIO_V2_LINE_GET_VALUES_IOCTL, u.GPIO_V2_LINE_SET_VALUES_IOCTL})
@@ -36,31 +39,21 @@ _KNOWN = frozenset(value for name, value in vars(u).items() if name.endswith("_I
 _FileId = tuple[int, int]
 
 
-class _Node:
-    """A /dev/gpiochipN that was opened but not yet used."""
-
-    __slots__ = ("chip", "name")
-
-    def __init__(self, chip: Chip, name: str) -> None:
-        self.chip = chip
-        self.name = name
-
-
 class Supervisor:
-    """Serves the chips of `nodes`, (device, inode) of a placeholder -> (chip, device name)."""
+    """Serves the chips of `nodes`: (device, inode) of a placeholder -> (what opens the chip, device name)."""
 
-    def __init__(self, nodes: Mapping[_FileId, tuple[Chip, str]], now: Now, clocked: Clocked) -> None:
-        self._nodes = {file_id: _Node(*node) for file_id, node in nodes.items()}
+    def __init__(self, nodes: Mapping[_FileId, tuple[Openable, str]], now: Now, clocked: Clocked) -> None:
+        self._nodes = nodes
         self._now = now
         self._clocked = clocked
         self._tasks = Tasks()
         self._files: dict[_FileId, File] = {}
         self._slow = select.epoll()
-        self._readers: dict[int, Callable[[], None]] = {}
+        self._readers: dict[int, Callable[[], object]] = {}
         self._opened: list[PipeFifo] = []
         self._unsent: dict[tuple[int, int, int], bytes] = {}
 
-    def add_reader(self, fd: int, callback: Callable[[], None]) -> None:
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
         """Call back when `fd` is readable or hung up."""
         self._readers[fd] = callback
         self._slow.register(fd, select.EPOLLIN)
@@ -134,7 +127,7 @@ class Supervisor:
             if node is None:  # not ours
                 self._listener.proceed(call.id)
                 return None
-            file = self._open(call, task, node)
+            file = self._open(call, task, *node)
         cmd = call.cmd
         if cmd not in _HOT:
             if cmd not in _KNOWN:
@@ -185,10 +178,14 @@ class Supervisor:
             fifo.close()
         self._opened.clear()
 
-    def _open(self, call: Notification, task: Task, node: _Node) -> File:
+    def _open(self, call: Notification, task: Task, openable: Openable, name: str) -> File:
         """Put a chip file in place of the placeholder that the caller opened."""
         flags = task.file_flags(call.fd)
-        file = ChipFile(node.chip, node.name, self._open_fifo)
+        try:
+            file = openable(name, self._open_fifo, self)
+        except OSError:
+            self._discard_opened()
+            raise
         try:
             fifo = self._adopt(file)
             os.set_blocking(fifo.reader, not flags & os.O_NONBLOCK)

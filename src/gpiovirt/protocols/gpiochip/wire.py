@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""The character device over a socket: who has no /dev/gpiochipN opens a chip of another process so.
+
+A SOCK_SEQPACKET connection is an open file, and its end is the file's close. Packets:
+
+    open      magic, version, the name the device is to have     + the write end of a pipe for its events
+    ioctl     tag, number, flags, the argument                   + the write end for a file it may open
+    answer    tag, errno, fd_at, the argument as it came back    + the socket of the file that was opened
+    hang-up   tag 0, and nobody asked: the file's lines have vanished, and its end follows
+
+The tag of an answer is that of the ioctl, or 1 for open: who takes a file over from somebody else may
+find an answer on it that is not his.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from gpiovirt.errors import PeerError
+from gpiovirt.protocols.gpiochip.file import Answer
+from gpiovirt.uapi import gpio as u
+
+__all__ = [
+    "HANG_UP",
+    "HANG_UP_TAG",
+    "OPEN_TAG",
+    "PACKET_MAX",
+    "Reply",
+    "decode_ioctl",
+    "decode_open",
+    "decode_reply",
+    "encode_answer",
+    "encode_ioctl",
+    "encode_open",
+]
+
+PACKET_MAX = 1024  # the largest argument is gpio_v2_line_request's 592 bytes
+_MAGIC = b"gpiochip"
+_VERSION = 1
+_NAME_MAX = u.GPIO_MAX_NAME_SIZE
+_COMPAT = 1  # flag: the caller is an i386 program
+_IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the argument is read
+
+_open = Struct("=8sI")
+_ioctl = Struct("=III")
+_answer = Struct("=IiI")
+OPEN_TAG = 1
+HANG_UP_TAG = 0
+HANG_UP = _answer.pack(HANG_UP_TAG, 0, 0)
+
+
+class Reply(NamedTuple):
+    """What an answer packet says; `argument` is None where nothing is copied back."""
+
+    tag: int
+    errno: int
+    fd_at: int
+    argument: bytes | None
+
+
+def encode_open(name: str) -> bytes:
+    """The first packet of a connection."""
+    return _open.pack(_MAGIC, _VERSION) + name.encode()
+
+
+def decode_open(packet: bytes) -> str:
+    """The device name wanted; PeerError if this is no such packet."""
+    if len(packet) < _open.size or len(packet) >= _open.size + _NAME_MAX:
+        raise PeerError("not the first packet of a chip's file")
+    if _open.unpack_from(packet) != (_MAGIC, _VERSION):
+        raise PeerError(f"another protocol, or another version than {_VERSION}")
+    return packet[_open.size :].decode(errors="replace")
+
+
+def encode_ioctl(tag: int, cmd: int, argument: bytes, compat: bool = False) -> bytes:
+    """An ioctl; `argument` is left out where the number says that it is not read."""
+    return _ioctl.pack(tag, cmd, _COMPAT if compat else 0) + (argument if cmd & _IOC_WRITE else b"")
+
+
+def decode_ioctl(packet: bytes) -> tuple[int, int, bytes, bool]:
+    """(tag, number, argument, compat); PeerError unless the argument has the size that the number says."""
+    if len(packet) < _ioctl.size:
+        raise PeerError("a packet shorter than its header")
+    tag, cmd, flags = _ioctl.unpack_from(packet)
+    if len(packet) - _ioctl.size != (u.ioc_size(cmd) if cmd & _IOC_WRITE else 0):
+        raise PeerError(f"ioctl {cmd:#x} with an argument of {len(packet) - _ioctl.size} bytes")
+    return tag, cmd, packet[_ioctl.size :], bool(flags & _COMPAT)
+
+
+def encode_answer(tag: int, answer: Answer) -> bytes:
+    """The answer; the file that it opened goes beside it."""
+    return _answer.pack(tag, answer.errno, answer.fd_at) + (answer.reply or b"")
+
+
+def decode_reply(packet: bytes) -> Reply:
+    """PeerError if it is none."""
+    if len(packet) < _answer.size:
+        raise PeerError("a packet shorter than its header")
+    tag, errno, fd_at = _answer.unpack_from(packet)
+    argument = packet[_answer.size :] or None
+    if errno < 0 or (fd_at and fd_at + 4 > len(argument or b"")):
+        raise PeerError("an answer that makes no sense")
+    return Reply(tag, errno, fd_at, argument)
