@@ -7,12 +7,13 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from gpiovirt import __version__
 from gpiovirt.errors import GpiovirtError, UsageError
 
-__all__ = ["COMMANDS", "main", "parser_for"]
+__all__ = ["COMMANDS", "main", "new_parser", "parser_for", "report"]
 
 COMMANDS = {
     "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
@@ -40,16 +41,28 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see: {self.prog} --help")
 
 
+def new_parser(
+    prog: str, description: str, epilog: str | None, usage: str | None = None
+) -> argparse.ArgumentParser:
+    """A parser that says what is wrong in one line."""
+    return _Parser(
+        prog=prog,
+        usage=usage,
+        description=description,
+        epilog=epilog,
+        formatter_class=_formatter,
+        allow_abbrev=False,
+    )
+
+
 def parser_for(command: str) -> argparse.ArgumentParser:
     """The argument parser of a subcommand."""
     module = importlib.import_module(f"gpiovirt.cli.{command.replace('-', '_')}")
-    parser = _Parser(
-        prog=f"gpiovirt {command}",
-        usage=getattr(module, "USAGE", None),
-        description=COMMANDS[command],
-        epilog=getattr(module, "EPILOG", None),
-        formatter_class=_formatter,
-        allow_abbrev=False,
+    parser = new_parser(
+        f"gpiovirt {command}",
+        COMMANDS[command],
+        getattr(module, "EPILOG", None),
+        getattr(module, "USAGE", None),
     )
     module.configure(parser)
     parser.set_defaults(main=module.main)
@@ -70,23 +83,32 @@ commands:
 
 
 def main() -> int:
-    """Entry point; the exit status is 2 for a wrong call and 1 for what could not be done."""
+    """Entry point."""
+    return report(_main)
+
+
+def _main() -> int:
     arguments = sys.argv[1:]
+    if not arguments:
+        sys.stderr.write(_overview())
+        return 2
+    if arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        sys.stdout.write(f"gpiovirt {__version__}\n")
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise UsageError(f"no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
+    options = parser_for(arguments[0]).parse_args(arguments[1:])
+    status: int = options.main(options)
+    return status
+
+
+def report(command: Callable[[], int]) -> int:
+    """Run a command; the exit status is 2 for a wrong call and 1 for what could not be done."""
     try:
-        if not arguments:
-            sys.stderr.write(_overview())
-            return 2
-        if arguments[0] in ("-h", "--help", "help"):
-            sys.stdout.write(_overview())
-            return 0
-        if arguments[0] in ("-V", "--version"):
-            sys.stdout.write(f"gpiovirt {__version__}\n")
-            return 0
-        if arguments[0] not in COMMANDS:
-            raise UsageError(f"no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
-        options = parser_for(arguments[0]).parse_args(arguments[1:])
-        status: int = options.main(options)
-        return status
+        return command()
     except UsageError as error:
         sys.stderr.write(f"gpiovirt: {error}\n")
         return 2

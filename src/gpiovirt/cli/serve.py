@@ -12,10 +12,12 @@ from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from gpiovirt.cli import chips
+from gpiovirt.control.access import gid_of, uid_of
 from gpiovirt.core.chip import Chip
-from gpiovirt.core.line import AS_IS, Bias, Drive, LineSettings
+from gpiovirt.core.line import AS_IS, LineSettings
 from gpiovirt.errors import UsageError
 from gpiovirt.host.unix_socket import Access
+from gpiovirt.protocols.line_options import parse_how
 
 __all__ = ["configure", "main"]
 
@@ -191,40 +193,10 @@ def _access(text: str) -> Access:
         number = -1
     if not 0 <= number <= 0o777:
         raise UsageError(f"--owner: {mode!r} is no mode, as 0660 is one")
-    return Access(_uid(user), _gid(group), number)
-
-
-def _uid(user: str) -> int:
-    import pwd
-
-    if not user or user.isdecimal():
-        return int(user or -1)
     try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        raise UsageError(f"--owner: there is no user {user!r}") from None
-
-
-def _gid(group: str) -> int:
-    import grp
-
-    if not group or group.isdecimal():
-        return int(group or -1)
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise UsageError(f"--owner: there is no group {group!r}") from None
-
-
-_HOWS = {
-    "pull-up": {"bias": Bias.PULL_UP},
-    "pull-down": {"bias": Bias.PULL_DOWN},
-    "bias-disabled": {"bias": Bias.DISABLED},
-    "open-drain": {"drive": Drive.OPEN_DRAIN},
-    "open-source": {"drive": Drive.OPEN_SOURCE},
-    "active-low": {"active_low": True},
-}
-_UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
+        return Access(uid_of(user), gid_of(group), number)
+    except UsageError as error:
+        raise UsageError(f"--owner: {error}") from error
 
 
 def _lines(texts: list[str], known: dict[str, Chip]) -> dict[str, dict[int, LineSettings]]:
@@ -238,7 +210,10 @@ def _lines(texts: list[str], known: dict[str, Chip]) -> dict[str, dict[int, Line
         _check_chip("--line", text, name, known)
         settings = found.setdefault(name, {})
         offset = _offset(known[name], line, text)
-        settings[offset] = _settings(settings.get(offset, AS_IS), how, text)
+        try:
+            settings[offset] = parse_how(how, settings.get(offset, AS_IS))
+        except UsageError as error:
+            raise UsageError(f"--line {text!r}: {error}") from error
     return found
 
 
@@ -253,22 +228,3 @@ def _offset(chip: Chip, line: str, text: str) -> int:
             f"--line {text!r}: the chip has {what} {line!r}; its offsets are 0 to {num_lines - 1}"
         )
     return offsets[0]
-
-
-def _settings(settings: LineSettings, how: str, text: str) -> LineSettings:
-    for word in how.split(","):
-        if word.startswith("debounce="):
-            settings = settings._replace(debounce_period_us=_period_us(word[9:], text))
-        elif word in _HOWS:
-            settings = settings._replace(**_HOWS[word])  # type: ignore[arg-type]
-        else:
-            raise UsageError(f"--line {text!r}: {word!r} is none of {', '.join(_HOWS)}, debounce=TIME")
-    return settings
-
-
-def _period_us(period: str, text: str) -> int:
-    digits = period.rstrip("ums")
-    unit = _UNITS.get(period[len(digits) :])
-    if not digits.isdecimal() or unit is None or int(digits) * unit >= 1 << 32:
-        raise UsageError(f"--line {text!r}: {period!r} is no time, as 5ms or 500us are")
-    return int(digits) * unit

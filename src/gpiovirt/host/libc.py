@@ -7,6 +7,7 @@ import ctypes
 import os
 
 __all__ = [
+    "PR_CAPBSET_DROP",
     "PR_SET_NAME",
     "PR_SET_NO_NEW_PRIVS",
     "PR_SET_PDEATHSIG",
@@ -25,9 +26,13 @@ _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctype
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
+PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+SYS_INOTIFY_ADD_WATCH = {"x86_64": 254, "aarch64": 27}
+SYS_INOTIFY_INIT1 = {"x86_64": 294, "aarch64": 26}
 SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429

@@ -35,12 +35,17 @@ def _seccomp(operation: int, flags: int, program: ctypes.Structure) -> int:
     return libc.syscall(number, operation, flags, program)
 
 
-def install_filter(program: bytes) -> int:
-    """Filter this thread and its children from now on; returns the listener's fd.
+def install_filter(program: bytes, listens: bool = True) -> int:
+    """Filter this thread and its children from now on; returns the listener's fd, if it `listens`.
 
     Without the right to do so (CAP_SYS_ADMIN) it sets no_new_privs first. HostError if it cannot.
     """
     fprog = _FilterProgram(len(program) // u.sock_filter.size, program)
+    if not listens:
+        try:
+            return _seccomp(u.SECCOMP_SET_MODE_FILTER, 0, fprog)
+        except OSError as error:
+            raise HostError.of("cannot install a seccomp filter", error) from error
     flags = u.SECCOMP_FILTER_FLAG_NEW_LISTENER | u.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     try:
         try:

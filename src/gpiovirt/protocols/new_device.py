@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
-from gpiovirt.core.chip import Chip
+from gpiovirt.core.chip import ChipInfo
+from gpiovirt.core.line import LineInfo
 from gpiovirt.errors import GrammarError, NoSuchChipError, NoSuchLineError, OffsetError, UsageError
 
 __all__ = ["ChipLines", "Item", "NamedLine", "format_definition", "parse", "resolve"]
@@ -37,6 +38,20 @@ class NamedLine(NamedTuple):
 
 
 Item = ChipLines | NamedLine
+
+
+class HasLines(Protocol):
+    """What is asked of a chip here."""
+
+    @property
+    def info(self) -> ChipInfo:
+        """Name, label and number of lines."""
+
+    def line_info(self, offset: int) -> LineInfo:
+        """State of one line; OffsetError past the end."""
+
+
+AChip = TypeVar("AChip", bound=HasLines)
 
 _TOKEN = re.compile(r'\s*(?:(?P<comma>,)|"(?P<quoted>[^"]*)"|(?P<word>[^\s,"]+)|(?P<open>"))')
 _OFFSETS = re.compile(r"(\d+)(?:-(\d+))?")
@@ -114,14 +129,14 @@ def format_definition(items: Sequence[Item]) -> str:
 
 
 def resolve(
-    items: Sequence[Item], find_chip: Callable[[str], Chip | None], chips: Sequence[Chip]
-) -> list[tuple[Chip, int]]:
+    items: Sequence[Item], find_chip: Callable[[str], AChip | None], chips: Sequence[AChip]
+) -> list[tuple[AChip, int]]:
     """The lines the items mean.
 
     `find_chip` knows chips by name, `chips` are searched for line names. NoSuchChipError,
     NoSuchLineError, OffsetError past the end, UsageError for a line named twice.
     """
-    lines: list[tuple[Chip, int]] = []
+    lines: list[tuple[AChip, int]] = []
     seen: set[tuple[int, int]] = set()
     for item in items:
         for chip, offset in _lines_of(item, find_chip, chips):
@@ -135,8 +150,8 @@ def resolve(
 
 
 def _lines_of(
-    item: Item, find_chip: Callable[[str], Chip | None], chips: Sequence[Chip]
-) -> list[tuple[Chip, int]]:
+    item: Item, find_chip: Callable[[str], AChip | None], chips: Sequence[AChip]
+) -> list[tuple[AChip, int]]:
     there = ", ".join(chip.info.label for chip in chips) or "none"
     if isinstance(item, ChipLines):
         chip = find_chip(item.chip)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""<linux/seccomp.h>, <linux/filter.h> and <linux/audit.h>: what a user-notification filter needs."""
+"""<linux/seccomp.h>, <linux/filter.h> and <linux/audit.h>: what our filters need."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 1 << 3
 SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 5  # Linux 5.19
 SECCOMP_RET_ALLOW = 0x7FFF0000
 SECCOMP_RET_USER_NOTIF = 0x7FC00000
+SECCOMP_RET_ERRNO = 0x00050000
 
 SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
 SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
@@ -49,5 +50,6 @@ COMPAT_ARCHES = frozenset({AUDIT_ARCH_I386, AUDIT_ARCH_ARM})
 BPF_LD_W_ABS = 0x20
 BPF_ALU_AND_K = 0x54
 BPF_JMP_JEQ_K = 0x15
+BPF_JMP_JSET_K = 0x45
 BPF_RET_K = 0x06
 sock_filter = Struct("=HBBI")  # code, jt, jf, k

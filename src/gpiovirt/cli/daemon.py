@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""The command `gpiovirtd`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import sys
+
+from gpiovirt.cli.chips import parse_sim, parse_wire
+from gpiovirt.cli.main import new_parser, report
+from gpiovirt.errors import UsageError
+
+__all__ = ["main", "parser"]
+
+DESCRIPTION = (
+    "keep virtual chips, a process each; they survive its restart, and are made and deleted as it runs"
+)
+EPILOG = """\
+As root it serves the machine from /run/gpiovirt and /var/lib/gpiovirt, as another user that user's own
+chips from $XDG_RUNTIME_DIR/gpiovirt and ~/.local/state/gpiovirt.
+
+SIGTERM ends gpiovirtd and leaves its chips: their processes go on serving, and the next gpiovirtd finds
+them. SIGINT (Ctrl-C) ends it and them. SIGHUP executes it anew, as after an upgrade.
+
+examples:
+  gpiovirtd
+  gpiovirtd --sim sim-a:8 --sim sim-b:DOOR,LAMP
+  gpiovirt new plc 'sim-a 0 3, sim-b 0-1' --owner alice
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = new_parser("gpiovirtd", DESCRIPTION, EPILOG)
+    made.add_argument("--run", metavar="DIR", help="where sockets are")
+    made.add_argument("--state", metavar="DIR", help="where the chips are recorded")
+    made.add_argument(
+        "--sim",
+        metavar="LABEL:LINES",
+        action="append",
+        default=[],
+        help="have a simulated chip to take lines of; LINES is their number, or their names: DOOR,,LAMP",
+    )
+    made.add_argument(
+        "--wire", metavar="A:0=B:1", action="append", default=[], help="connect two simulated lines"
+    )
+    made.add_argument("-v", "--verbose", action="store_true", help="log more")
+    return made
+
+
+def main() -> int:
+    """Entry point."""
+    return report(_main)
+
+
+def _main() -> int:
+    options = parser().parse_args()
+    import logging
+
+    from gpiovirt.daemon.service import Options, serve
+
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="gpiovirtd: %(message)s"
+    )
+    is_root = os.geteuid() == 0
+    home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    run = options.run or os.environ.get("GPIOVIRT_RUNTIME_DIR")
+    run = run or ("/run/gpiovirt" if is_root else own and f"{own}/gpiovirt")
+    if not run:
+        raise UsageError("XDG_RUNTIME_DIR is not set; say with --run where sockets are to be")
+    uid, gid = _worker() if is_root else (os.getuid(), os.getgid())
+    return serve(
+        Options(
+            run=os.path.abspath(run),
+            state=os.path.abspath(options.state or ("/var/lib/gpiovirt" if is_root else f"{home}/gpiovirt")),
+            simulated=[parse_sim(text) for text in options.sim],
+            wires=[parse_wire(text) for text in options.wire],
+            worker_uid=uid,
+            worker_gid=gid,
+            companions=[],
+        )
+    )
+
+
+def _worker() -> tuple[int, int]:
+    """Whom workers become: the user made for it, or nobody."""
+    for name in ("gpiovirt", "nobody"):
+        try:
+            user = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return user.pw_uid, user.pw_gid
+    return 65534, 65534
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Who may do what with a daemon's chips: UNIX owner, group and mode, and a group that may do all."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+import socket
+from array import array
+from contextlib import suppress
+from struct import Struct
+from typing import NamedTuple
+
+from gpiovirt.errors import UsageError
+
+__all__ = ["GROUP", "Identity", "gid_of", "identity_of", "uid_of"]
+
+GROUP = "gpiovirt"
+"""Its members make, change and delete chips"""
+
+_ucred = Struct("iII")  # unix(7)
+_SO_PEERGROUPS = 59  # asm-generic/socket.h
+_GROUPS_MAX = 65536
+
+
+class Identity(NamedTuple):
+    """A user and all his groups."""
+
+    uid: int
+    gids: frozenset[int]
+
+    def may_manage(self, daemon_uid: int) -> bool:
+        """Make, change and delete any chip."""
+        if self.uid in (0, daemon_uid):
+            return True
+        with suppress(KeyError):
+            return grp.getgrnam(GROUP).gr_gid in self.gids
+        return False
+
+    def may_use(self, uid: int, gid: int, mode: int) -> bool:
+        """Connect to a socket of that owner, group and mode: the first that applies decides."""
+        if self.uid == 0:
+            return True
+        if self.uid == uid:
+            return bool(mode & 0o200)
+        if gid in self.gids:
+            return bool(mode & 0o020)
+        return bool(mode & 0o002)
+
+
+def identity_of(sock: socket.socket) -> Identity:
+    """Who is at the other end of a Unix socket, as the kernel knows: SO_PEERCRED and SO_PEERGROUPS."""
+    _, uid, gid = _ucred.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size))
+    groups = array("I")
+    with suppress(OSError):
+        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * _GROUPS_MAX))
+    return Identity(uid, frozenset([gid, *groups]))
+
+
+def uid_of(user: str) -> int:
+    """The uid of a name or number; -1 of nothing. UsageError if there is no such user."""
+    if not user or user.isdecimal():
+        return int(user or -1)
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        raise UsageError(f"there is no user {user!r}") from None
+
+
+def gid_of(group: str) -> int:
+    """The gid of a name or number; -1 of nothing. UsageError if there is no such group."""
+    if not group or group.isdecimal():
+        return int(group or -1)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise UsageError(f"there is no group {group!r}") from None

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Ask gpiovirtd: its control socket, from the client's side.
+
+SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do": NAME, ...}; its answer is
+{"ok": ...} or {"error": TEXT, "errno": NUMBER}. After "watch" events come, an object each.
+
+    new       definition, name, names, settings, safe, vm, uid, gid, mode, driver, permanent,
+              lifetime ("connection", or "process" with a pidfd beside it)             -> the chip
+    delete    name, force
+    change    name, and what of `new` is to be otherwise                             -> the chip
+    own       name, uid, gid, mode (-1: as it is)                                    -> the chip
+    list      after (a name)                                                         -> chips by name; more
+    show      name                                                                   -> the chip and its lines
+    save      name, permanent                                                        -> the chip
+    sources                                                                          -> chips to take lines of
+    state                                                                            -> of the daemon
+    watch     name (all, without)
+
+Who asks on behalf of another adds "as": {"uid", "gids"}; only root and the daemon's own user may.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gpiovirt.control import runtime_directories
+from gpiovirt.errors import GpiovirtError, HostError, UsageError
+
+__all__ = ["Client", "RefusedError", "control_socket"]
+
+_PACKET_MAX = 1 << 20
+
+
+class RefusedError(UsageError):
+    """The daemon says no; `errno` is what it says."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.errno = number
+
+
+def control_socket() -> str:
+    """Path of the control socket of a daemon that runs; HostError if there is none."""
+    for directory in runtime_directories():
+        path = f"{directory}/control"
+        if os.path.exists(path):
+            return path
+    raise HostError("gpiovirtd does not run here; start it with: gpiovirtd (or systemctl start gpiovirtd)")
+
+
+class Client:
+    """A connection to a daemon. HostError if it cannot be had, RefusedError for what it refuses."""
+
+    def __init__(self, path: str | None = None, acting_for: tuple[int, Sequence[int]] | None = None) -> None:
+        """`acting_for` is the (uid, gids) of who asks through us."""
+        path = path or control_socket()
+        self._as = None if acting_for is None else {"uid": acting_for[0], "gids": list(acting_for[1])}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            if error.errno == errno.ECONNREFUSED:
+                raise HostError(f"gpiovirtd has ended (nobody listens at {path}); start it again") from error
+            raise HostError.of(f"cannot reach gpiovirtd at {path}", error) from error
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Readable when there is an event, or the daemon has ended."""
+        return self._socket.fileno()
+
+    def call(self, do: str, fds: Sequence[int] = (), **arguments: Any) -> Any:
+        """Ask for something; the answer."""
+        request = {"do": do, **arguments}
+        if self._as is not None:
+            request["as"] = self._as
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], fds, socket.MSG_NOSIGNAL)
+        except OSError as error:
+            raise HostError.of("gpiovirtd does not listen", error) from error
+        answer = self._receive()
+        if "error" in answer:
+            raise RefusedError(str(answer["error"]), int(answer.get("errno", errno.EIO)))
+        return answer["ok"]
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            packet = self._socket.recv(_PACKET_MAX)
+        except OSError as error:
+            raise HostError.of("gpiovirtd does not answer", error) from error
+        if not packet:
+            raise HostError("gpiovirtd has ended")
+        message: dict[str, Any] = json.loads(packet)
+        return message
+
+    def chips(self) -> list[dict[str, Any]]:
+        """All chips that we may see, by name."""
+        chips: list[dict[str, Any]] = []
+        while True:
+            answer = self.call("list", after=chips[-1]["name"] if chips else "")
+            chips += answer["chips"]
+            if not answer["more"]:
+                return chips
+
+    def watch(self, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every event from now on, until the daemon ends."""
+        self.call("watch", name=name)
+        return self._events()
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        while True:
+            try:
+                yield self._receive()
+            except GpiovirtError:
+                return

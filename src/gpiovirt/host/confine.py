@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: MIT
+"""Give up all rights but the use of what is open already: for a process that serves strangers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+
+from gpiovirt.errors import HostError
+from gpiovirt.host import libc
+from gpiovirt.host.seccomp import install_filter
+from gpiovirt.uapi import seccomp as u
+from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
+
+__all__ = ["confine", "confining_filter"]
+
+_CLONE_NEWUSER = 0x10000000
+_PROT_EXEC = 4
+_IOCTLS = (0x541B, 0x5421, 0x5450, 0x5451)  # asm-generic/ioctls.h: FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+_CAP_LAST = 63
+
+
+_ARCHES = {"x86_64": (0, u.AUDIT_ARCH_X86_64), "aarch64": (1, u.AUDIT_ARCH_AARCH64)}
+"""By machine: the column below, and the architecture as filters see it"""
+
+# asm/unistd_64.h and asm-generic/unistd.h; None: this machine has no such call
+_FREE: dict[str, tuple[int | None, int | None]] = {
+    "read": (0, 63),
+    "write": (1, 64),
+    "close": (3, 57),
+    "fstat": (5, 80),
+    "poll": (7, None),
+    "ppoll": (None, 73),
+    "lseek": (8, 62),
+    "munmap": (11, 215),
+    "brk": (12, 214),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "writev": (20, 66),
+    "sched_yield": (24, 124),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "dup": (32, 23),
+    "getpid": (39, 172),
+    "sendto": (44, 206),
+    "recvfrom": (45, 207),
+    "sendmsg": (46, 211),
+    "recvmsg": (47, 212),
+    "shutdown": (48, 210),
+    "getsockname": (51, 204),
+    "getpeername": (52, 205),
+    "socketpair": (53, 199),
+    "setsockopt": (54, 208),
+    "getsockopt": (55, 209),
+    "exit": (60, 93),
+    "fcntl": (72, 25),
+    "ftruncate": (77, 46),
+    "readlink": (89, None),
+    "gettimeofday": (96, 169),
+    "getuid": (102, 174),
+    "sigaltstack": (131, 132),
+    "gettid": (186, 178),
+    "futex": (202, 98),
+    "restart_syscall": (219, 128),
+    "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
+    "exit_group": (231, 94),
+    "epoll_wait": (232, None),
+    "epoll_ctl": (233, 21),
+    "tgkill": (234, 131),
+    "openat": (257, 56),
+    "newfstatat": (262, 79),
+    "readlinkat": (267, 78),
+    "set_robust_list": (273, 99),
+    "epoll_pwait": (281, 22),
+    "accept4": (288, 242),
+    "eventfd2": (290, 19),
+    "epoll_create1": (291, 20),
+    "dup3": (292, 24),
+    "pipe2": (293, 59),
+    "getrandom": (318, 278),
+    "memfd_create": (319, 279),
+    "membarrier": (324, 283),
+    "rseq": (334, 293),
+}
+_MAPS = {"mmap": (9, 222), "mprotect": (10, 226)}
+_IOCTL = (16, 29)
+
+
+def confining_filter(machine: str) -> bytes:
+    """A seccomp filter that allows what a worker does, and fails all else with EPERM.
+
+    No new code is mapped, no socket, file system, process or device is reached. HostError for a machine
+    whose system calls are not known here.
+    """
+    if machine not in _ARCHES:
+        raise HostError(f"this machine is {machine}; workers can be confined on {', '.join(_ARCHES)}")
+    column, arch = _ARCHES[machine]
+    refuse = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ERRNO | 1)
+    allow = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW)
+    program: list[tuple[int, int, int, int]] = [
+        (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH),
+        (u.BPF_JMP_JEQ_K, 1, 0, arch),
+        refuse,
+        (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_NR),
+    ]
+    for numbers in _FREE.values():
+        if (number := numbers[column]) is not None:
+            program += [(u.BPF_JMP_JEQ_K, 0, 1, number), allow]
+    for pair in _MAPS.values():
+        program += [
+            (u.BPF_JMP_JEQ_K, 0, 4, pair[column]),
+            (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 16),
+            (u.BPF_JMP_JSET_K, 0, 1, _PROT_EXEC),
+            refuse,
+            allow,
+        ]
+    program += [
+        (u.BPF_JMP_JEQ_K, 1, 0, _IOCTL[column]),
+        refuse,
+        (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 8),
+    ]
+    for cmd in _IOCTLS:
+        program += [(u.BPF_JMP_JEQ_K, 0, 1, cmd), allow]
+    program += [
+        (u.BPF_ALU_AND_K, 0, 0, 0xFF00),
+        (u.BPF_JMP_JEQ_K, 0, 1, GPIO_IOC_TYPE << 8),
+        allow,
+        refuse,
+    ]
+    return b"".join(u.sock_filter.pack(*instruction) for instruction in program)
+
+
+class _CapHeader(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+_CAP_VERSION_3 = 0x20080522  # linux/capability.h
+
+
+class _CapData(ctypes.Structure):
+    _fields_ = (("sets", ctypes.c_uint32 * 6),)
+
+
+def confine(uid: int, gid: int) -> None:
+    """Become `uid` and `gid` without any capability, with this process's own /proc as the file system.
+
+    An ordinary user stays who he is. Whatever is to be imported must be by now. HostError if it cannot be.
+    """
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if os.geteuid() == 0:
+            os.chroot(f"/proc/{os.getpid()}")
+            os.chdir("/")
+            for capability in range(_CAP_LAST + 1):
+                if not _drop_from_bounding_set(capability):
+                    break
+            os.setgroups([])
+            os.setresgid(gid, gid, gid)
+            os.setresuid(uid, uid, uid)
+        else:
+            _leave_the_file_system()
+        _drop_capabilities()
+        libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    except OSError as error:
+        raise HostError.of("cannot give up this process's rights", error) from error
+    install_filter(confining_filter(os.uname().machine), listens=False)
+
+
+def _drop_from_bounding_set(capability: int) -> bool:
+    try:
+        libc.prctl(libc.PR_CAPBSET_DROP, capability)
+    except OSError:  # past the last one that the kernel knows
+        return False
+    return True
+
+
+def _drop_capabilities() -> None:
+    libc.syscall(libc.SYS_CAPSET[os.uname().machine], _CapHeader(_CAP_VERSION_3, 0), _CapData())
+
+
+def _leave_the_file_system() -> None:
+    """As far as an ordinary user may: with a user namespace, where those are allowed."""
+    uid, gid = os.getuid(), os.getgid()
+    proc = f"/proc/{os.getpid()}"
+    try:
+        libc.unshare(_CLONE_NEWUSER)
+    except OSError:
+        return
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(text)
+    os.chroot(proc)
+    os.chdir("/")

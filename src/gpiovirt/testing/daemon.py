@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""A gpiovirtd under test, in directories of its own, with its log, its control socket and its kill switch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from gpiovirt.control.client import Client
+from gpiovirt.control.simulator import SimClient, running
+from gpiovirt.errors import HostError
+
+__all__ = ["Daemon"]
+
+_READY = "gpiovirtd: ready: "
+
+
+class Daemon:
+    """A running `gpiovirtd ARGUMENTS` below `folder`; it and its chips are ended at the end of a `with`.
+
+    Keywords go to subprocess.Popen. HostError, with what it said, if it does not get ready.
+    """
+
+    def __init__(self, folder: Path, arguments: Sequence[str] = (), **popen: Any) -> None:
+        self.run = folder / "run"
+        self.state = folder / "state"
+        self._arguments = [*arguments, "--run", str(self.run), "--state", str(self.state)]
+        self._popen = popen
+        self._path = folder / "log"
+        self._log: IO[bytes] = self._path.open("ab")
+        self.environment = {
+            **popen.pop("env", os.environ),
+            "GPIOVIRT_RUNTIME_DIR": str(self.run),
+        }
+        self.start()
+
+    def start(self, wait: bool = True) -> None:
+        """Start it, again after kill() or stop()."""
+        before = self.log().count(_READY)
+        command = [sys.executable, "-m", "gpiovirt.cli.daemon", *self._arguments]
+        self.process = subprocess.Popen(
+            command, stderr=self._log, stdout=self._log, env=self.environment, **self._popen
+        )
+        if wait:
+            self.wait_for(lambda: self.log().count(_READY) > before)
+
+    def wait_for(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
+        """Return once it holds; HostError, with the log, if it never does, or the daemon ends."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if self.process.poll() is not None and not condition():
+                raise HostError(f"it has ended with status {self.process.returncode}: {self.log()}")
+            if time.monotonic() > deadline:
+                raise HostError(f"nothing of the kind in {timeout_s} s: {self.log()}")
+            time.sleep(0.005)
+
+    def log(self) -> str:
+        """What it has written to standard error so far, over all its starts."""
+        return self._path.read_text()
+
+    def client(self, **options: Any) -> Client:
+        """A connection to its control socket."""
+        return Client(str(self.run / "control"), **options)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """All about a chip."""
+        with self.client() as client:
+            shown: dict[str, Any] = client.call("show", name=name)
+            return shown
+
+    def simulator(self) -> SimClient:
+        """The world's side of its simulated lines."""
+        pids = {int(path.split("/")[-1]) for path in running()}
+        mine = [pid for pid in pids if _environment(pid).get("GPIOVIRT_RUNTIME_DIR") == str(self.run)]
+        (found,) = (path for path in running() if int(path.split("/")[-1]) in mine)
+        return SimClient(found)
+
+    def kill(self) -> None:
+        """As by kill -9: its workers go on."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """As by `systemctl stop`; the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self.process.poll() is not None:
+                self.start()
+            self.stop(signal.SIGINT)
+        finally:
+            if self.process.poll() is None:
+                self.kill()
+            self._log.close()
+
+
+def _environment(pid: int) -> dict[str, str]:
+    try:
+        raw = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.partition("=") for entry in os.fsdecode(raw).split("\0"))
+    return {name: value for name, _, value in pairs}

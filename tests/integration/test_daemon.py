@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirtd with simulated lines: chips are made, used, and survive the death of any process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpiovirt.control.client import RefusedError
+from gpiovirt.errors import HostError
+from gpiovirt.testing.daemon import Daemon
+
+SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    with Daemon(tmp_path, SIMS) as made:
+        yield made
+
+
+def run(daemon: Daemon, chip: str, *program: str) -> str:
+    command = [sys.executable, "-m", "gpiovirt", "run", "--chip", chip, "--", *program]
+    return subprocess.check_output(command, env=daemon.environment, text=True, timeout=30)
+
+
+def new(daemon: Daemon, definition: str, **what: Any) -> dict[str, Any]:
+    with daemon.client() as client:
+        chip: dict[str, Any] = client.call("new", definition=definition, **what)
+        return chip
+
+
+def refused(daemon: Daemon, do: str, **what: Any) -> RefusedError:
+    with daemon.client() as client, pytest.raises(RefusedError) as raised:
+        client.call(do, **what)
+    return raised.value
+
+
+def runs(pid: int) -> bool:
+    """A process that has ended counts as such whether anybody has waited for it or not."""
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+class Blinker:
+    """A program that sets a line and reads it back for ever, and counts how often."""
+
+    SOURCE = """
+        import gpiod, mmap, sys
+        from gpiod.line import Direction, Edge, Value
+        with open(sys.argv[1], "r+b") as file:
+            counter = mmap.mmap(file.fileno(), 8)
+        settings = {
+            0: gpiod.LineSettings(direction=Direction.OUTPUT, output_value=Value.ACTIVE),
+            1: gpiod.LineSettings(direction=Direction.OUTPUT, output_value=Value.ACTIVE),
+            2: gpiod.LineSettings(edge_detection=Edge.BOTH),
+        }
+        with gpiod.request_lines("/dev/gpiochip0", settings, consumer="blinker") as request:
+            count = 0
+            print("started", flush=True)
+            while True:
+                value = Value(count & 1)
+                request.set_value(0, value)
+                if request.get_value(0) != value or request.get_value(1) != Value.ACTIVE:
+                    sys.exit("a request was lost")
+                count += 1
+                counter[:] = count.to_bytes(8, "little")
+                if request.wait_edge_events(0):
+                    for event in request.read_edge_events():
+                        print(event.event_type.name, flush=True)
+    """
+
+    def __init__(self, daemon: Daemon, chip: str) -> None:
+        self._counter = daemon.state.parent / "counter"
+        self._counter.write_bytes(bytes(8))
+        command = [sys.executable, "-m", "gpiovirt", "run", "--chip", chip, "--", sys.executable, "-c"]
+        self.process = subprocess.Popen(
+            [*command, textwrap.dedent(self.SOURCE), str(self._counter)],
+            env=daemon.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.line() == "started"
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def count(self) -> int:
+        return int.from_bytes(self._counter.read_bytes(), "little")
+
+    def has_gone_on(self) -> None:
+        """It must do 20 rounds from now on."""
+        goal = self.count() + 20
+        deadline = time.monotonic() + 20
+        while self.count() < goal:
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def __enter__(self) -> Blinker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+def test_a_chip_is_live_when_new_returns(daemon: Daemon) -> None:
+    chip = new(daemon, "sim-a 0 3, sim-b 0-1", name="plc")
+    assert (chip["state"], chip["num_lines"]) == ("live", 4)
+    shown = run(daemon, "plc", "gpioinfo")
+    assert "4 lines" in shown
+    assert '"DOOR"' in shown
+
+
+def test_new_device_gives_the_lowest_free_number(daemon: Daemon) -> None:
+    assert [new(daemon, f"sim-a {i}")["name"] for i in range(3)] == [f"gpio-virt-agg.{i}" for i in range(3)]
+    with daemon.client() as client:
+        client.call("delete", name="gpio-virt-agg.1")
+    assert new(daemon, "sim-a 1")["name"] == "gpio-virt-agg.1"
+
+
+@pytest.mark.parametrize(
+    ("definition", "number", "message"),
+    [
+        ("", "EINVAL", "no lines are named"),
+        ("nochip 3", "ENODEV", "no chip 'nochip'"),
+        ("NOLINE", "ENOENT", "no line is named 'NOLINE'"),
+        ("sim-a 99", "ERANGE", "sim-a has no line 99"),
+        ("sim-a 0 0", "EINVAL", "named twice"),
+        ("sim-a 7", "EBUSY", 'line sim-a:7 is held by "gpiovirt:taken"'),
+    ],
+)
+def test_what_cannot_be_made_is_refused_and_leaves_nothing(
+    daemon: Daemon, definition: str, number: str, message: str
+) -> None:
+    import errno
+
+    new(daemon, "sim-a 7", name="taken")
+    error = refused(daemon, "new", definition=definition, name="plc")
+    assert errno.errorcode[error.errno] == number
+    assert message in str(error)
+    assert sorted(os.listdir(daemon.run / "chips")) == ["taken"]
+    assert sorted(os.listdir(daemon.state)) == ["taken.json"]
+
+
+def test_delete_frees_lines_and_leaves_nothing(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-3", name="plc", vm=True)
+    with daemon.client() as client:
+        client.call("delete", name="plc")
+    for folder in ("chips", "vm"):
+        assert os.listdir(daemon.run / folder) == []
+    assert os.listdir(daemon.state) == []
+    assert os.listdir(daemon.run / "workers") == [":simulator"]
+    new(daemon, "sim-a 0-3", name="again")
+
+
+def test_a_chip_in_use_is_deleted_by_force_only(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-2", name="plc")
+    with Blinker(daemon, "plc") as blinker:
+        error = refused(daemon, "delete", name="plc")
+        assert 'is held by "blinker"' in str(error)
+        with daemon.client() as client:
+            client.call("delete", name="plc", force=True)
+        assert blinker.process.wait(10) != 0  # its lines are gone, as when a chip is unplugged
+
+
+def test_killing_a_worker_costs_its_programs_nothing(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1, DOOR", name="plc")
+    with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
+        for count in range(1, 6):
+            former = daemon.show("plc")["worker"]
+            os.kill(former, signal.SIGKILL)
+            blinker.has_gone_on()
+            assert world.get("sim-a:1") == 1
+            assert daemon.show("plc")["worker"] != former
+            world.pull("sim-b:DOOR", "up" if count % 2 else "down")
+            assert blinker.line() == ("RISING_EDGE" if count % 2 else "FALLING_EDGE")
+
+
+def test_killing_the_daemon_costs_its_programs_nothing(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1, DOOR", name="plc")
+    with Blinker(daemon, "plc") as blinker:
+        worker = daemon.show("plc")["worker"]
+        for _ in range(3):
+            daemon.kill()
+            blinker.has_gone_on()
+            daemon.start()
+            assert daemon.show("plc")["worker"] == worker
+            blinker.has_gone_on()
+
+
+def test_worker_and_daemon_can_be_killed_one_after_the_other(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1, DOOR", name="plc")
+    with Blinker(daemon, "plc") as blinker:
+        for _ in range(3):
+            daemon.kill()
+            daemon.start()
+            os.kill(daemon.show("plc")["worker"], signal.SIGKILL)
+            blinker.has_gone_on()
+
+
+def test_sighup_executes_the_daemon_again_in_place(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1, DOOR", name="plc")
+    with Blinker(daemon, "plc") as blinker:
+        worker = daemon.show("plc")["worker"]
+        before = daemon.log().count("ready")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for(lambda: daemon.log().count("ready") > before)
+        blinker.has_gone_on()
+        assert daemon.show("plc")["worker"] == worker
+
+
+def test_sigterm_leaves_the_chips_and_sigint_ends_them(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1, DOOR", name="plc")
+    worker = daemon.show("plc")["worker"]
+    assert daemon.stop() == 0
+    assert "3 lines" in run(daemon, "plc", "gpioinfo")
+    daemon.start()
+    assert daemon.show("plc")["worker"] == worker
+    daemon.stop(signal.SIGINT)
+    assert os.listdir(daemon.run / "chips") == []
+    deadline = time.monotonic() + 5
+    while runs(worker):
+        assert time.monotonic() < deadline
+
+
+def test_a_second_daemon_is_refused(daemon: Daemon, tmp_path: Path) -> None:
+    other = [sys.executable, "-m", "gpiovirt.cli.daemon", "--run", str(daemon.run), "--state", str(tmp_path)]
+    done = subprocess.run(other, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert f"another gpiovirtd runs on {daemon.run} (pid {daemon.process.pid})" in done.stderr
+
+
+def test_a_chip_ends_with_its_creator(daemon: Daemon) -> None:
+    creator = subprocess.Popen(["sleep", "1000"])
+    pidfd = os.pidfd_open(creator.pid)
+    with daemon.client() as client:
+        client.call("new", definition="sim-a 0", name="plc", fds=[pidfd], lifetime="process")
+        daemon.kill()
+    daemon.start()
+    assert daemon.show("plc")["creator"] == creator.pid
+    creator.kill()
+    creator.wait()
+    daemon.wait_for(lambda: not os.path.exists(daemon.run / "chips/plc"))
+
+
+def test_a_chip_ends_with_the_connection_that_made_it(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.call("new", definition="sim-a 0", name="plc", lifetime="connection")
+        assert daemon.show("plc")["state"] == "live"
+    daemon.wait_for(lambda: not os.path.exists(daemon.run / "chips/plc"))
+
+
+def test_lines_take_their_safe_state_when_nobody_holds_them(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-2", name="plc", safe={"1": "low"})
+    with daemon.simulator() as world:
+        world.pull("sim-a:1", "up")
+        with Blinker(daemon, "plc"):
+            assert world.get("sim-a:1") == 1
+        daemon.wait_for(lambda: world.get("sim-a:1") == 0)
+
+
+def test_a_change_touches_no_line_that_stays(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-2", name="plc")
+    run(daemon, "plc", "gpioset", "gpiochip0", "1=1")
+    with daemon.client() as client, daemon.simulator() as world:
+        assert world.get("sim-a:1") == 1
+        error = refused(daemon, "change", name="plc", definition="sim-a 0-2 99")
+        assert "has no line 99" in str(error)
+        assert daemon.show("plc")["num_lines"] == 3
+        client.call("change", name="plc", definition="sim-a 1 4")
+        assert world.get("sim-a:1") == 1
+        assert [line["source"] for line in daemon.show("plc")["lines"]] == ["sim-a:1", "sim-a:4"]
+        new(daemon, "sim-a 0 2", name="rest")
+
+
+def test_chips_can_be_made_of_lines_of_chips(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-3", name="inner")
+    new(daemon, "inner 2 0", name="outer")
+    run(daemon, "outer", "gpioset", "gpiochip0", "0=1")
+    with daemon.simulator() as world:
+        assert world.get("sim-a:2") == 1
+        os.kill(daemon.show("inner")["worker"], signal.SIGKILL)
+        daemon.wait_for(lambda: all(line["there"] for line in daemon.show("outer")["lines"]))
+        assert world.get("sim-a:2") == 1
+
+
+def test_state_that_is_none_is_told_and_left_alone(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0", name="plc")
+    daemon.kill()
+    (daemon.state / "broken.json").write_text('{"name": 3}')
+    daemon.start()
+    assert "broken.json is not the state of a chip" in daemon.log()
+    assert daemon.show("plc")["state"] == "live"
+    assert (daemon.state / "broken.json").exists()
+
+
+def test_who_breaks_the_control_protocol_is_answered_and_dropped(daemon: Daemon) -> None:
+    import socket
+
+    for packet in (b"{", b"[]", b'"x"', b"\xff" * 1000, b"[" * 100000):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(daemon.run / "control"))
+            sock.send(packet)
+            assert b"error" in sock.recv(4096)
+            assert sock.recv(4096) == b""
+    assert "'dance' is nothing" in str(refused(daemon, "dance"))
+    with daemon.client() as client:
+        assert client.call("state")["chips"] == 0
+
+
+def test_a_client_without_a_daemon_says_how_to_start_one(tmp_path: Path) -> None:
+    from gpiovirt.control.client import Client
+
+    with pytest.raises(HostError, match="cannot reach gpiovirtd"):
+        Client(str(tmp_path / "control"))
