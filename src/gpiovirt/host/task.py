@@ -50,10 +50,11 @@ class Task:
         return 0
 
     def _parent(self) -> int:
-        with open(
-            os.open("stat", os.O_RDONLY, dir_fd=self._directory), encoding="utf-8", errors="replace"
-        ) as stat:
-            return int(stat.read().rpartition(") ")[2].split()[1])  # proc_pid_stat(5)
+        stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            return int(os.read(stat, 1024).rpartition(b") ")[2].split()[1])  # proc_pid_stat(5)
+        finally:
+            os.close(stat)
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of the task's memory; OSError or OverflowError if they are not all there."""
