@@ -57,11 +57,10 @@ Segment = tuple[int, int]
 """(guest address, size in bytes), all of it in memory when the chain was taken"""
 
 
-_Shape = tuple[
-    bytes, memoryview, int, Callable[[memoryview, int], tuple[bytes]], int, int, tuple[Segment, ...]
-]
-"""(two descriptors, memory, where its request is, what reads it, where the answer goes, its room, the same as
-segments)"""
+_Shape = tuple[int, memoryview, int, Callable[[memoryview, int], tuple[bytes]], int, int, tuple[Segment, ...]]
+"""(head, memory, where its request is, what reads it, where its answer goes, the room there, as segments)"""
+
+_SHAPES_MAX = 4096  # a driver has one for each line that it uses
 
 
 class Chain(NamedTuple):
@@ -154,6 +153,7 @@ class Virtqueue:
         self._indirect = indirect
         self._fence = fence
         self._order = None if ordered else fence
+        self._plain = fence is None and not event_idx
         self._log = log
         self._in_flight: set[int] = set()
         self._resubmit: deque[int] = deque()
@@ -174,7 +174,7 @@ class Virtqueue:
         """The memory table changed: find the ring in it anew."""
         size = self._size
         self._memory = memory
-        self._shapes: dict[int, _Shape] = {}
+        self._shapes: dict[bytes, _Shape] = {}
         self._table = memory.at_user_address(self._ring.descriptors, 16 * size, VRING_DESC_ALIGN_SIZE)
         available = memory.at_user_address(
             self._ring.available, vring_avail_size(size), VRING_AVAIL_ALIGN_SIZE
@@ -227,19 +227,22 @@ class Virtqueue:
 
     def serve(self, answer: Answer, budget: int) -> bool:
         """Answer the chains that are there, in order, at most `budget`; True: there may be more."""
+        available16, mask = self._available16, self._mask
         for _ in range(budget):
             last = self.last_avail_idx
-            if last == self._seen_avail_idx and (
-                (self._fence is None and last == self._available16[1]) or not self._look()
-            ):
-                return False
-            head = self._available16[2 + (last & self._mask)]
-            shape = self._shapes.get(head)
-            if shape is None or _read_pair(self._table, head << 4)[0] != shape[0]:
-                shape = self._learn(head)
-                if shape is None:
-                    self._answer_any(self._walk(self._next_head()), answer)
-                    continue
+            if last == self._seen_avail_idx:
+                new = (available16[1] - last) & 0xFFFF
+                if self._plain and new <= self._size:  # what _look() does then, without a call
+                    if not new:
+                        return False
+                    self._seen_avail_idx = (last + new) & 0xFFFF
+                elif not self._look():
+                    return False
+            head = available16[2 + (last & mask)]
+            shape = self._shape(head)
+            if shape is None:
+                self._answer_any(self._walk(self._next_head()), answer)
+                continue
             self.last_avail_idx = (last + 1) & 0xFFFF
             _, view, start, read, to, room, _ = shape
             try:
@@ -253,22 +256,26 @@ class Virtqueue:
                 reply = reply[:room]
             view[to : to + written] = reply
             used_idx = self.used_idx
-            _write_used_elem(self._used, 4 + ((used_idx & self._mask) << 3), head, written)
+            _write_used_elem(self._used, 4 + ((used_idx & mask) << 3), head, written)
             if self._order is not None:
                 self._order()
             self._used16[1] = self.used_idx = (used_idx + 1) & 0xFFFF
         return True
 
-    def _learn(self, head: int) -> _Shape | None:
+    def _shape(self, head: int) -> _Shape | None:
         """The shape of a chain if it is what nearly all are: a small request and room for the answer.
 
-        A driver uses the same descriptors again and again, so that they need not be understood each
-        time: what they mean is known as long as their bytes are the same.
+        A driver uses the same buffers again and again, so that descriptors need not be understood each
+        time: the same bytes at the same place mean the same.
         """
-        memory = self._memory
-        if head + 1 >= self._size:
+        if head >= self._mask:
             return None
         (pair,) = _read_pair(self._table, head << 4)
+        shape = self._shapes.get(pair)
+        return shape if shape is not None and shape[0] == head else self._learn(head, pair)
+
+    def _learn(self, head: int, pair: bytes) -> _Shape | None:
+        memory = self._memory
         address, length, flags, index, to, room, room_flags, _ = _descriptor_pair.unpack(pair)
         if (
             flags != VRING_DESC_F_NEXT
@@ -283,8 +290,10 @@ class Virtqueue:
         if address + length > end or to < start or to + room > end:
             return None
         segments = ((to, room),) if room else ()
-        shape = pair, memory.view, address - start, _read_bytes[length], to - start, room, segments
-        self._shapes[head] = shape
+        shape = head, memory.view, address - start, _read_bytes[length], to - start, room, segments
+        if len(self._shapes) >= _SHAPES_MAX:
+            self._shapes.clear()
+        self._shapes[pair] = shape
         return shape
 
     def _answer_any(self, chain: Chain, answer: Answer) -> None:
@@ -309,11 +318,9 @@ class Virtqueue:
         self._in_flight.add(head)
         if self._log is not None and not again:
             self._log.take(head)
-        shape = self._shapes.get(head)
-        if shape is None or _read_pair(self._table, head << 4)[0] != shape[0]:
-            shape = self._learn(head)
-            if shape is None:
-                return self._walk(head)
+        shape = self._shape(head)
+        if shape is None:
+            return self._walk(head)
         return Chain(head, shape[3](shape[1], shape[2])[0], shape[6], "")
 
     def _walk(self, head: int) -> Chain:

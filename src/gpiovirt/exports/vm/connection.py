@@ -84,8 +84,8 @@ class Connection:
         self._request_fd: int | None = None
         self._inflight_fd: int | None = None
         self._has_run = False
-        self._request_call: Notifier | None = None
-        self._event_call_due = False
+        self._calls: list[Callable[[], None] | None] = [None] * GpioDevice.num_queues
+        self._event_calls = 0
         self._closed = False
         self._log.info("%s has connected", peer)
         reactor.add_reader(sock.fileno(), self._receive)
@@ -234,7 +234,7 @@ class Connection:
         vring.set_kick(None)
         try:
             check_eventfd(event.fd)
-            kick = partial(self._device.kick, event.vring)
+            kick = self._device.kick_of(event.vring)
             self._reactor.add_edge_reader(event.fd, kick, partial(self._end, "is disconnected"))
         except OSError as error:
             os.close(event.fd)
@@ -247,7 +247,7 @@ class Connection:
     def _set_call(self, event: v.SetCall) -> None:
         vring = self._vrings[event.vring]
         vring.set_call(None if event.fd is None else Notifier(event.fd))
-        self._request_call = self._vrings[VIRTIO_GPIO_REQUESTQ].call
+        self._calls[event.vring] = None if vring.call is None else vring.call.notify
         if vring.call is not None:
             vring.call.notify()  # of what was completed before it was there
 
@@ -341,19 +341,20 @@ class Connection:
             self._fail()
 
     def _call(self, index: int) -> None:
-        if index == VIRTIO_GPIO_REQUESTQ:
-            call = self._request_call
-            if call is not None:
-                call.notify()
-        elif not self._event_call_due:  # one for all edges of this turn
-            self._event_call_due = True
-            self._reactor.soon(self._call_events)
+        if index == VIRTIO_GPIO_EVENTQ:
+            self._event_calls += 1
+            if self._event_calls > 1:
+                return
+            self._reactor.soon(self._call_events)  # once more, for all further edges of this turn
+        call = self._calls[index]
+        if call is not None:
+            call()
 
     def _call_events(self) -> None:
-        self._event_call_due = False
-        call = self._vrings[VIRTIO_GPIO_EVENTQ].call
-        if call is not None:
-            call.notify()
+        more, self._event_calls = self._event_calls > 1, 0
+        call = self._calls[VIRTIO_GPIO_EVENTQ]
+        if more and call is not None:
+            call()
 
     def _refused(self, _: int | None, error: GpiovirtError) -> None:
         self._log.complain(f"refused to the guest: {error}")

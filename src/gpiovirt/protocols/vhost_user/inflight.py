@@ -20,8 +20,8 @@ _LAST_BATCH_HEAD = 12  # offsets of fields
 _USED_IDX = 14
 _NEXT = 6
 _COUNTER = 8
-_u16 = Struct("=H")
-_u64 = Struct("=Q")
+_REGION = _region.size
+_DESC = _desc.size
 _ALIGN = 64
 
 
@@ -57,11 +57,10 @@ class SplitRingLog:
 
     def __init__(self, area: memoryview, queue_size: int) -> None:
         self._area = area
+        self._area16 = area.cast("H")
+        self._area64 = area.cast("Q")
         self._size = queue_size
         self._counter = 0
-
-    def _at(self, head: int) -> int:
-        return _region.size + _desc.size * head
 
     def clear(self) -> None:
         self._area[:] = bytes(len(self._area))
@@ -79,12 +78,12 @@ class SplitRingLog:
         for _ in range(unlogged if unlogged <= self._size else 0):
             if head >= self._size:
                 break
-            self._area[self._at(head)] = 0
-            (head,) = _u16.unpack_from(self._area, self._at(head) + _NEXT)
-        _u16.pack_into(self._area, _USED_IDX, used_idx)
+            self._area[_REGION + _DESC * head] = 0
+            head = self._area16[(_REGION + _DESC * head + _NEXT) // 2]
+        self._area16[_USED_IDX // 2] = used_idx
         taken = []
         for head in range(self._size):
-            inflight, _, counter = _desc.unpack_from(self._area, self._at(head))
+            inflight, _, counter = _desc.unpack_from(self._area, _REGION + _DESC * head)
             if inflight:
                 taken.append((counter, head))
         self._counter = max(taken)[0] + 1 & 0xFFFF_FFFF_FFFF_FFFF if taken else 0
@@ -93,16 +92,16 @@ class SplitRingLog:
     def take(self, head: int) -> None:
         if head >= self._size:
             raise PeerError(f"descriptor {head} has no place in inflight memory for {self._size}")
-        at = self._at(head)
-        _u64.pack_into(self._area, at + _COUNTER, self._counter)
+        at = _REGION + _DESC * head
+        self._area64[(at + _COUNTER) // 8] = self._counter
         self._counter = self._counter + 1 & 0xFFFF_FFFF_FFFF_FFFF
         self._area[at] = 1
 
     def complete(self, head: int) -> None:
-        (last,) = _u16.unpack_from(self._area, _LAST_BATCH_HEAD)
-        _u16.pack_into(self._area, self._at(head) + _NEXT, last)
-        _u16.pack_into(self._area, _LAST_BATCH_HEAD, head)
+        area16 = self._area16
+        area16[(_REGION + _DESC * head + _NEXT) // 2] = area16[_LAST_BATCH_HEAD // 2]
+        area16[_LAST_BATCH_HEAD // 2] = head
 
     def completed(self, head: int, used_idx: int) -> None:
-        self._area[self._at(head)] = 0
-        _u16.pack_into(self._area, _USED_IDX, used_idx)
+        self._area[_REGION + _DESC * head] = 0
+        self._area16[_USED_IDX // 2] = used_idx

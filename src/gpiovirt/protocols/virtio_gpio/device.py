@@ -8,12 +8,12 @@ A guest's fault is an error answer or a call of `on_broken`, never an exception.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 
 from gpiovirt.core.chip import Chip, LineRequest
-from gpiovirt.core.line import AS_IS, Direction, Drive, Edge, EdgeEvent, LineSettings
+from gpiovirt.core.line import AS_IS, Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import GpiovirtError, PeerError, UsageError
+from gpiovirt.protocols.virtio_gpio.guest_line import GuestLine
 from gpiovirt.protocols.virtio_gpio.irq import STEPS, IrqAction, IrqEvent, IrqState
 from gpiovirt.protocols.virtio_gpio.record import LineRecord, Record, names_block
 from gpiovirt.protocols.virtqueue import Chain, Virtqueue
@@ -38,6 +38,12 @@ _IRQ_EDGES = {
 }
 _DIRECTION_OF = {Direction.OUTPUT: u.VIRTIO_GPIO_DIRECTION_OUT, Direction.INPUT: u.VIRTIO_GPIO_DIRECTION_IN}
 
+# on the way of every edge; a member is found by a call in Python 3.11
+_LATCHED, _ARMED = IrqState.LATCHED, IrqState.ARMED
+_BUFFER, _EDGE = IrqEvent.BUFFER, IrqEvent.EDGE
+_NOTHING, _TELL, _REFUSE = IrqAction.NOTHING, IrqAction.VALID, IrqAction.REFUSE
+_RISING, _FALLING = Edge.RISING, Edge.FALLING
+
 _unpack_request = u.virtio_gpio_request.unpack
 _REQUEST_SIZE = u.virtio_gpio_request.size
 _RESPONSE_SIZE = u.virtio_gpio_response.size
@@ -45,48 +51,6 @@ _RESPONSE_SIZE = u.virtio_gpio_response.size
 _BUDGET = 64  # chains of one kick, before others get their turn
 _EVENT_BUFFERS = 100  # a ring of 256 has room for as many without indirect descriptors
 _EDGES_MAX = 1024  # of a line, that wait to be told; a busy machine can stand still for 100 ms
-
-
-class _Line:
-    __slots__ = (
-        "at",
-        "buffer",
-        "defaults",
-        "direction",
-        "edges",
-        "irq_state",
-        "irq_type",
-        "offset",
-        "request",
-        "told",
-        "value",
-    )
-
-    def __init__(self, offset: int, defaults: LineSettings) -> None:
-        self.offset = offset
-        self.defaults = defaults
-        self.buffer: Chain | None = None
-        self.edges: deque[bool] = deque()
-        """The levels after the edges that are latched, oldest first."""
-        self.told: bool | None = None
-        """The level after the edge that the guest was told of last, until it reads it."""
-        self.forget()
-
-    def forget(self) -> None:
-        self.request: LineRequest | None = None
-        self.direction = u.VIRTIO_GPIO_DIRECTION_NONE
-        self.value = 0
-        self.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
-        self.irq_state = IrqState.DISABLED
-        self.edges.clear()
-        self.told = None
-
-    def settings(self, direction: Direction, edge: Edge = Edge.NONE) -> LineSettings:
-        if direction is Direction.OUTPUT:
-            return self.defaults._replace(
-                direction=direction, edge=edge, debounce_period_us=0, output_value=self.value
-            )
-        return self.defaults._replace(direction=direction, edge=edge, drive=Drive.PUSH_PULL)
 
 
 class GpioDevice:
@@ -118,19 +82,20 @@ class GpioDevice:
         self._on_broken = on_broken
         self._consumer = consumer
         self._num_lines = num_lines
-        self._lines = [_Line(offset, (defaults or {}).get(offset, AS_IS)) for offset in range(num_lines)]
+        self._lines = [GuestLine(offset, (defaults or {}).get(offset, AS_IS)) for offset in range(num_lines)]
         self._names = names_block(chip.line_info(offset).name for offset in range(num_lines))
         self._irq = False
         self._queues: list[Virtqueue | None] = [None, None]
         self._stopped_at = [0, 0]
-        self._handlers: dict[int, Callable[[_Line, int], bytes]] = {
+        self._handlers: dict[int, Callable[[GuestLine, int], bytes]] = {
             u.VIRTIO_GPIO_MSG_GET_DIRECTION: self._get_direction,
             u.VIRTIO_GPIO_MSG_SET_DIRECTION: self._set_direction,
             u.VIRTIO_GPIO_MSG_GET_VALUE: self._get_value,
             u.VIRTIO_GPIO_MSG_SET_VALUE: self._set_value,
             u.VIRTIO_GPIO_MSG_IRQ_TYPE: self._set_irq_type,
         }
-        self._known: dict[bytes, tuple[Callable[[_Line, int], bytes], _Line, int]] = {}
+        self._kicks = self._serve_requests, self._serve_events
+        self._known: dict[bytes, tuple[Callable[[GuestLine, int], bytes], GuestLine, int]] = {}
         self.config = u.virtio_gpio_config.pack(num_lines, len(self._names))
         self.record = Record(num_lines)
 
@@ -153,19 +118,24 @@ class GpioDevice:
 
     def kick(self, index: int) -> bool:
         """Serve a queue for a bounded time; True: call again soon, there may be more."""
-        queue = self._queues[index]
+        return self._kicks[index]()
+
+    def kick_of(self, index: int) -> Callable[[], bool]:
+        """kick() of one queue; the way that is short."""
+        return self._kicks[index]
+
+    def _serve_requests(self) -> bool:
+        queue = self._queues[u.VIRTIO_GPIO_REQUESTQ]
         if queue is None:
             return False
         try:
-            if index == u.VIRTIO_GPIO_REQUESTQ:
-                return queue.serve(self._answer, _BUDGET)
-            return self._serve_events(queue)
+            return queue.serve(self._answer, _BUDGET)
         except PeerError as error:
-            self._break(index, error)
+            self._break(u.VIRTIO_GPIO_REQUESTQ, error)
             return False
         finally:
             if queue.used_idx != queue.called_idx and queue.should_call():
-                self._call(index)
+                self._call(u.VIRTIO_GPIO_REQUESTQ)
 
     def stop(self, index: int) -> int:
         """The queue is taken away; returns the available index to go on from."""
@@ -190,13 +160,19 @@ class GpioDevice:
             self._on_broken(index, error)
 
     def _answer(self, request: bytes, room: int, fault: str) -> bytes:
+        known = self._known.get(request)
+        if known is not None and room >= _RESPONSE_SIZE and not fault:
+            handle, line, value = known
+            try:
+                return handle(line, value)
+            except GpiovirtError as error:
+                self._on_refused(line.offset, error)
+                return _ERROR
+        return self._answer_new(request, room, fault)
+
+    def _answer_new(self, request: bytes, room: int, fault: str) -> bytes:
         gpio: int | None = None
         try:
-            known = self._known.get(request)
-            if known is not None and room >= _RESPONSE_SIZE and not fault:
-                handle, line, value = known
-                gpio = line.offset
-                return handle(line, value)
             if len(request) != _REQUEST_SIZE or room < _RESPONSE_SIZE or fault:
                 raise PeerError(fault or f"a request of {len(request)} bytes with {room} for the response")
             kind, gpio, value = _unpack_request(request)
@@ -220,11 +196,11 @@ class GpioDevice:
             )
         return _OK[:1] + self._names
 
-    def _get_direction(self, line: _Line, value: int) -> bytes:
+    def _get_direction(self, line: GuestLine, value: int) -> bytes:
         """Of a line that is not active: as it is, since drivers take "none" for an error."""
         return bytes((0, line.direction or _DIRECTION_OF[self._chip.line_info(line.offset).direction]))
 
-    def _set_direction(self, line: _Line, value: int) -> bytes:
+    def _set_direction(self, line: GuestLine, value: int) -> bytes:
         if value == u.VIRTIO_GPIO_DIRECTION_NONE:
             self._release(line)
             return _OK
@@ -242,7 +218,7 @@ class GpioDevice:
             self._save(line)
         return _OK
 
-    def _get_value(self, line: _Line, value: int) -> bytes:
+    def _get_value(self, line: GuestLine, value: int) -> bytes:
         """Of a line with more edges to tell of, once, as it was after the one that was told.
 
         A driver learns by reading which of both edges it was told of.
@@ -254,7 +230,7 @@ class GpioDevice:
         request = line.request or self._activate_as_is(line)
         return _OK_1 if request.get_values(1) else _OK
 
-    def _set_value(self, line: _Line, value: int) -> bytes:
+    def _set_value(self, line: GuestLine, value: int) -> bytes:
         """Before the line is an output, it is the value to begin with."""
         if value > 1:
             raise PeerError(f"line {line.offset}: no value {value}")
@@ -266,7 +242,7 @@ class GpioDevice:
         self.record.save_value(line.offset, value)
         return _OK
 
-    def _set_irq_type(self, line: _Line, irq_type: int) -> bytes:
+    def _set_irq_type(self, line: GuestLine, irq_type: int) -> bytes:
         if not self._irq:
             raise PeerError(f"line {line.offset}: interrupts were not negotiated")
         if irq_type not in _IRQ_EDGES:
@@ -283,13 +259,13 @@ class GpioDevice:
             self._enable_irq(line, irq_type)
         return _OK
 
-    def _configure(self, line: _Line, settings: LineSettings) -> None:
+    def _configure(self, line: GuestLine, settings: LineSettings) -> None:
         if line.request is None:
             line.request = self._request(line, settings)
         else:
             line.request.reconfigure({0: settings})
 
-    def _request(self, line: _Line, settings: LineSettings) -> LineRequest:
+    def _request(self, line: GuestLine, settings: LineSettings) -> LineRequest:
         return self._chip.request([line.offset], [settings], self._consumer, self._on_edge, self._on_presence)
 
     def _on_presence(self, offset: int, there: bool) -> None:
@@ -303,13 +279,13 @@ class GpioDevice:
             except GpiovirtError as error:
                 self._on_refused(offset, error)
 
-    def _activate_as_is(self, line: _Line) -> LineRequest:
+    def _activate_as_is(self, line: GuestLine) -> LineRequest:
         request = line.request = self._request(line, AS_IS)
         line.direction = _DIRECTION_OF[self._chip.line_info(line.offset).direction]
         self._save(line)
         return request
 
-    def _release(self, line: _Line) -> None:
+    def _release(self, line: GuestLine) -> None:
         """Discard all state of a line. virtio-v1.2 5.18.6.9"""
         request = line.request
         self._disarm(line)
@@ -318,7 +294,7 @@ class GpioDevice:
         if request is not None:
             request.release()
 
-    def _enable_irq(self, line: _Line, irq_type: int) -> int:
+    def _enable_irq(self, line: GuestLine, irq_type: int) -> int:
         """Returns the level at the time; an edge may come while the line is being configured."""
         line.irq_type = irq_type
         self._step(line, IrqEvent.ENABLE)
@@ -333,13 +309,13 @@ class GpioDevice:
         self.record.save_level(line.offset, level)
         return level
 
-    def _disarm(self, line: _Line) -> None:
+    def _disarm(self, line: GuestLine) -> None:
         line.irq_type = u.VIRTIO_GPIO_IRQ_TYPE_NONE
         line.edges.clear()
         line.told = None
         self._step(line, IrqEvent.DISABLE)
 
-    def _disable_irq(self, line: _Line) -> None:
+    def _disable_irq(self, line: GuestLine) -> None:
         self._disarm(line)
         if line.direction == u.VIRTIO_GPIO_DIRECTION_NONE:
             self._release(line)
@@ -347,13 +323,23 @@ class GpioDevice:
             self._configure(line, line.settings(Direction.INPUT))
             self._save(line)
 
-    def _serve_events(self, queue: Virtqueue) -> bool:
-        for _ in range(_BUDGET):
-            chain = queue.pop()
-            if chain is None:
-                return False
-            self._take_buffer(queue, chain)
-        return True
+    def _serve_events(self) -> bool:
+        queue = self._queues[u.VIRTIO_GPIO_EVENTQ]
+        if queue is None:
+            return False
+        try:
+            for _ in range(_BUDGET):
+                chain = queue.pop()
+                if chain is None:
+                    return False
+                self._take_buffer(queue, chain)
+            return True
+        except PeerError as error:
+            self._break(u.VIRTIO_GPIO_EVENTQ, error)
+            return False
+        finally:
+            if queue.used_idx != queue.called_idx and queue.should_call():
+                self._call(u.VIRTIO_GPIO_EVENTQ)
 
     def _take_buffer(self, queue: Virtqueue, chain: Chain) -> None:
         fault = chain.error
@@ -366,10 +352,10 @@ class GpioDevice:
             (gpio,) = u.virtio_gpio_irq_request.unpack(chain.readable)
             if gpio < self._num_lines:
                 line = self._lines[gpio]
-                self._step(line, IrqEvent.BUFFER, chain)
+                self._step(line, _BUFFER, chain)
                 if line.edges:
-                    self._step(line, IrqEvent.EDGE)
-                elif line.irq_state is IrqState.ARMED and line.irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
+                    self._step(line, _EDGE)
+                elif line.irq_state is _ARMED and line.irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
                     self._check_level(line)
                 return
             fault = f"an event buffer for line {gpio} of {self._num_lines}"
@@ -382,15 +368,15 @@ class GpioDevice:
         irq_type = line.irq_type
         if irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
             self._check_level(line)
-        elif irq_type & (Edge.RISING if event.rising else Edge.FALLING):
+        elif irq_type & (_RISING if event.rising else _FALLING):
             self._latch(line, event.rising)
 
-    def _latch(self, line: _Line, level: bool) -> None:
+    def _latch(self, line: GuestLine, level: bool) -> None:
         if len(line.edges) < _EDGES_MAX:
             line.edges.append(level)
-        self._step(line, IrqEvent.EDGE)
+        self._step(line, _EDGE)
 
-    def _check_level(self, line: _Line) -> None:
+    def _check_level(self, line: GuestLine) -> None:
         """An interrupt if the level is active now: events of the past do not count."""
         if line.request is None:
             return
@@ -402,24 +388,24 @@ class GpioDevice:
         if high == (line.irq_type == u.VIRTIO_GPIO_IRQ_TYPE_LEVEL_HIGH):
             self._step(line, IrqEvent.LEVEL)
 
-    def _step(self, line: _Line, event: IrqEvent, came: Chain | None = None) -> None:
+    def _step(self, line: GuestLine, event: IrqEvent, came: Chain | None = None) -> None:
         """One transition of a line's interrupt; `came` is the buffer of a BUFFER event."""
         before = line.irq_state
         line.irq_state, action = STEPS[before][event]
-        if before is not line.irq_state and IrqState.LATCHED in (before, line.irq_state):
+        if before is not line.irq_state and (before is _LATCHED or line.irq_state is _LATCHED):
             self._save(line)
-        if action is IrqAction.REFUSE:
+        if action is _REFUSE:
             self._on_refused(line.offset, PeerError(f"line {line.offset}: a second event buffer"))
             self._return_buffer(came, _INVALID)
             return
         if came is not None:
             line.buffer = came
-        if action is not IrqAction.NOTHING:
-            if action is IrqAction.VALID and line.edges:
+        if action is not _NOTHING:
+            if action is _TELL and line.edges:
                 level = line.edges.popleft()
                 line.told = level if line.irq_type == u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH else None
             buffer, line.buffer = line.buffer, None
-            self._return_buffer(buffer, _VALID if action is IrqAction.VALID else _INVALID)
+            self._return_buffer(buffer, _VALID if action is _TELL else _INVALID)
 
     def _return_buffer(self, buffer: Chain | None, status: bytes) -> None:
         queue = self._queues[u.VIRTIO_GPIO_EVENTQ]
@@ -432,8 +418,8 @@ class GpioDevice:
         except PeerError as error:
             self._break(u.VIRTIO_GPIO_EVENTQ, error)
 
-    def _save(self, line: _Line) -> None:
-        latched = line.irq_state is IrqState.LATCHED
+    def _save(self, line: GuestLine) -> None:
+        latched = line.irq_state is _LATCHED
         self.record.save(line.offset, line.direction, line.irq_type, latched, line.value)
 
     def suspend(self) -> None:
@@ -465,7 +451,7 @@ class GpioDevice:
                 except GpiovirtError as error:
                     self._on_refused(line.offset, error)
 
-    def _restore_line(self, line: _Line, record: LineRecord) -> None:
+    def _restore_line(self, line: GuestLine, record: LineRecord) -> None:
         line.value = record.value
         if record.direction:
             self._set_direction(line, record.direction)
