@@ -351,6 +351,21 @@ def test_two_vms_on_chips_of_the_same_source_are_apart(tmp_path: Path) -> None:
         assert second.driver.get_value(1) == 1
 
 
+@pytest.mark.parametrize(
+    ("sealed", "others", "warned"), [(True, 1, False), (False, 1, True), (False, 0, False)]
+)
+def test_memory_that_a_vm_can_shorten_is_told_where_others_are_served(
+    tmp_path: Path, sealed: bool, others: int, warned: bool
+) -> None:
+    chips = "ab"[: 1 + others]
+    arguments = [f"--sim={name}:1" for name in chips] + [f"--vm={name}={tmp_path}/{name}" for name in chips]
+    with Service(arguments) as service, Vmm(sealed=sealed) as vmm:
+        vmm.connect(str(tmp_path / "a"))
+        vmm.start()
+        assert vmm.driver.get_value(0) == 0
+        assert ("can shorten the file of its memory" in service.log()) is warned
+
+
 def test_line_that_another_vm_holds_is_refused_to_the_second(tmp_path: Path) -> None:
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     with (

@@ -120,7 +120,14 @@ def main(options: argparse.Namespace) -> int:
             said.append(f"{name} as {offload.path}")
         for name, path in vms:
             servers.append(
-                VmServer.at_path(known[name], path, reactor, access.get(name, Access()), lines.get(name, {}))
+                VmServer.at_path(
+                    known[name],
+                    path,
+                    reactor,
+                    access.get(name, Access()),
+                    lines.get(name, {}),
+                    shared=len(said) > 1,
+                )
             )
         if made.simulator.chips:
             SimServer(made.simulator, reactor, socket_name(os.getuid(), os.getpid()))

@@ -10,7 +10,7 @@ import stat
 
 from gpiovirt.errors import HostError, PeerError
 
-__all__ = ["map_shared", "shared_memory"]
+__all__ = ["can_shrink", "map_shared", "shared_memory"]
 
 
 def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
@@ -33,6 +33,14 @@ def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
     except (OSError, ValueError, OverflowError) as error:
         raise PeerError(f"cannot map {size:#x} bytes at {offset:#x}: {error}") from error
     return mapped[offset - start : offset - start + size]
+
+
+def can_shrink(fd: int) -> bool:
+    """Whether who has the file can make it shorter, which ends whoever touches what is gone (SIGBUS)."""
+    try:
+        return not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+    except OSError:  # a file system whose files cannot be sealed
+        return True
 
 
 def shared_memory(name: str, size: int) -> int:

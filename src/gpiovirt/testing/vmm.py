@@ -8,6 +8,7 @@ QEMU: docs/interop/vhost-user.rst
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import select
@@ -50,6 +51,7 @@ class Inflight(NamedTuple):
 class Vmm:
     """One VM. Its guest and memory outlive a connection: connect() again after the back-end was restarted.
 
+    If `sealed`, its memory cannot become shorter, as that of QEMU's memory-backend-memfd.
     `pump` is called instead of waiting for a back-end that is another process.
     """
 
@@ -62,13 +64,17 @@ class Vmm:
         queue_size: int = 64,
         event_idx: bool = False,
         indirect: bool = False,
+        sealed: bool = True,
         pump: Callable[[], None] | None = None,
         timeout_s: float = 5.0,
     ) -> None:
         self._pump = pump
         self._timeout_s = timeout_s
-        self._memfd = os.memfd_create("guest")
+        self._memfd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self._memfd, ram_bytes)
+        if sealed:
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self._memfd, fcntl.F_ADD_SEALS, seals)
         self._mmap = mmap.mmap(self._memfd, ram_bytes)
         self.ram = GuestRam(memoryview(self._mmap))
         self.queue_size = queue_size

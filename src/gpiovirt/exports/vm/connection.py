@@ -21,7 +21,7 @@ from gpiovirt.exports.vm.complaints import Complaints
 from gpiovirt.exports.vm.state import QUEUE_SIZE_MAX, Tracked
 from gpiovirt.exports.vm.vring import Vring
 from gpiovirt.host.fence import ordering_fence
-from gpiovirt.host.mapping import map_shared, shared_memory
+from gpiovirt.host.mapping import can_shrink, map_shared, shared_memory
 from gpiovirt.host.notifier import Notifier, check_eventfd
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Peer
@@ -41,7 +41,10 @@ _MESSAGES_PER_TURN = 32
 
 
 class Connection:
-    """Serves the VMM at the other end of `sock` until it goes, breaks the protocol, or close()."""
+    """Serves the VMM at the other end of `sock` until it goes, breaks the protocol, or close().
+
+    `shared` says that this process serves others, too, which the VMM should not be able to end.
+    """
 
     def __init__(
         self,
@@ -52,6 +55,7 @@ class Connection:
         state: memoryview,
         defaults: Mapping[int, LineSettings],
         on_closed: Callable[[], None],
+        shared: bool = False,
     ) -> None:
         self._sock = sock
         self.peer = peer
@@ -84,6 +88,7 @@ class Connection:
         self._request_fd: int | None = None
         self._inflight_fd: int | None = None
         self._has_run = False
+        self._warns_of_shrinking = shared
         self._calls: list[Callable[[], None] | None] = [None] * GpioDevice.num_queues
         self._event_calls = 0
         self._closed = False
@@ -207,8 +212,14 @@ class Connection:
         gone = event.region[:3]
         self._use_memory({where: region for where, region in self._regions.items() if where != gone})
 
-    @staticmethod
-    def _map(region: v.MemoryRegion, fd: int) -> Region:
+    def _map(self, region: v.MemoryRegion, fd: int) -> Region:
+        if self._warns_of_shrinking and can_shrink(fd):
+            self._warns_of_shrinking = False
+            self._log.warning(
+                "%s can shorten the file of its memory, and so end all that this process serves; "
+                "use sealed memory (QEMU: memory-backend-memfd), or a process of its own",
+                self.peer,
+            )
         return Region(*region[:3], map_shared(fd, region.size, region.mmap_offset))
 
     def _use_memory(self, regions: dict[tuple[int, int, int], Region]) -> None:

@@ -26,6 +26,7 @@ class VmServer:
     """Serves `chip` to whoever connects to `listener`; both it and `state` are the server's from now on.
 
     `defaults` has what a guest cannot ask for, per line: bias, drive, debounce period, active-low.
+    `shared` says that this process serves others, too.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class VmServer:
         state: State,
         reactor: Reactor,
         defaults: Mapping[int, LineSettings],
+        shared: bool = False,
     ) -> None:
         self.chip = chip
+        self._shared = shared
         self._reactor = reactor
         self._defaults = defaults
         self._connection: Connection | None = None
@@ -53,6 +56,7 @@ class VmServer:
         reactor: Reactor,
         access: Access,
         defaults: Mapping[int, LineSettings],
+        shared: bool = False,
     ) -> VmServer:
         """A server at `path`, with its state in a file beside it. HostError if that is in use."""
         state = StateFile(path, state_size(chip.info.num_lines))
@@ -61,7 +65,7 @@ class VmServer:
         except BaseException:
             state.close(keep=True)
             raise
-        return cls(chip, listener, state, reactor, defaults)
+        return cls(chip, listener, state, reactor, defaults, shared)
 
     @property
     def peer(self) -> Peer | None:
@@ -101,7 +105,14 @@ class VmServer:
     def _serve(self, sock: socket.socket, peer: Peer) -> None:
         try:
             self._connection = Connection(
-                sock, peer, self.chip, self._reactor, self._state.view, self._defaults, self._next
+                sock,
+                peer,
+                self.chip,
+                self._reactor,
+                self._state.view,
+                self._defaults,
+                self._next,
+                self._shared,
             )
         except GpiovirtError as error:
             _log.error("%s: %s cannot be served: %s", self.chip.info.name, peer, error)
