@@ -73,7 +73,7 @@ def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
     return "\n".join(
         [
             "<!-- in <domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ...>; the user that",
-            "     runs QEMU must be allowed to connect: gpiovirt serve --owner NAME=libvirt-qemu:kvm -->",
+            "     runs QEMU must be allowed to connect: the owner NAME=libvirt-qemu:kvm for gpiovirt serve -->",
             "<memoryBacking>",
             "  <source type='memfd'/>",
             "  <access mode='shared'/>",
