@@ -4,21 +4,20 @@
 Invariant: whatever a guest writes to its memory and whatever a front-end sends, each step ends in
 an answer, a refusal or a stopped ring, in bounded time, with every fd told of exactly once, and the
 virtual machine next to it is served as before.
-
-    python fuzz/fuzz_vhost_user.py --seconds 60 --seed 1
-    python fuzz/fuzz_vhost_user.py --case 12345           # one case again
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import time
-import traceback
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fuzz.harness import main
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.guest_memory import GuestMemory, Region
@@ -338,9 +337,9 @@ class Target:
         assert not any(self.chip.line_info(offset).used for offset in range(LINES)), "a line is held for ever"
 
 
-def run_case(seed: int, report: Counter[str]) -> None:
-    """One VM's life."""
-    rng = random.Random(seed)
+def once(rng: random.Random) -> Counter[str]:
+    """One VM's life; what happened in it."""
+    report: Counter[str] = Counter()
     target = Target(rng, report)
     if rng.random() < 0.8:
         target.set_up()
@@ -355,32 +354,8 @@ def run_case(seed: int, report: Counter[str]) -> None:
         report["steps"] += 1
     target.neighbour.check(rng.randrange(2))
     target.end()
-    report["cases"] += 1
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 and the case's number if the invariant does not hold."""
-    parser = argparse.ArgumentParser(description="Fuzz the VM export's protocols.")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="run one case only")
-    args = parser.parse_args(argv)
-    report: Counter[str] = Counter()
-    seeds = random.Random(args.seed)
-    end = time.monotonic() + args.seconds
-    while True:
-        seed = seeds.getrandbits(48) if args.case is None else args.case
-        try:
-            run_case(seed, report)
-        except BaseException:
-            traceback.print_exc()
-            print(f"failed: python fuzz/fuzz_vhost_user.py --case {seed}", file=sys.stderr)
-            return 1
-        if args.case is not None or time.monotonic() >= end:
-            break
-    print(", ".join(f"{count} {name}" for name, count in report.most_common()))
-    return 0
+    return report
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("VMMs that say anything, and guests that write anything", once))

@@ -7,13 +7,17 @@ import argparse
 import random
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 
 __all__ = ["main"]
 
 
-def main(what: str, once: Callable[[random.Random], object]) -> int:
-    """Call `once` with fresh randomness until the time is over; 1 and a way to repeat it if it raises."""
+def main(what: str, once: Callable[[random.Random], Counter[str] | None]) -> int:
+    """Call `once` with fresh randomness until the time is over; 1 and a way to repeat it if it raises.
+
+    What it may return, how often things happened, is added up and printed.
+    """
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seed", type=int, default=None, help="repeat the one run of this seed")
@@ -22,14 +26,17 @@ def main(what: str, once: Callable[[random.Random], object]) -> int:
         once(random.Random(options.seed))
         return 0
     end, runs = time.monotonic() + options.seconds, 0
+    report: Counter[str] = Counter()
     while time.monotonic() < end:
         seed = random.SystemRandom().getrandbits(48)
         try:
-            once(random.Random(seed))
+            report.update(once(random.Random(seed)) or ())
         except Exception:
             traceback.print_exc()
             print(f"repeat with: --seed {seed}")
             return 1
         runs += 1
     print(f"{runs} runs in {options.seconds:g} s: {what}")
+    if report:
+        print(", ".join(f"{count} {name}" for name, count in report.most_common()))
     return 0
