@@ -109,6 +109,7 @@ class Connection:
         self._close_fds(event.fds for event in self._backend.close() if isinstance(event, v.CloseFds))
         for vring in self._vrings:
             vring.close()
+        self._calls = [None] * GpioDevice.num_queues  # a call for edges may still be due
         for fd in (self._request_fd, self._inflight_fd):
             if fd is not None:
                 os.close(fd)
