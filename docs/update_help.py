@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from gpiovirt.cli import main
+from gpiovirt.cli import daemon, main
 
 PAGE = Path(__file__).with_name("commands.md")
 
@@ -22,6 +22,9 @@ def parsers() -> Iterator[argparse.ArgumentParser]:
         for each in (parser, *(other for action in within for other in action.choices.values())):
             each.formatter_class = _formatter
             yield each
+    gpiovirtd = daemon.parser()
+    gpiovirtd.formatter_class = _formatter
+    yield gpiovirtd
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 from gpiovirt.cli.chips import kernel_chips
+from gpiovirt.cli.show import describe
+from gpiovirt.control.client import Client
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.errors import HostError
 
 EPILOG = """\
-Shown are the kernel's chips that this user may open, and the simulated chips of running programs.
-A line held for a virtual chip is followed by `-> NAME`.
+Shown are the kernel's chips that this user may open, the simulated chips of running programs, and
+gpiovirtd's chips that he may use (`gpiovirt show NAME` has their lines). A line held for a virtual chip
+is followed by `-> NAME`.
 
 example:
   gpiovirt list
@@ -35,9 +39,20 @@ def main(_options: argparse.Namespace) -> int:
                 shown = True
         except HostError:  # it ended meanwhile
             continue
+    for chip in _chips_of_daemon():
+        print(describe(chip))
+        shown = True
     if not shown:
         print("no chips: this kernel has none that you may open, and no simulator is running")
     return 0
+
+
+def _chips_of_daemon() -> list[dict[str, Any]]:
+    try:
+        with Client() as client:
+            return client.chips()
+    except HostError:  # there is none
+        return []
 
 
 def _print_kernel_chips() -> bool:

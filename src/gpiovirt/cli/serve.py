@@ -12,7 +12,7 @@ from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from gpiovirt.cli import chips
-from gpiovirt.control.access import gid_of, uid_of
+from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import AS_IS, LineSettings
 from gpiovirt.errors import UsageError
@@ -195,13 +195,7 @@ def _access(text: str) -> Access:
     user, _, rest = text.partition(":")
     group, _, mode = rest.partition(":")
     try:
-        number = int(mode or "0660", 8)
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 0o777:
-        raise UsageError(f"--owner: {mode!r} is no mode, as 0660 is one")
-    try:
-        return Access(uid_of(user), gid_of(group), number)
+        return Access(uid_of(user), gid_of(group), parse_mode(mode or "0660"))
     except UsageError as error:
         raise UsageError(f"--owner: {error}") from error
 

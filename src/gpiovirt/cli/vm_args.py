@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from gpiovirt.control import vm_socket
 from gpiovirt.errors import UsageError
 
 __all__ = ["configure", "main"]
@@ -25,7 +26,12 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("vmm", choices=list(_VMMS), help="the virtual machine monitor")
-    parser.add_argument("sockets", metavar="SOCKET", nargs="+", help="as given to `gpiovirt serve --vm`")
+    parser.add_argument(
+        "sockets",
+        metavar="SOCKET",
+        nargs="+",
+        help="as given to `gpiovirt serve --vm`, or the name of one of gpiovirtd's chips",
+    )
     parser.add_argument("--memory", metavar="SIZE", default="512M", help="the VM's memory (default: 512M)")
     parser.add_argument(
         "--reconnect",
@@ -40,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(f"--memory {options.memory!r}: write a size, as 512M or 2G")
     if options.reconnect and options.vmm not in ("qemu", "libvirt"):
         raise UsageError(f"--reconnect is QEMU's; {options.vmm} has nothing like it")
-    paths = [os.path.abspath(path) for path in options.sockets]
+    paths = [vm_socket(path) or os.path.abspath(path) for path in options.sockets]
     if any(set(path) & set(" \t\n*?[]'\"\\") for path in paths):
         raise UsageError(
             "a socket's path with a blank or a quote in it does not survive $(...); choose another"
@@ -73,7 +79,7 @@ def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
     return "\n".join(
         [
             "<!-- in <domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ...>; the user that",
-            "     runs QEMU must be allowed to connect: the owner NAME=libvirt-qemu:kvm for gpiovirt serve -->",
+            "     runs QEMU must be allowed to connect: owner NAME=libvirt-qemu:kvm of gpiovirt serve -->",
             "<memoryBacking>",
             "  <source type='memfd'/>",
             "  <access mode='shared'/>",

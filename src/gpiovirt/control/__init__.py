@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["ENVIRONMENT", "SOCKETS", "chip_socket", "runtime_directories", "socket_name"]
+__all__ = ["ENVIRONMENT", "SOCKETS", "chip_socket", "runtime_directories", "socket_name", "vm_socket"]
 
 ENVIRONMENT = "GPIOVIRT_SIM"
 SOCKETS = "gpiovirt/sim/"
@@ -29,8 +29,17 @@ def runtime_directories() -> list[str]:
 
 def chip_socket(name: str) -> str | None:
     """Path of the socket of a daemon's chip; None if there is no such chip."""
+    return _socket("chips", name)
+
+
+def vm_socket(name: str) -> str | None:
+    """Path of the socket for VMs of a daemon's chip; None if it has none."""
+    return _socket("vm", name)
+
+
+def _socket(kind: str, name: str) -> str | None:
     for directory in runtime_directories():
-        path = f"{directory}/chips/{name}"
+        path = f"{directory}/{kind}/{name}"
         if "/" not in name and os.path.lexists(path):
             return path
     return None

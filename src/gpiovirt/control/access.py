@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 from gpiovirt.errors import UsageError
 
-__all__ = ["GROUP", "Identity", "gid_of", "identity_of", "uid_of"]
+__all__ = ["GROUP", "Identity", "gid_of", "group_name", "identity_of", "parse_mode", "uid_of", "user_name"]
 
 GROUP = "gpiovirt"
 """Its members make, change and delete chips"""
 
 _ucred = Struct("iII")  # unix(7)
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
-_GROUPS_MAX = 65536
+_GROUPS_MAX = 256  # the most that getsockopt() of Python has room for
 
 
 class Identity(NamedTuple):
@@ -75,3 +75,32 @@ def gid_of(group: str) -> int:
         return grp.getgrnam(group).gr_gid
     except KeyError:
         raise UsageError(f"there is no group {group!r}") from None
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or his number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_name(gid: int) -> str:
+    """The group's name, or its number."""
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def parse_mode(text: str) -> int:
+    """An octal mode, -1 of nothing; UsageError if it is none."""
+    if not text:
+        return -1
+    try:
+        number = int(text, 8)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 0o777:
+        raise UsageError(f"{text!r} is no mode, as 0660 is one")
+    return number

@@ -6,11 +6,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gpiovirt.core.line import LineSettings
+from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.daemon.link import Link
 from gpiovirt.daemon.sources import Place, SourceChip, Sources
 from gpiovirt.daemon.store import Record
@@ -27,7 +27,7 @@ from gpiovirt.protocols.line_options import parse_how, parse_safe
 from gpiovirt.sources.held import KernelLine, LineFile, RemoteLine
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["LINES_MAX", "Directories", "Line", "VirtualChip", "release", "take"]
+__all__ = ["LINES_MAX", "Directories", "Line", "VirtualChip", "make_safe", "release", "take"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,17 +114,23 @@ def release(
     lines: Sequence[Line], reactor: Reactor, safe: Mapping[Place, LineSettings] | None = None
 ) -> None:
     """Give lines back, each in its safe state if it has one."""
+    make_safe(lines, safe or {})
     for line in lines:
-        if line.file is None:
-            continue
-        wanted = (safe or {}).get(line.place)
-        if wanted is not None:
+        if line.file is not None:
+            reactor.remove_reader(line.file.fds[0])
+            line.file.close()
+
+
+def make_safe(lines: Iterable[Line], safe: Mapping[Place, LineSettings]) -> None:
+    """Put lines that have a safe state into it."""
+    for line in lines:
+        wanted = safe.get(line.place)
+        if wanted is not None and line.file is not None:
             try:
                 line.file.ioctl(u.GPIO_V2_LINE_SET_CONFIG_IOCTL, encode_config(wanted))
+                line.is_output = wanted.direction is Direction.OUTPUT
             except (OSError, GpiovirtError) as error:
                 _log.error("line %s is not in its safe state: %s", line.place, error)
-        reactor.remove_reader(line.file.fds[0])
-        line.file.close()
 
 
 class VirtualChip:
@@ -171,6 +177,12 @@ class VirtualChip:
         """The socket for VMs."""
         return self._vm_path if self.record.vm else None
 
+    def check(self) -> None:
+        """UsageError for what its record says that its lines cannot have."""
+        self.settings()
+        self.safe()
+        self.names()
+
     def settings(self) -> dict[int, str]:
         """Settings by offset; UsageError for a line that is not there, or settings that are none."""
         return self._by_offset(self.record.settings, "settings", parse_how)
@@ -212,12 +224,13 @@ class VirtualChip:
 
     # life
 
-    def use(self, lines: list[Line]) -> None:
-        """These are its lines from now on."""
+    def use(self, lines: list[Line], new: Iterable[Line] = ()) -> None:
+        """These are its lines from now on; those of them that are new go to their safe states."""
         self.lines = lines
         self.record.places = [list(line.place) for line in lines]
         for line in lines:
             self._look_after(line)
+        make_safe(new, self.safe_places())
 
     def _look_after(self, line: Line) -> None:
         if line.file is not None:
@@ -278,8 +291,8 @@ class VirtualChip:
         former = self.lines
         had_vm, count = self.record.vm, len(former)
         self.record = record
-        self.use(lines)
         self.link.end_worker()
+        self.use(lines, [line for line in lines if line not in former])
         release([line for line in former if line not in lines], self._reactor, safe)
         if had_vm and (not record.vm or len(lines) != count):
             self._close_vm()
@@ -320,7 +333,9 @@ class VirtualChip:
 
     def close(self) -> None:
         """Be no more: no worker, no sockets, the lines given back."""
-        safe = self.safe_places() if self.lines else {}
+        safe: dict[Place, LineSettings] = {}
+        with suppress(UsageError):  # a record that was refused
+            safe = self.safe_places()
         self.link.close()
         if self._device is not None:
             self._device.close()

@@ -275,6 +275,7 @@ class _Client:
                     "live": sum(chip.state == "live" for chip in seen),
                     "lines": sum(len(chip.lines) for chip in seen),
                     "restarts": sum(chip.link.restarts for chip in seen),
+                    "watchers": len(self._custodian.watchers),
                     "manager": who.may_manage(self._server.uid),
                 }
             }

@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.host.notify import keep_fds, sd_notify
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.sources.held import KernelLine, LineFile
+from gpiovirt.sources.held import KernelLine
 
 __all__ = ["Custodian", "Done", "NoSuchDeviceError"]
 
@@ -114,10 +114,10 @@ class Custodian:
                 raise ExistsError(f"there is a chip {record.name!r}; choose another name, or delete it")
             chip = self._virtual_chip(record)
             with self.sources() as sources:
-                lines = take(record, sources, self._reactor)
-            chip.use(lines)
+                chip.lines = lines = take(record, sources, self._reactor)
             try:
-                chip.settings(), chip.safe(), chip.names()  # what is wrong with them shows here
+                chip.check()
+                chip.use(lines, lines)
                 chip.listen()
                 self._store.save(record)
             except BaseException:
@@ -219,7 +219,7 @@ class Custodian:
             trial.lines = lines
             record.places = [list(line.place) for line in lines]
             try:
-                trial.settings(), trial.safe(), trial.names()
+                trial.check()
                 self._store.save(record)
             except BaseException:
                 release([line for line in lines if line.place not in kept], self._reactor)
@@ -295,8 +295,7 @@ class Custodian:
         elif event == "line-back":
             self._keep(chip)
         elif event == "live":
-            for fd in self._restored.pop(chip.record.name, {}).values():
-                os.close(fd)  # its worker had it, too
+            self._forget_restored(chip.record.name)  # its worker had them, too
             if self.watchers and not chip.watched:
                 chip.watch(True)
         for watcher in list(self.watchers):
@@ -334,13 +333,15 @@ class Custodian:
     def _begin(self, chip: VirtualChip, sources: Sources) -> bool:
         """Start a chip that waits for its lines; False if it still does."""
         try:
-            lines = take(chip.record, sources, self._reactor, self._restored_lines(chip))
+            restored = self._restored_lines(chip, sources)
+            lines = take(chip.record, sources, self._reactor, restored)
         except GpiovirtError as error:
             if str(error) != chip.trouble:
                 chip.trouble = str(error)
                 _log.warning("%s waits: %s", chip.record.name, error)
             return not _may_come(error)
-        chip.use(lines)
+        chip.use(lines, [line for line in lines if line.place not in restored])
+        self._forget_restored(chip.record.name, [line.file.fds[0] for line in lines if line.file])
         self._keep(chip)
         try:
             chip.start()
@@ -349,22 +350,25 @@ class Custodian:
             _log.error("%s: %s", chip.record.name, error)
         return True
 
-    def _restored_lines(self, chip: VirtualChip) -> dict[Place, Line]:
-        """Those of the chip's lines that the service manager has kept."""
+    def _restored_lines(self, chip: VirtualChip, sources: Sources) -> dict[Place, Line]:
+        """Those of the chip's lines that the service manager has kept, as far as their chips are there."""
         kept: dict[Place, Line] = {}
-        fds = self._restored.pop(chip.record.name, {})
         places = chip.record.lines()
-        for offset, fd in fds.items():
+        for offset, fd in self._restored.get(chip.record.name, {}).items():
             if offset < len(places):
-                file: LineFile = KernelLine(fd)
-                with self.sources() as sources, suppress(GpiovirtError):
-                    source = sources.at(places[offset])
-                    info = source.line_info(places[offset].offset)
-                    is_output = source.is_output(places[offset].offset)
-                    kept[places[offset]] = Line(places[offset], info.name, "kernel", file, is_output)
-                    continue
-            os.close(fd)
+                place = places[offset]
+                with suppress(GpiovirtError):
+                    source = sources.at(place)
+                    name = source.line_info(place.offset).name
+                    is_output = source.is_output(place.offset)
+                    kept[place] = Line(place, name, "kernel", KernelLine(fd), is_output)
         return kept
+
+    def _forget_restored(self, name: str, used: Collection[int] = ()) -> None:
+        """The chip has its lines: what else was kept for it is not needed."""
+        for fd in self._restored.pop(name, {}).values():
+            if fd not in used:
+                os.close(fd)
 
     def _keep(self, chip: VirtualChip) -> None:
         """Give the service manager copies, for the case that all of us die."""
@@ -386,9 +390,8 @@ class Custodian:
                 chip.lines = []
                 continue
             self._look_soon()
-        for fds in [fds for name, fds in self._restored.items() if name not in self.chips]:
-            for fd in fds.values():
-                os.close(fd)
+        for name in [name for name in self._restored if name not in self.chips]:
+            self._forget_restored(name)
         with self.sources() as sources:
             for chip in self.chips.values():
                 if not chip.lines and not chip.link.is_found:

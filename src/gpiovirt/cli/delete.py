@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt delete: have gpiovirtd delete virtual chips."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpiovirt.control.client import Client
+
+__all__ = ["configure", "main"]
+
+EPILOG = """\
+Lines that have a safe state are put into it, all are given back. A chip whose lines are in use stays,
+unless forced: then its programs see it vanish, as when a USB device is unplugged.
+
+example:
+  gpiovirt delete plc
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("names", metavar="NAME", nargs="+", help="a chip")
+    parser.add_argument("-f", "--force", action="store_true", help="also if its lines are in use")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Delete them."""
+    with Client() as client:
+        for name in options.names:
+            client.call("delete", name=name, force=options.force)
+    return 0

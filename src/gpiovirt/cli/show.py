@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt show: all about one of gpiovirtd's chips."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from gpiovirt.control.access import group_name, user_name
+from gpiovirt.control.client import Client
+
+__all__ = ["configure", "describe", "main"]
+
+EPILOG = """\
+example:
+  gpiovirt show plc
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("name", metavar="NAME", help="a chip")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print it."""
+    with Client() as client:
+        chip = client.call("show", name=options.name)
+    if options.json:
+        print(json.dumps(chip, indent=2))
+        return 0
+    print(describe(chip))
+    print(f"  lines: {chip['definition']}")
+    print(f"  for programs: gpiovirt run --chip {chip['name']} -- PROGRAM  ({chip['device']})")
+    if chip["vm"]:
+        print(f"  for VMs: gpiovirt vm-args qemu {chip['name']}  ({chip['vm']})")
+    if chip["creator"]:
+        print(f"  ends with process {chip['creator']}")
+    for consumer in chip["consumers"]:
+        print(f"  open by process {consumer['pid']} of {user_name(consumer['uid'])}")
+    if chip["vm_consumer"]:
+        print(f"  used by a VM, process {chip['vm_consumer']['pid']}")
+    for line in chip["lines"]:
+        print(_line(line))
+    return 0
+
+
+def describe(chip: dict[str, Any]) -> str:
+    """One line about a chip."""
+    access = f"{user_name(chip['uid'])}:{group_name(chip['gid'])} {chip['mode']:04o}"
+    saved = "saved" if chip["permanent"] else "until reboot"
+    state = chip["state"] + (f" ({chip['trouble']})" if chip["trouble"] else "")
+    return f"{chip['name']} {chip['num_lines']} lines, {access}, {state}, {saved}"
+
+
+def _line(line: dict[str, Any]) -> str:
+    holder = f'"{line["consumer"]}"' if line["consumer"] else "in use" if line["used"] else "unused"
+    more = "".join(
+        f", {text}"
+        for text in (line["settings"], line["safe"] and f"safe: {line['safe']}", not line["there"] and "gone")
+        if text
+    )
+    where = f"{line['offset']:4} {line['name'] or '-':20} {line['direction']:7} {line['source']:24}"
+    return f"  {where} {holder}{more}"

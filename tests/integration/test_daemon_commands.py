@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""The commands that ask gpiovirtd, and what each user may do: by real users, made for the test."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gpiovirt.testing.daemon import Daemon
+from tests.integration.conftest import Installation
+
+SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
+USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
+GROUPS = {"gpvplc": 7201}
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[None]:
+    """alice is in the group plc, boss in the group gpiovirt, bob in no other than his own."""
+    if os.getuid():
+        pytest.fail("users can be made by root only")
+    made_group = subprocess.run(["groupadd", "--system", "gpiovirt"], check=False).returncode == 0
+    subprocess.run(["groupadd", "-g", str(GROUPS["gpvplc"]), "gpvplc"], check=True)
+    for name, uid in USERS.items():
+        subprocess.run(["useradd", "-u", str(uid), "-M", "-s", "/bin/sh", name], check=True)
+    subprocess.run(["usermod", "-aG", "gpvplc", "gpvalice"], check=True)
+    subprocess.run(["usermod", "-aG", "gpiovirt", "gpvboss"], check=True)
+    yield
+    for name in USERS:
+        subprocess.run(["userdel", name], check=True)
+    subprocess.run(["groupdel", "gpvplc"], check=True)
+    if made_group:
+        subprocess.run(["groupdel", "gpiovirt"], check=True)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o055)
+    with Daemon(tmp_path, SIMS) as made:
+        yield made
+
+
+class Shell:
+    """Commands as some user."""
+
+    def __init__(self, daemon: Daemon, installation: Installation) -> None:
+        self._daemon = daemon
+        self._installation = installation
+
+    def __call__(self, command: str, user: str = "root", status: int = 0) -> str:
+        """What `gpiovirt COMMAND` writes, to both its outputs."""
+        python = sys.executable if user == "root" else self._installation.python
+        path = f"{self._installation.folder}:{self._daemon.run}"
+        script = f"PYTHONPATH={path} GPIOVIRT_RUNTIME_DIR={self._daemon.run} {python} -m gpiovirt {command}"
+        argv = ["sh", "-c", script] if user == "root" else ["su", user, "-c", script]
+        done = subprocess.run(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30, check=False
+        )
+        assert done.returncode == status, done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def shell(daemon: Daemon, installation: Installation) -> Shell:
+    return Shell(daemon, installation)
+
+
+def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
+    made = shell("new plc 'DOOR LAMP sim-a 0-1' --vm --safe LAMP=low --line DOOR=pull-up --rename 2=MOTOR")
+    assert made.splitlines()[0] == f"plc {daemon.run}/chips/plc 4 lines"
+    assert "plc 4 lines, root:" in shell("list")
+    shown = shell("show plc")
+    assert re.search(r"^ +1 LAMP +output +sim-b:1 +unused, safe: low$", shown, re.M)
+    assert re.search(r"^ +2 MOTOR +input +sim-a:0 +unused$", shown, re.M)
+    assert f"path={daemon.run}/vm/plc" in shell("vm-args qemu plc")
+    shell("delete plc")
+    assert "no chip 'plc'" in shell("show plc", status=2)
+
+
+def test_watch_tells_what_happens(shell: Shell, daemon: Daemon) -> None:
+    shell("new plc 'DOOR LAMP'")
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "gpiovirt", "watch", "plc", "-n", "3"],
+        env=daemon.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with daemon.client() as client:
+        daemon.wait_for(lambda: client.call("state")["watchers"])
+    shell("run --chip plc -- gpioset gpiochip0 1=1")
+    shell("delete plc")
+    printed, _ = watch.communicate(timeout=20)
+    assert [line.split()[:2] for line in printed.splitlines()] == [
+        ["plc", "line-requested"],
+        ["plc", "line-released"],
+        ["plc", "deleted"],
+    ]
+    assert "offset=1 direction=output consumer=gpioset" in printed
+
+
+@pytest.mark.usefixtures("users")
+class TestUsers:
+    def test_owner_and_group_use_a_chip_and_others_do_not(self, shell: Shell) -> None:
+        shell("new plc 'sim-a 0-3' --owner gpvbob --group gpvplc")
+        for user in ("gpvalice", "gpvbob"):
+            assert "4 lines" in shell("run --chip plc -- gpioinfo", user)
+            assert "plc 4 lines" in shell("show plc", user)
+        refused = shell("run --chip plc -- gpioinfo", "gpvboss", status=1)
+        assert "Permission denied" in refused
+
+    def test_the_mode_decides(self, shell: Shell, daemon: Daemon) -> None:
+        shell("new plc 'sim-a 0-3' --owner gpvbob --group gpvplc --mode 0600")
+        assert "Permission denied" in shell("run --chip plc -- gpioinfo", "gpvalice", status=1)
+        assert "there is: none" in shell("show plc", "gpvalice", status=2)
+        os.chmod(daemon.run / "chips/plc", 0o666)
+        daemon.wait_for(lambda: daemon.show("plc")["mode"] == 0o666)
+        assert "4 lines" in shell("run --chip plc -- gpioinfo", "gpvalice")
+
+    def test_chown_of_the_socket_holds_for_the_chip(self, shell: Shell, daemon: Daemon) -> None:
+        shell("new plc 'sim-a 0-3' --vm")
+        assert "Permission denied" in shell("run --chip plc -- gpioinfo", "gpvalice", status=1)
+        os.chown(daemon.run / "chips/plc", USERS["gpvalice"], -1)
+        assert "4 lines" in shell("run --chip plc -- gpioinfo", "gpvalice")
+        daemon.wait_for(lambda: os.stat(daemon.run / "vm/plc").st_uid == USERS["gpvalice"])
+        daemon.kill()
+        daemon.start()
+        assert daemon.show("plc")["uid"] == USERS["gpvalice"]
+
+    def test_only_managers_make_change_and_delete(self, shell: Shell) -> None:
+        shell("new plc 'sim-a 0-3' --owner gpvalice")
+        for user in ("gpvalice", "gpvbob"):
+            assert "only root and members of the group gpiovirt" in shell("new x 'sim-a 7'", user, status=2)
+            assert "only root and members" in shell("delete plc", user, status=2)
+        shell("new x 'sim-a 7' --owner gpvbob", "gpvboss")
+        assert "x 1 lines, gpvbob" in shell("list", "gpvboss")
+        shell("delete plc x", "gpvboss")
+
+    def test_a_user_sees_his_chips_only(self, shell: Shell) -> None:
+        shell("new hers 'sim-a 0' --owner gpvalice --group gpvplc")
+        shell("new his 'sim-a 1' --owner gpvbob --group gpvbob")
+        assert "hers" in shell("list", "gpvalice")
+        assert "his" not in shell("list", "gpvalice").replace("this", "")
+        assert "his" in shell("list", "gpvbob")
+        assert "hers" not in shell("list", "gpvbob")
+
+    def test_nobody_reaches_the_lines_behind_a_chip(self, shell: Shell, daemon: Daemon) -> None:
+        shell("new plc 'sim-a 0-3' --owner gpvalice")
+        worker = daemon.show("plc")["worker"]
+        for path in (daemon.run / "sources/sim-a", daemon.run / "workers/plc", f"/proc/{worker}/fd"):
+            done = subprocess.run(["su", "gpvalice", "-c", f"ls {path}"], capture_output=True, check=False)
+            assert done.returncode != 0
+
+    def test_workers_are_nobody_and_can_nothing(self, shell: Shell, daemon: Daemon) -> None:
+        shell("new plc 'sim-a 0-3'")
+        worker = daemon.show("plc")["worker"]
+        status = Path(f"/proc/{worker}/status").read_text()
+        fields = dict(re.findall(r"^(\w+):\t(.*)$", status, re.M))
+        assert 0 not in map(int, fields["Uid"].split())
+        assert fields["Groups"].strip() == ""
+        assert {int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+        assert os.readlink(f"/proc/{worker}/root") == f"/proc/{worker}"
