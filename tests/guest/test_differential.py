@@ -14,7 +14,7 @@ import pytest
 from guests.guest import uml
 from tests.guest.conftest import ROOT
 
-SEEDS = os.environ.get("GPIOVIRT_SEEDS", "0 12")
+SEEDS = os.environ.get("GPIOVIRT_SEEDS", "0 30")
 
 
 @pytest.mark.usefixtures("has_uml")
