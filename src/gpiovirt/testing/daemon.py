@@ -40,15 +40,28 @@ class Daemon:
         }
         self.start()
 
-    def start(self, wait: bool = True) -> None:
+    def start(self) -> None:
         """Start it, again after kill() or stop()."""
         before = self.log().count(_READY)
-        command = [sys.executable, "-m", "gpiovirt.cli.daemon", *self._arguments]
         self.process = subprocess.Popen(
-            command, stderr=self._log, stdout=self._log, env=self.environment, **self._popen
+            self._command(), stderr=self._log, stdout=self._log, env=self.environment, **self._popen
         )
-        if wait:
-            self.wait_for(lambda: self.log().count(_READY) > before)
+        self.wait_for(lambda: self.log().count(_READY) > before)
+
+    def start_by(self, execute: Callable[[list[str], dict[str, str]], None]) -> None:
+        """Start it by `execute`, which becomes the command in a new process that it is called in."""
+        before = self.log().count(_READY)
+        self.process = subprocess.Popen(
+            ["true"],
+            stderr=self._log,
+            stdout=self._log,
+            close_fds=False,
+            preexec_fn=lambda: execute(self._command(), self.environment),
+        )
+        self.wait_for(lambda: self.log().count(_READY) > before)
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "gpiovirt.cli.daemon", *self._arguments]
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = 20) -> None:
         """Return once it holds; HostError, with the log, if it never does, or the daemon ends."""
