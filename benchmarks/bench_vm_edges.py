@@ -42,7 +42,7 @@ def _watched(kind: str, rate: int, lines: int) -> _Seen:
         name = f"{folder}/sock" if kind == "C" else socket_name(os.getuid(), process.pid)
         world = ["taskset", "-c", str(cpus[0]), built("vm_world"), name, str(rate), str(count), str(lines)]
         late = subprocess.run(world, check=True, capture_output=True, text=True).stdout
-        arrived, doubled = guest.run("sleep 1.3; cat /run/edges").check().split()
+        arrived, doubled = guest.run("sleep 3.3; cat /run/edges").check().split()
     return _Seen(count - int(arrived), int(doubled), int(late))
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """operations of a guest on its chip, in us by its own clock: median (p99); and how many in a second.
 
-*C* is `benchmarks/vm_floor.c`, a back-end without any logic; *polling* is `--poll-us 200`. UML is User
-Mode Linux on one CPU; QEMU is without KVM, and its version here gives guests no edges. All are medians
-over the rounds, of which each has every kind; the ratios, of each round's.
+*C* is `benchmarks/vm_floor.c`, a back-end without any logic; *gpiovirt* is `serve` on the system's Python,
+*polling* with `--poll-us 200`. UML is User Mode Linux on one CPU; QEMU is without KVM, and its version
+here gives guests no edges. All are medians over the rounds, of which each has every kind; the ratios too.
 """
 
 from __future__ import annotations

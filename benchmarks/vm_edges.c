@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* vm_edges PATH LINES   counts the edges of lines 2, 3 ... of LINES until there is none for a second after the first;
- * prints how many came, and how many were of the same kind as the one before on their line. */
+/* vm_edges PATH LINES   counts the edges of lines 2, 3 ... of LINES until there is none for three seconds after the
+ * first; prints how many came, and how many were of the same kind as the one before on their line. */
 #include <fcntl.h>
 #include <linux/gpio.h>
 #include <poll.h>
@@ -30,7 +30,7 @@ int main(int argc, char **argv)
 		struct pollfd ready = {.fd = r.fd, .events = POLLIN};
 		ssize_t size;
 
-		if (poll(&ready, 1, count ? 1000 : 20000) <= 0)
+		if (poll(&ready, 1, count ? 3000 : 20000) <= 0)
 			break;
 		size = read(r.fd, events, sizeof(events));
 		for (int i = 0; i < (int)(size / sizeof(events[0])); i++) {
