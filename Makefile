@@ -50,7 +50,7 @@ $(VENV)/.clients: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.clients
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

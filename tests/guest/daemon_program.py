@@ -121,6 +121,13 @@ class Machine:
         self.blinker.wait()
 
 
+def has_files(pid: int) -> bool:
+    try:
+        return bool(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
+
+
 def kill_workers(machine: Machine) -> None:
     former = machine.worker()
     os.kill(former, signal.SIGKILL)
@@ -166,7 +173,7 @@ def all_die(folder: Path, times: int) -> None:
         worker = int(daemon.show("plc")["worker"])
         daemon.kill()
         os.kill(worker, signal.SIGKILL)
-        while Path(f"/proc/{worker}/fd").exists() and os.listdir(f"/proc/{worker}/fd"):
+        while has_files(worker):
             time.sleep(0.01)
         assert value.read_text() == "1\n"
         daemon.start_by(manager.hand_over)

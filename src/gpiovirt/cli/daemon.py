@@ -7,12 +7,18 @@ import argparse
 import os
 import pwd
 import sys
+from typing import TYPE_CHECKING
 
 from gpiovirt.cli.chips import parse_sim, parse_wire
 from gpiovirt.cli.main import new_parser, report
 from gpiovirt.errors import UsageError
 
+if TYPE_CHECKING:
+    from gpiovirt.daemon.companion import Companion
+
 __all__ = ["main", "parser"]
+
+SYSFS = "/sys/bus/platform/drivers"
 
 DESCRIPTION = (
     "keep virtual chips, a process each; they survive its restart, and are made and deleted as it runs"
@@ -46,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--wire", metavar="A:0=B:1", action="append", default=[], help="connect two simulated lines"
     )
+    made.add_argument(
+        "--sysfs",
+        action="store_true",
+        help="show the control files in /sys/bus/platform/drivers/gpio-virt-agg, too (root only)",
+    )
+    made.add_argument("--no-files", action="store_true", help="have no control files")
     made.add_argument("-v", "--verbose", action="store_true", help="log more")
     return made
 
@@ -71,17 +83,40 @@ def _main() -> int:
     run = run or ("/run/gpiovirt" if is_root else own and f"{own}/gpiovirt")
     if not run:
         raise UsageError("XDG_RUNTIME_DIR is not set; say with --run where sockets are to be")
+    run = os.path.abspath(run)
     uid, gid = _worker() if is_root else (os.getuid(), os.getgid())
+    if options.sysfs and not is_root:
+        raise UsageError("--sysfs: only root can mount there")
     return serve(
         Options(
-            run=os.path.abspath(run),
+            run=run,
             state=os.path.abspath(options.state or ("/var/lib/gpiovirt" if is_root else f"{home}/gpiovirt")),
             simulated=[parse_sim(text) for text in options.sim],
             wires=[parse_wire(text) for text in options.wire],
             worker_uid=uid,
             worker_gid=gid,
-            companions=[],
+            companions=[] if options.no_files else [_control_files(run, options.sysfs)],
         )
+    )
+
+
+def _control_files(run: str, sysfs: bool) -> Companion:
+    from gpiovirt.control.mount import unmount
+    from gpiovirt.daemon.companion import Companion
+
+    directory = f"{run}/bus/platform/drivers"
+    places = [directory, SYSFS] if sysfs else [directory]
+
+    def serves() -> bool:
+        shown = f"{SYSFS}/gpio-virt-agg" if sysfs else directory
+        return os.path.ismount(shown)
+
+    return Companion(
+        "the process of the control files",
+        "gpiovirt.control.mount",
+        [f"{run}/control", *places],
+        serves,
+        lambda: unmount(*places),
     )
 
 

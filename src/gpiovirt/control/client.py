@@ -10,6 +10,7 @@ SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do":
     change    name, and what of `new` is to be otherwise                             -> the chip
     own       name, uid, gid, mode (-1: as it is)                                    -> the chip
     list      after (a name)                                                         -> chips by name; more
+    look      name                                                                   -> the chip
     show      name                                                                   -> the chip and its lines
     save      name, permanent                                                        -> the chip
     sources                                                                          -> chips to take lines of

@@ -21,24 +21,36 @@ _log = logging.getLogger(__name__)
 
 _DELAYS_S = (0.1, 0.5, 2.0, 10.0)
 _LIVED_S = 10
+_CANNOT = 3  # its exit status when there is no use in trying again
 
 
 class Companion:
-    """`python -m MODULE ARGUMENTS`; its name is for messages."""
+    """`python -m MODULE ARGUMENTS`; its name is for messages.
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str]) -> None:
+    `serves` tells whether it does by now; `clean` takes away what it leaves when it is killed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        serves: Callable[[], bool],
+        clean: Callable[[], None],
+    ) -> None:
         self.name = name
+        self._serves = serves
+        self._clean = clean
         self._command = [sys.executable, "-m", module, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._pidfd = -1
         self._failures = 0
         self._ended = False
 
-    def begin(self, reactor: Reactor, timers: Timers, on_changed: Callable[[], None]) -> None:
+    def begin(self, reactor: Reactor, timers: Timers) -> None:
         """Start it, and keep it there."""
         self._reactor = reactor
         self._timers = timers
-        self._on_changed = on_changed
         self._start()
 
     def _start(self) -> None:
@@ -51,13 +63,19 @@ class Companion:
         self._pidfd = os.pidfd_open(self._process.pid)
         self._reactor.add_reader(self._pidfd, self._on_end)
 
+    @property
+    def is_settled(self) -> bool:
+        """It serves, or cannot."""
+        return self._ended or self._serves()
+
     def _on_end(self) -> None:
-        self._forget()
+        if self._forget() == _CANNOT:
+            self._ended = True  # it has said why
+            return
         lived_s = time.monotonic() - self._started_s
         self._failures = 0 if lived_s > _LIVED_S else self._failures + 1
         _log.warning("%s has ended; it is started again", self.name)
         self._timers.call_later(_DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)], self._start)
-        self._on_changed()
 
     def _forget(self) -> int:
         self._reactor.remove_reader(self._pidfd)
@@ -77,6 +95,7 @@ class Companion:
             except subprocess.TimeoutExpired:
                 self._process.kill()
             self._forget()
+        self._clean()
 
 
 def _end_with_parent() -> None:

@@ -239,6 +239,9 @@ class _Client:
         page = [_summary(chips[name]) for name in names[:_PER_PAGE]]
         self._answer({"ok": {"chips": page, "more": len(names) > _PER_PAGE}})
 
+    def _look(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
+        self._told(self._find(who, body))
+
     def _show(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
         chip = self._find(who, body)
         self._custodian.status(chip, lambda status: self._answer({"ok": _details(chip, status)}))
@@ -303,6 +306,7 @@ _HANDLERS: dict[str, Callable[[_Client, Identity, dict[str, Any], list[int]], No
     "change": _Client._change,
     "own": _Client._own,
     "list": _Client._list,
+    "look": _Client._look,
     "show": _Client._show,
     "save": _Client._save,
     "sources": _Client._sources,

@@ -77,12 +77,15 @@ def serve(options: Options) -> int:
 
     def simulated() -> None:
         custodian.restore()
-        _when_settled(custodian, timers, ready)
+        _when(lambda: custodian.is_settled, timers, listen)
 
-    def ready() -> None:
+    def listen() -> None:
         control.append(ControlServer(f"{options.run}/control", custodian, reactor))
         for companion in options.companions:
-            companion.begin(reactor, timers, lambda: sd_notify(f"STATUS={_status(custodian)}"))
+            companion.begin(reactor, timers)
+        _when(lambda: all(companion.is_settled for companion in options.companions), timers, ready)
+
+    def ready() -> None:
         _log.info("ready: %s", _status(custodian))
         sd_notify("READY=1", f"STATUS={_status(custodian)}", f"MAINPID={os.getpid()}")
 
@@ -108,11 +111,12 @@ def _status(custodian: Custodian) -> str:
     return f"{live} of {len(custodian.chips)} chips live"
 
 
-def _when_settled(custodian: Custodian, timers: Timers, then: Callable[[], None]) -> None:
+def _when(condition: Callable[[], bool], timers: Timers, then: Callable[[], None]) -> None:
+    """Go on when it holds, or after a while without."""
     give_up = time.monotonic() + _SETTLE_S
 
     def look() -> None:
-        if custodian.is_settled or time.monotonic() > give_up:
+        if condition() or time.monotonic() > give_up:
             then()
         else:
             timers.call_later(0.01, look)

@@ -17,6 +17,7 @@ __all__ = [
     "prctl",
     "shares_memory",
     "syscall",
+    "umount",
     "unshare",
 ]
 
@@ -62,6 +63,11 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str = 
     _checked(
         _libc.mount(os.fsencode(source), os.fsencode(target), encoded, flags, data.encode() or None), target
     )
+
+
+def umount(target: str, flags: int) -> None:
+    """umount2(2)"""
+    _checked(_libc.umount2(os.fsencode(target), flags), target)
 
 
 def clone_tree(path: str) -> int:

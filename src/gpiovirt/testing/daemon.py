@@ -38,7 +38,11 @@ class Daemon:
             **popen.pop("env", os.environ),
             "GPIOVIRT_RUNTIME_DIR": str(self.run),
         }
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self._log.close()
+            raise
 
     def start(self) -> None:
         """Start it, again after kill() or stop()."""

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The process that serves the control file system, and mounts it.
+
+    python -m gpiovirt.control.mount CONTROL DIRECTORY [SYSFS]
+
+With SYSFS, a directory like /sys/bus/platform/drivers, gpio-virt-agg/ appears there, too: a read-only
+overlay provides that directory, which sysfs does not let anybody make.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from gpiovirt.errors import HostError
+from gpiovirt.host import libc
+
+__all__ = ["main", "unmount"]
+
+_log = logging.getLogger(__name__)
+
+CANNOT = 3
+"""Exit status: there is no use in trying again"""
+
+_MNT_DETACH = 2
+_MS_RDONLY, _MS_BIND = 1, 4096
+_DRIVER = "gpio-virt-agg"
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="gpiovirtd: %(message)s")
+    control, directory, *sysfs = sys.argv[1:]
+    try:
+        import mfusepy
+
+        from gpiovirt.control.file_system import ControlFileSystem
+    except (ImportError, OSError) as error:
+        _log.warning(
+            "there are no control files: %s; install: apt-get install fuse3; pip install mfusepy", error
+        )
+        return CANNOT
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        _log.warning("there are no control files: this user cannot open /dev/fuse")
+        return CANNOT
+    unmount(directory, *sysfs)
+    os.makedirs(directory, exist_ok=True)
+    if sysfs:
+        threading.Thread(target=_show, args=(directory, *sysfs), daemon=True).start()
+    options = {"allow_other": True} if os.geteuid() == 0 else {}
+    try:
+        mfusepy.FUSE(
+            ControlFileSystem(control),
+            directory,
+            foreground=True,
+            default_permissions=True,
+            fsname="gpiovirt",
+            attr_timeout=0,
+            entry_timeout=0,
+            negative_timeout=0,
+            max_threads=4,
+            **options,
+        )
+    except RuntimeError as error:
+        _log.error("cannot mount the control files at %s (%s)", directory, error)
+        return 1
+    finally:
+        unmount(directory, *sysfs)
+    return 0
+
+
+def unmount(directory: str, sysfs: str = "") -> None:
+    """Take away what is mounted for the control files, whoever left it there."""
+    if sysfs:
+        _unmount(f"{sysfs}/{_DRIVER}")
+        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+            ours = [line for line in mounts if f" {sysfs} " in line and " - overlay gpiovirt " in line]
+        for _ in ours:
+            with suppress(OSError):
+                libc.umount(sysfs, _MNT_DETACH)
+    _unmount(directory)
+
+
+def _unmount(path: str) -> None:
+    with suppress(OSError):
+        while True:
+            libc.umount(path, _MNT_DETACH)
+
+
+def _show(directory: str, sysfs: str) -> None:
+    """Once the file system is mounted, show the driver's directory at its place in sysfs."""
+    deadline = time.monotonic() + 10
+    while not os.path.ismount(directory):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.01)
+    driver = f"{sysfs}/{_DRIVER}"
+    try:
+        if not os.path.isdir(driver):
+            lower = f"{os.path.dirname(directory)}/.sysfs"
+            os.makedirs(f"{lower}/{_DRIVER}", exist_ok=True)
+            libc.mount("gpiovirt", sysfs, "overlay", _MS_RDONLY, f"lowerdir={lower}:{sysfs}")
+        libc.mount(f"{directory}/{_DRIVER}", driver, None, _MS_BIND)
+    except OSError as error:
+        failure = HostError.of(f"cannot show {_DRIVER} in {sysfs}", error)
+        _log.error("%s; the control files are at %s", failure, directory)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    sys.exit(main())
