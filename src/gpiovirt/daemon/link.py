@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ __all__ = ["Forkserver", "Link", "Served"]
 
 _log = logging.getLogger(__name__)
 
+_DIES_S = 2.0
 _START_S = 10  # a worker that is not ready by then is started anew
 _LIVED_S = 10  # one that lived so long is started anew at once
 _DELAYS_S = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -254,6 +256,11 @@ class Link:
         if self._pidfd >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            # its files are closed by then, and what they held can be had
+            poll = select.poll()  # select(2) has no room for fds past 1023
+            poll.register(self._pidfd, select.POLLIN)
+            if not poll.poll(_DIES_S * 1000):
+                _log.error("%s: its worker (pid %d) does not end", self._name, self.pid)
             os.close(self._pidfd)
             self._pidfd = -1
         self.pid = 0
