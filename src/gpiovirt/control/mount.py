@@ -63,7 +63,7 @@ def main() -> int:
             attr_timeout=0,
             entry_timeout=0,
             negative_timeout=0,
-            max_threads=4,
+            nothreads=True,
             **options,
         )
     except RuntimeError as error:

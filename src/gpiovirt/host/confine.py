@@ -58,6 +58,7 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
     "fcntl": (72, 25),
     "ftruncate": (77, 46),
     "readlink": (89, None),
+    "uname": (63, 160),
     "gettimeofday": (96, 169),
     "getuid": (102, 174),
     "sigaltstack": (131, 132),
