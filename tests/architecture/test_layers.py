@@ -35,13 +35,10 @@ def test_every_module_says_what_it_owns() -> None:
     assert not silent
 
 
-@pytest.fixture(scope="module")
-def started() -> set[str]:
-    """What `gpiovirt run` on simulated chips has imported when the program starts."""
+def imported_by(statements: str) -> set[str]:
+    """What a Python that executes these statements has imported."""
     script = (
-        "import sys; before = set(sys.modules)\n"
-        "import gpiovirt.cli.main, gpiovirt.cli.run\n"
-        "gpiovirt.cli.main.parser_for('run').parse_args(['--sim', 'a:1', '--', 'true'])\n"
+        f"import sys; before = set(sys.modules)\n{statements}\n"
         "print(*{n.partition('.')[0] for n in set(sys.modules) - before})"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -49,6 +46,15 @@ def started() -> set[str]:
         subprocess.run(
             [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
         ).stdout.split()
+    )
+
+
+@pytest.fixture(scope="module")
+def started() -> set[str]:
+    """What `gpiovirt run` on simulated chips has imported when the program starts."""
+    return imported_by(
+        "import gpiovirt.cli.main, gpiovirt.cli.run\n"
+        "gpiovirt.cli.main.parser_for('run').parse_args(['--sim', 'a:1', '--', 'true'])"
     )
 
 
@@ -60,3 +66,26 @@ def test_a_program_starts_without_what_is_slow_to_import(started: set[str]) -> N
     assert not started & {
         "asyncio", "dataclasses", "inspect", "json", "logging", "pathlib", "shutil", "socket", "subprocess",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "gpiovirt.cli.new, gpiovirt.cli.list",
+        "gpiovirt.cli.daemon, gpiovirt.daemon.service",
+        "gpiovirt.daemon.forkserver",
+    ],
+    ids=["commands", "gpiovirtd", "workers"],
+)
+def test_what_is_slow_to_import_is_for_configuration_and_api_only(modules: str) -> None:
+    assert not imported_by(f"import {modules}") & {
+        "pydantic",
+        "pydantic_core",
+        "tomllib",
+        "tomli_w",
+        "fastapi",
+    }
+
+
+def test_the_schema_is_what_is_slow_to_import() -> None:
+    assert "pydantic" in imported_by("import gpiovirt.control.model")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from gpiovirt.control.limits import LINES_MAX
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.daemon.link import Link
 from gpiovirt.daemon.sources import Place, SourceChip, Sources
@@ -27,11 +28,9 @@ from gpiovirt.protocols.line_options import parse_how, parse_safe
 from gpiovirt.sources.held import KernelLine, LineFile, RemoteLine
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["LINES_MAX", "Directories", "Line", "VirtualChip", "make_safe", "release", "take"]
+__all__ = ["Directories", "Line", "VirtualChip", "make_safe", "release", "take"]
 
 _log = logging.getLogger(__name__)
-
-LINES_MAX = 1024  # each is an open file of two processes
 
 
 class Directories(NamedTuple):

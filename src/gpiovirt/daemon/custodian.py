@@ -16,11 +16,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from gpiovirt.control.limits import check_name
 from gpiovirt.daemon.chip import Directories, Line, VirtualChip, release, take
 from gpiovirt.daemon.link import Forkserver, Link
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import Place, Sources
-from gpiovirt.daemon.store import Record, Store, check_name
+from gpiovirt.daemon.store import Record, Store
 from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.host.notify import keep_fds, sd_notify

@@ -6,27 +6,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from gpiovirt.control.limits import check_name
 from gpiovirt.daemon.sources import Place
 from gpiovirt.errors import HostError, UsageError
 
-__all__ = ["Record", "Store", "check_name"]
+__all__ = ["Record", "Store"]
 
 _log = logging.getLogger(__name__)
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}")
 _SUFFIX = ".json"
-
-
-def check_name(name: str) -> None:
-    """UsageError unless a chip can have this name."""
-    if not _NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} is no name for a chip: 1 to 31 letters, digits and _ . + -, and not . + - first"
-        )
 
 
 @dataclass(slots=True)

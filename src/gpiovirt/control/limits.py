@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""What a virtual chip may be called, and how much it may have; for the daemon and for what asks it."""
+
+from __future__ import annotations
+
+import re
+
+from gpiovirt.errors import UsageError
+
+__all__ = ["LINES_MAX", "LINE_NAME_MAX", "check_line_name", "check_name"]
+
+LINES_MAX = 1024  # each is an open file of two processes
+LINE_NAME_MAX = 31  # linux/gpio.h: GPIO_MAX_NAME_SIZE, with its NUL
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}")
+
+
+def check_name(name: str) -> None:
+    """UsageError unless a chip can have this name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a chip: 1 to 31 letters, digits and _ . + -, and not . + - first"
+        )
+
+
+def check_line_name(name: str) -> None:
+    """UsageError unless a line can have this name."""
+    if not name.isprintable() or len(name.encode(errors="replace")) > LINE_NAME_MAX:
+        raise UsageError(
+            f"{name!r} is no name for a line: at most {LINE_NAME_MAX} bytes, all of them printable"
+        )

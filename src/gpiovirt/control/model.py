@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: MIT
+"""A virtual chip as people describe it: one schema for configuration files and for the API.
+
+Slow to import, for pydantic's sake: never by gpiovirtd's own process, workers, or what starts programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from gpiovirt.control.access import gid_of, group_name, parse_mode, uid_of, user_name
+from gpiovirt.control.limits import LINES_MAX, check_line_name, check_name
+from gpiovirt.errors import UsageError
+from gpiovirt.protocols import new_device
+from gpiovirt.protocols.line_options import SAFE_STATES, parse_how, parse_safe
+from gpiovirt.protocols.new_device import MAX_OFFSET, ChipLines, NamedLine
+
+__all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "parse_chip", "problems"]
+
+
+class InvalidChipError(UsageError):
+    """What is no description of a chip; `problems` has a text `KEY: what is wrong` for each."""
+
+    def __init__(self, found: Sequence[str]) -> None:
+        super().__init__("; ".join(found))
+        self.problems = tuple(found)
+
+
+class LineOf(NamedTuple):
+    """One line of a chip: the key that describes it, and where it is to be taken."""
+
+    key: str
+    source: tuple[str, int] | str
+    """(chip, offset), or a line's name"""
+
+    def __str__(self) -> str:
+        return self.source if isinstance(self.source, str) else f"{self.source[0]} {self.source[1]}"
+
+
+def _value_error(error: UsageError) -> ValueError:
+    return ValueError(str(error))
+
+
+def _definition(text: str) -> str:
+    try:
+        new_device.parse(text)
+    except UsageError as error:
+        raise _value_error(error) from error
+    return text
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, use_attribute_docstrings=True, validate_by_alias=True
+    )
+
+
+class Line(_Model):
+    """A line, by chip and offset or by its name, and how it is to be."""
+
+    chip: str = ""
+    """Label, device name or path of the chip that it is taken of."""
+    offset: int | None = Field(None, ge=0, le=MAX_OFFSET)
+    """Its offset there."""
+    name: str = ""
+    """Its name, in place of chip and offset."""
+    as_: str = Field("", alias="as")
+    """The name that it has in the virtual chip, if not its own."""
+    how: str = ""
+    """What a virtual machine cannot ask for: pull-up, pull-down, bias-disabled, open-drain, open-source,
+    active-low, debounce=TIME, separated by commas."""
+    safe: str = Field("", json_schema_extra={"enum": ["", *SAFE_STATES]})
+    """The state that it takes when nobody holds it; without, it stays as it is."""
+
+    @field_validator("how")
+    @classmethod
+    def _check_how(cls, text: str) -> str:
+        try:
+            if text:
+                parse_how(text)
+        except UsageError as error:
+            raise ValueError(f'{error}; write for example "pull-up,debounce=5ms"') from error
+        return text
+
+    @field_validator("safe")
+    @classmethod
+    def _check_safe(cls, text: str) -> str:
+        try:
+            if text:
+                parse_safe(text)
+        except UsageError as error:
+            raise _value_error(error) from error
+        return text
+
+    @field_validator("as_")
+    @classmethod
+    def _check_as(cls, text: str) -> str:
+        try:
+            check_line_name(text)
+        except UsageError as error:
+            raise _value_error(error) from error
+        return text
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Line:
+        by_place = bool(self.chip) and self.offset is not None and not self.name
+        by_name = bool(self.name) and not self.chip and self.offset is None
+        if not by_place and not by_name:
+            raise ValueError("a line is given by chip and offset, or by name: write the one or the other")
+        if '"' in self.chip + self.name:
+            raise ValueError("a name with a double quote cannot be written; take the line by chip and offset")
+        return self
+
+    @property
+    def item(self) -> new_device.Item:
+        """As new_device has it."""
+        return NamedLine(self.name) if self.offset is None else ChipLines(self.chip, (self.offset,))
+
+
+def _kind_of_lines(value: object) -> str | None:
+    if isinstance(value, str):
+        return _TEXT
+    return _LIST if isinstance(value, list) else None
+
+
+def _kind_of_line(value: object) -> str | None:
+    if isinstance(value, str):
+        return _TEXT
+    return _TABLE if isinstance(value, Line | Mapping) else None
+
+
+_TEXT, _LIST, _TABLE = "<text>", "<list>", "<table>"  # what tells alternatives apart; not shown to people
+_Definition = Annotated[str, AfterValidator(_definition)]
+_Entry = Annotated[
+    Annotated[_Definition, Tag(_TEXT)] | Annotated[Line, Tag(_TABLE)],
+    Discriminator(
+        _kind_of_line,
+        custom_error_type="line",
+        custom_error_message='a line is wanted: "START", "gpiochip0 3", or a table: {name = "START", ...}',
+    ),
+]
+_Lines = Annotated[
+    Annotated[_Definition, Tag(_TEXT)] | Annotated[list[_Entry], Tag(_LIST)],
+    Discriminator(
+        _kind_of_lines,
+        custom_error_type="lines",
+        custom_error_message='a text as written to new_device is wanted, "gpiochip0 3-5, START", or a list',
+    ),
+]
+
+
+class Chip(_Model):
+    """A virtual chip."""
+
+    name: str
+    """Its name and label; in a configuration file, that of the file without."""
+    lines: _Lines
+    """Its lines, in their order: a text as written to new_device, or a list of such texts and of tables."""
+    owner: str = ""
+    """Who owns it: a user's name or number; the daemon's user, without."""
+    group: str = ""
+    """Its group: a name or number; without, gpio where there is one."""
+    mode: str = Field("0660", pattern="^0?[0-7]{1,3}$")
+    """Who may use it, as of a file, in octal."""
+    vm: bool = False
+    """Make a socket for virtual machines, too."""
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        try:
+            check_name(name)
+        except UsageError as error:
+            raise _value_error(error) from error
+        return name
+
+    @field_validator("mode")
+    @classmethod
+    def _format_mode(cls, text: str) -> str:
+        return f"{int(text, 8):04o}"
+
+    @field_validator("lines")
+    @classmethod
+    def _check_lines(cls, lines: _Lines) -> _Lines:
+        found = _lines_of(lines)
+        if not found:
+            raise ValueError("a chip has at least one line")
+        if len(found) > LINES_MAX:
+            raise ValueError(f"{len(found)} lines; a chip has at most {LINES_MAX}")
+        seen = set()
+        for line in found:
+            if line.source in seen:
+                raise ValueError(f"{line} is named twice; a line can be in a chip once")
+            seen.add(line.source)
+        return lines
+
+    def lines_of(self) -> list[LineOf]:
+        """Each line, by its offset in the chip."""
+        return _lines_of(self.lines)
+
+    @property
+    def definition(self) -> str:
+        """Its lines as written to new_device."""
+        if isinstance(self.lines, str):
+            return self.lines
+        items: list[new_device.Item] = []
+        for entry in self.lines:
+            items += new_device.parse(entry) if isinstance(entry, str) else [entry.item]
+        return new_device.format_definition(items)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `new` and `change` of the control protocol take; InvalidChipError for an owner there is not.
+
+        An owner or group that is not given is -1.
+        """
+        found = []
+        ids = {"uid": -1, "gid": -1}
+        for key, text, id_of, name in (
+            ("owner", self.owner, uid_of, "uid"),
+            ("group", self.group, gid_of, "gid"),
+        ):
+            try:
+                ids[name] = id_of(text)
+            except UsageError as error:
+                found.append(f"{key}: {error}")
+        if found:
+            raise InvalidChipError(found)
+        return {
+            "name": self.name,
+            "definition": self.definition,
+            "names": self._texts("as_"),
+            "settings": self._texts("how"),
+            "safe": self._texts("safe"),
+            **ids,
+            "mode": parse_mode(self.mode),
+            "vm": self.vm,
+        }
+
+    def _texts(self, field: str) -> dict[str, str]:
+        """What the tables of lines say, by offset."""
+        if isinstance(self.lines, str):
+            return {}
+        found: dict[str, str] = {}
+        offset = 0
+        for entry in self.lines:
+            if isinstance(entry, str):
+                offset += len(_lines_of(entry))
+                continue
+            if text := getattr(entry, field):
+                found[str(offset)] = text
+            offset += 1
+        return found
+
+
+def _lines_of(lines: str | Sequence[str | Line]) -> list[LineOf]:
+    if isinstance(lines, str):
+        return list(_split("lines", new_device.parse(lines)))
+    found: list[LineOf] = []
+    for index, entry in enumerate(lines):
+        items = new_device.parse(entry) if isinstance(entry, str) else [entry.item]
+        found += _split(f"lines.{index}", items)
+    return found
+
+
+def _split(key: str, items: Iterable[new_device.Item]) -> Iterable[LineOf]:
+    for item in items:
+        if isinstance(item, NamedLine):
+            yield LineOf(key, item.name)
+        else:
+            for offset in item.offsets:
+                yield LineOf(key, (item.chip, offset))
+
+
+def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
+    """The chip that is described, `name` being what it is called without a name of its own.
+
+    InvalidChipError for what is none.
+    """
+    try:
+        return Chip.model_validate({"name": name, **raw} if name else raw)
+    except ValidationError as error:
+        raise InvalidChipError(problems(error)) from error
+
+
+def chip_of(shown: Mapping[str, Any]) -> Chip:
+    """The description of a chip, from what the control protocol's `show` says of it.
+
+    UsageError if a line that is not there now cannot be told from another by its name.
+    """
+    texts: dict[int, dict[str, str]] = {}
+    for key, what in (("as", shown["names"]), ("how", shown["settings"]), ("safe", shown["safe"])):
+        for line, text in what.items():
+            texts.setdefault(_offset(line, shown), {})[key] = text
+    return Chip.model_validate(
+        {
+            "name": shown["name"],
+            "lines": _described(shown["definition"], texts),
+            "owner": user_name(shown["uid"]),
+            "group": group_name(shown["gid"]),
+            "mode": f"{shown['mode']:04o}",
+            "vm": shown["vm"] is not None,
+        }
+    )
+
+
+def _offset(line: str, shown: Mapping[str, Any]) -> int:
+    """The daemon knows lines by offset or by name."""
+    if line.isdecimal():
+        return int(line)
+    names = [told["name"] for told in shown["lines"]]
+    if names.count(line) != 1:
+        raise UsageError(f"{shown['name']} waits for its lines: which one is {line!r} cannot be told")
+    return names.index(line)
+
+
+def _described(definition: str, texts: Mapping[int, Mapping[str, str]]) -> str | list[Any]:
+    """`definition` itself, or a list with a table for each line that there is something to be said of."""
+    if not any(texts.values()):
+        return definition
+    entries: list[Any] = []
+    plain: list[new_device.Item] = []
+
+    def end_plain() -> None:
+        if plain:
+            entries.append(new_device.format_definition(plain))
+            plain.clear()
+
+    for offset, (_, source) in enumerate(_lines_of(definition)):
+        if offset in texts:
+            end_plain()
+            where = {"name": source} if isinstance(source, str) else {"chip": source[0], "offset": source[1]}
+            entries.append({**where, **texts[offset]})
+        elif isinstance(source, str):
+            plain.append(NamedLine(source))
+        elif plain and isinstance(last := plain[-1], ChipLines) and last.chip == source[0]:
+            plain[-1] = ChipLines(last.chip, (*last.offsets, source[1]))
+        else:
+            plain.append(ChipLines(source[0], (source[1],)))
+    end_plain()
+    return entries
+
+
+_MESSAGES = {
+    "missing": "it is missing",
+    "string_type": "a text is wanted, in quotes",
+    "bool_type": "true or false is wanted",
+    "int_type": "a whole number is wanted",
+    "greater_than_equal": "a number from 0 is wanted",
+    "less_than_equal": f"{MAX_OFFSET} is the highest offset there is",
+    "string_pattern_mismatch": 'an octal mode is wanted, in quotes: "0660"',
+    "model_type": "a table of keys is wanted",
+}
+
+
+def problems(error: ValidationError) -> list[str]:
+    """What is wrong with a description, in a line each: `KEY: what`, the key being `lines.2.how` or so."""
+    return [_problem(details) for details in error.errors(include_url=False)]
+
+
+def _problem(details: ErrorDetails) -> str:
+    location = [str(part) for part in details["loc"] if part not in (_TEXT, _LIST, _TABLE)]
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        model: type[_Model] = Line if len(location) > 1 else Chip
+        keys = [field.alias or name for name, field in model.model_fields.items()]
+        message = f"there is no such key; the keys are: {', '.join(keys)}"
+    elif kind == "value_error":
+        message = str(details["ctx"]["error"])
+    elif kind == "string_type" and location[-1] == "mode":
+        message = _MESSAGES["string_pattern_mismatch"]
+    else:
+        message = _MESSAGES.get(kind, details["msg"])
+    return f"{'.'.join(location)}: {message}" if location else message

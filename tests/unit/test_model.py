@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The schema of a virtual chip: what it takes, what it makes of that, and what it says of the rest."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+
+from gpiovirt.control.model import InvalidChipError, chip_of, parse_chip
+from gpiovirt.errors import UsageError
+
+FULL: dict[str, Any] = {
+    "lines": [
+        "START",
+        "sim-a 0-2",
+        {"chip": "sim-b", "offset": 1, "as": "LAMP", "how": "active-low,debounce=5ms", "safe": "low"},
+        {"name": "DOOR", "how": "pull-up"},
+    ],
+    "owner": "0",
+    "group": "12",
+    "mode": "640",
+    "vm": True,
+}
+
+
+def test_tables_of_lines_become_what_the_daemon_keeps_by_offset() -> None:
+    assert parse_chip(FULL, "plc").arguments() == {
+        "name": "plc",
+        "definition": "START, sim-a 0 1 2, sim-b 1, DOOR",
+        "names": {"4": "LAMP"},
+        "settings": {"4": "active-low,debounce=5ms", "5": "pull-up"},
+        "safe": {"4": "low"},
+        "uid": 0,
+        "gid": 12,
+        "mode": 0o640,
+        "vm": True,
+    }
+
+
+def test_lines_can_be_one_text_as_for_new_device() -> None:
+    arguments = parse_chip({"lines": "sim-a 0 3, sim-b 0-1"}, "plc").arguments()
+    assert arguments["definition"] == "sim-a 0 3, sim-b 0-1"
+    assert (arguments["uid"], arguments["gid"], arguments["mode"], arguments["vm"]) == (-1, -1, 0o660, False)
+
+
+def test_a_name_of_its_own_comes_before_the_given_one() -> None:
+    assert parse_chip({"name": "own", "lines": "a 0"}, "plc").name == "own"
+
+
+def test_each_line_knows_the_key_that_describes_it() -> None:
+    keys = [line.key for line in parse_chip(FULL, "plc").lines_of()]
+    assert keys == ["lines.0", "lines.1", "lines.1", "lines.1", "lines.2", "lines.3"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "wrong"),
+    [
+        ({}, "lines: it is missing"),
+        ({"lines": "a 0-"}, "lines: not an offset"),
+        ({"lines": "a 0 0"}, "lines: a 0 is named twice"),
+        ({"lines": []}, "lines: a chip has at least one line"),
+        ({"lines": "a 0-1024"}, "lines: 1025 lines; a chip has at most 1024"),
+        ({"lines": 3}, "lines: a text as written to new_device is wanted"),
+        ({"lines": [3]}, "lines.0: a line is wanted"),
+        ({"lines": ["a", "3"]}, "lines.1: offsets need a chip before them"),
+        ({"lines": [{"chip": "a"}]}, "lines.0: a line is given by chip and offset, or by name"),
+        ({"lines": [{"chip": "a", "name": "b"}]}, "lines.0: a line is given by chip and offset, or by name"),
+        ({"lines": [{"name": 'b"'}]}, "lines.0: a name with a double quote cannot be written"),
+        ({"lines": [{"name": "b", "hwo": ""}]}, "lines.0.hwo: there is no such key; the keys are: chip, "),
+        ({"lines": [{"name": "b", "how": "pullup"}]}, "lines.0.how: 'pullup' is none of pull-up, "),
+        ({"lines": [{"name": "b", "safe": "off"}]}, "lines.0.safe: 'off' is no safe state; those are: low"),
+        ({"lines": [{"name": "b", "as": "x" * 32}]}, "lines.0.as: "),
+        ({"lines": [{"chip": "a", "offset": -1}]}, "lines.0.offset: a number from 0 is wanted"),
+        ({"lines": [{"chip": "a", "offset": 70000}]}, "lines.0.offset: 65534 is the highest offset there is"),
+        ({"lines": [{"chip": "a", "offset": "3"}]}, "lines.0.offset: a whole number is wanted"),
+        ({"lines": "a", "mode": 432}, "mode: an octal mode is wanted, in quotes"),
+        ({"lines": "a", "mode": "0680"}, "mode: an octal mode is wanted, in quotes"),
+        ({"lines": "a", "vm": 1}, "vm: true or false is wanted"),
+        ({"lines": "a", "owner": 3}, "owner: a text is wanted, in quotes"),
+        ({"lines": "a", "nmae": "b"}, "nmae: there is no such key; the keys are: name, lines, owner, "),
+        ({"lines": "a", "name": "a/b"}, "name: 'a/b' is no name for a chip"),
+    ],
+)
+def test_what_is_no_chip_is_told_by_its_key_in_a_line(raw: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(InvalidChipError) as raised:
+        parse_chip(raw, "plc")
+    (problem,) = raised.value.problems
+    assert problem.startswith(wrong)
+    assert "\n" not in problem
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    with pytest.raises(InvalidChipError) as raised:
+        parse_chip({"lines": ["a 0-", {"name": "b", "how": "x", "safe": "y"}], "vm": 1, "mode": "9"}, "plc")
+    keys = {problem.partition(":")[0] for problem in raised.value.problems}
+    assert keys == {"lines.0", "lines.1.how", "lines.1.safe", "vm", "mode"}
+
+
+def test_owner_and_group_must_be_there() -> None:
+    chip = parse_chip({"lines": "a", "owner": "nobody-of-this-name", "group": "no-such-group"}, "plc")
+    with pytest.raises(InvalidChipError) as raised:
+        chip.arguments()
+    assert raised.value.problems == (
+        "owner: there is no user 'nobody-of-this-name'",
+        "group: there is no group 'no-such-group'",
+    )
+
+
+def shown(**what: Any) -> dict[str, Any]:
+    return {
+        "name": "plc",
+        "definition": "START sim-a 0-1 3, sim-b 7",
+        "names": {},
+        "settings": {},
+        "safe": {},
+        "uid": os.getuid(),
+        "gid": 54321,
+        "mode": 0o600,
+        "vm": None,
+        "lines": [{"name": name} for name in ("START", "", "", "", "LAMP")],
+        **what,
+    }
+
+
+def test_a_chip_of_the_daemon_with_plain_lines_keeps_its_definition() -> None:
+    chip = chip_of(shown())
+    assert chip.lines == "START sim-a 0-1 3, sim-b 7"
+    assert (chip.group, chip.mode, chip.vm) == ("54321", "0600", False)
+
+
+def test_a_chip_of_the_daemon_is_described_by_what_makes_the_same_again() -> None:
+    there = shown(names={"2": "MOTOR"}, settings={"LAMP": "active-low"}, safe={"4": "low"}, vm="/some/socket")
+    chip = chip_of(there)
+    again = chip.arguments()
+    assert again["names"] == {"2": "MOTOR"}
+    assert (again["settings"], again["safe"]) == ({"4": "active-low"}, {"4": "low"})
+    assert [str(line) for line in chip.lines_of()] == ["START", "sim-a 0", "sim-a 1", "sim-a 3", "sim-b 7"]
+    assert again["vm"]
+
+
+def test_a_line_by_name_of_a_chip_that_waits_cannot_be_described() -> None:
+    with pytest.raises(UsageError, match="waits for its lines"):
+        chip_of(shown(settings={"LAMP": "active-low"}, lines=[]))
