@@ -276,7 +276,8 @@ class Qemu(Guest):
         super().__init__()
 
     def _argv(self, port: int) -> list[str]:
-        append = "console=ttyS0 panic=-1 reboot=t guest_port=/dev/vport0p1"
+        # without ACPI's timers there is nothing to watch the TSC with
+        append = "console=ttyS0 panic=-1 reboot=t tsc=reliable guest_port=/dev/vport0p1"
         share: list[str] = []
         if self._host_root:
             append += f' guest_init="{HERE / "init"}"'

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from guests.guest import Qemu
+from guests.recipes import cache_root
 from tests.guest.conftest import ROOT
 
 PROGRAM = f"{sys.executable} -m tests.guest.kernel_to_vm_program"
@@ -21,7 +22,9 @@ OLD_CPU = ["-cpu", "Nehalem"]  # has little state that User Mode Linux must save
 def test_a_vm_drives_reads_and_watches_lines_of_the_kernel() -> None:
     with Qemu(host_root=True, mem="1536M", extra_args=OLD_CPU) as guest:
         result = guest.run(
-            f"cd {ROOT} && guests/gpio-sim sim 8 '' '' DOOR >/dev/null && {PROGRAM}", timeout_s=300
+            f"cd {ROOT} && guests/gpio-sim sim 8 '' '' DOOR >/dev/null && {PROGRAM}",
+            timeout_s=300,
+            env={"GPIOVIRT_CACHE": str(cache_root().parent)},
         )
     assert result.status == 0, result.stdout + result.stderr[-3000:]
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Virtual chips handed over to the kernel's gpio-aggregator, by its sysfs interface.
+"""Virtual chips handed over to the kernel's gpio-aggregator.
 
-By configfs, which Linux 6.16 brought: GPIOVIRT_KERNELS=uml-7.3 python -m pytest tests/guest/test_offload.py
+By its sysfs interface in Linux 6.12, by configfs, which Linux 6.16 brought, in 7.3. Of one of them only:
+GPIOVIRT_KERNELS=uml python -m pytest tests/guest/test_offload.py
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.guest.conftest import ROOT, build
 from tests.integration.conftest import Installation
 
 GPIOVIRT = f"{sys.executable} -m gpiovirt"
-KERNELS = os.environ.get("GPIOVIRT_KERNELS", "uml").split()
+KERNELS = os.environ.get("GPIOVIRT_KERNELS", "uml uml-7.3").split()
 NOTHING_LEFT = "gpiochip0\n"
 
 CLEAN = """
