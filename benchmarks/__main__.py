@@ -19,6 +19,7 @@ NAMES = [
     "edge",
     "startup",
     "memory",
+    "daemon",
     "kernel_lines",
     "vm_latency",
     "vm_edges",

@@ -3,7 +3,8 @@
 
 User Mode Linux, whose system calls are slow: only what stands side by side can be compared. *gpio-sim*
 is the chip itself, *aggregator* a gpio-aggregator over such a chip made by hand, *--kernel* one that
-`gpiovirt serve --kernel` made, *run* a program under `gpiovirt run` on a virtual chip over gpio-sim.
+`gpiovirt serve --kernel` made, *run* a program under `gpiovirt run` on a virtual chip over gpio-sim,
+*gpiovirtd* such a program on a chip that gpiovirtd keeps: its supervisor asks the chip's worker.
 """
 
 from __future__ import annotations
@@ -38,20 +39,28 @@ set -- $(guests/gpio-sim offloaded 4)
 until grep -q serving /run/log; do sleep 0.05; done
 read -r _ chip </run/offloaded; echo --kernel $chip $2
 set -- $(guests/gpio-sim run 4); echo run /dev/gpiochip0 $2
+set -- $(guests/gpio-sim kept 4); echo gpiovirtd /dev/gpiochip0 $2
+export GPIOVIRT_RUNTIME_DIR=/run/gpiovirt
+{GPIOVIRT[0]}d --no-files --no-config --state /run/state >/dev/null 2>/run/daemon &
+until grep -q ready /run/daemon; do sleep 0.05; done
+{GPIOVIRT[0]} new kept-chip 'kept 0-3' >/dev/null
 """
+UNDER = {
+    "run": [*GPIOVIRT, "run", "--chip", "plc=run 0-3", "--"],
+    "gpiovirtd": [*GPIOVIRT, "run", "--chip", "kept-chip", "--"],
+}
 
 
 def _commands(operation: str, ways: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
     """What to run in the guest, by column."""
     commands = {}
     for name, (chip, world) in ways.items():
-        count = str(COUNTS[operation] * (1 if name == "run" else 5))  # each takes long enough to be measured
+        count = str(COUNTS[operation] * (1 if name in UNDER else 5))  # each takes long enough to be measured
         if operation == "edge":
             client = [built("pull"), count, chip, "1", f"{world}/sim_gpio1/pull"]
         else:
             client = [built("client"), operation, count, chip]
-        under = [*GPIOVIRT, "run", "--chip", "plc=run 0-3", "--"] if name == "run" else []
-        commands[name] = [*under, *client]
+        commands[name] = [*UNDER.get(name, []), *client]
     if operation != "edge":  # an edge of a chip that it does not have is none of its
         commands["C, full"] = [
             built("floor"),
@@ -98,6 +107,7 @@ def _figures(seen: Mapping[str, list[Times]]) -> dict[str, str]:
         return f"{median(ours.median_us / sum(t.median_us for t in rest) for ours, *rest in rounds):.2f}"
 
     figures["--kernel / aggregator"] = ratio("--kernel", "aggregator")
+    figures["gpiovirtd / run"] = ratio("gpiovirtd", "run")
     if "C, full" in seen:
         figures["run / (C, full + gpio-sim)"] = ratio("run", "C, full", "gpio-sim")
     else:
