@@ -39,6 +39,8 @@ class GpiovirtError(Exception):
     """Base of all errors of this package; `errno` is what a system call would return."""
 
     errno = errno.EIO
+    line: int | None = None
+    """Offset of the line that it is about, in the chip that was to be made"""
 
 
 class UsageError(GpiovirtError):

@@ -329,3 +329,36 @@ def test_a_client_without_a_daemon_says_how_to_start_one(tmp_path: Path) -> None
 
     with pytest.raises(HostError, match="cannot reach gpiovirtd"):
         Client(str(tmp_path / "control"))
+
+
+@pytest.mark.parametrize(
+    ("definition", "line"), [("sim-b 0-1, sim-a 1 99", 2), ("sim-b 0, NOLINE", 1), ("sim-b 0-1, sim-a 7", 2)]
+)
+def test_a_refusal_tells_which_line_it_is_about(daemon: Daemon, definition: str, line: int) -> None:
+    new(daemon, "sim-a 7", name="taken")
+    assert refused(daemon, "new", definition=definition, name="plc").line == line
+    assert refused(daemon, "new", definition="sim-a 0", name="plc", safe={"3": "low"}).line is None
+
+
+def test_a_chip_that_ends_with_its_creator_cannot_be_permanent(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.call("new", definition="sim-a 0", name="plc", lifetime="connection")
+        assert f"ends with process {daemon.process.pid}" in str(refused(daemon, "save", name="plc"))
+        assert not daemon.show("plc")["permanent"]
+
+
+def test_a_chip_that_waits_for_its_lines_is_shown(tmp_path: Path) -> None:
+    with Daemon(tmp_path, SIMS) as former:
+        new(former, "DOOR LAMP", name="plc", permanent=True, names={"0": "GATE"}, safe={"1": "low"})
+        former.stop(signal.SIGINT)
+    with Daemon(tmp_path) as daemon:
+        shown = daemon.show("plc")
+        assert (shown["state"], shown["lines"], shown["safe"]) == ("waiting", [], {"1": "low"})
+        with daemon.client() as client:
+            client.call("delete", name="plc")
+
+
+def test_a_line_cannot_be_given_a_name_that_no_line_can_have(daemon: Daemon) -> None:
+    assert "no name for a line" in str(
+        refused(daemon, "new", definition="sim-a 0", name="plc", names={"0": "x" * 32})
+    )

@@ -2,9 +2,11 @@
 """Ask gpiovirtd: its control socket, from the client's side.
 
 SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do": NAME, ...}; its answer is
-{"ok": ...} or {"error": TEXT, "errno": NUMBER}. After "watch" events come, an object each.
+{"ok": ...} or {"error": TEXT, "errno": NUMBER}, with "line": OFFSET beside it if it is about one line of a
+chip. After "watch" events come, an object each.
 
     new       definition, name, names, settings, safe, vm, uid, gid, mode, driver, permanent,
+              origin (the file that describes it),
               lifetime ("connection", or "process" with a pidfd beside it)             -> the chip
     delete    name, force
     change    name, and what of `new` is to be otherwise                             -> the chip
@@ -12,7 +14,7 @@ SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do":
     list      after (a name)                                                         -> chips by name; more
     look      name                                                                   -> the chip
     show      name                                                                   -> the chip and its lines
-    save      name, permanent                                                        -> the chip
+    save      name, permanent, origin                                                -> the chip
     sources                                                                          -> chips to take lines of
     state                                                                            -> of the daemon
     watch     name (all, without)
@@ -40,9 +42,10 @@ _PACKET_MAX = 1 << 20
 class RefusedError(UsageError):
     """The daemon says no; `errno` is what it says."""
 
-    def __init__(self, message: str, number: int) -> None:
+    def __init__(self, message: str, number: int, line: int | None = None) -> None:
         super().__init__(message)
         self.errno = number
+        self.line = line
 
 
 def control_socket() -> str:
@@ -95,7 +98,7 @@ class Client:
             raise HostError.of("gpiovirtd does not listen", error) from error
         answer = self._receive()
         if "error" in answer:
-            raise RefusedError(str(answer["error"]), int(answer.get("errno", errno.EIO)))
+            raise RefusedError(str(answer["error"]), int(answer.get("errno", errno.EIO)), answer.get("line"))
         return answer["ok"]
 
     def _receive(self) -> dict[str, Any]:

@@ -64,9 +64,7 @@ def _definition(text: str) -> str:
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, use_attribute_docstrings=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
 class Line(_Model):
@@ -299,13 +297,14 @@ def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
 def chip_of(shown: Mapping[str, Any]) -> Chip:
     """The description of a chip, from what the control protocol's `show` says of it.
 
-    UsageError if a line that is not there now cannot be told from another by its name.
+    UsageError if a line that is not there now cannot be told from another by its name, InvalidChipError if
+    it has names that no description can have.
     """
     texts: dict[int, dict[str, str]] = {}
     for key, what in (("as", shown["names"]), ("how", shown["settings"]), ("safe", shown["safe"])):
         for line, text in what.items():
             texts.setdefault(_offset(line, shown), {})[key] = text
-    return Chip.model_validate(
+    return parse_chip(
         {
             "name": shown["name"],
             "lines": _described(shown["definition"], texts),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gpiovirt.control.limits import LINES_MAX
+from gpiovirt.control.limits import LINES_MAX, check_line_name
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.daemon.link import Link
 from gpiovirt.daemon.sources import Place, SourceChip, Sources
@@ -92,6 +92,10 @@ def take(
         for chip, offset in found:
             place = chip.place(offset)
             lines.append(kept.get(place) or hold(chip, place, record.name))
+    except GpiovirtError as error:
+        error.line = len(lines)
+        release([line for line in lines if line.place not in kept], reactor)
+        raise
     except BaseException:
         release([line for line in lines if line.place not in kept], reactor)
         raise
@@ -218,6 +222,7 @@ class VirtualChip:
         for key, name in self.record.names.items():
             if not key.isdecimal() or int(key) >= len(names):
                 raise UsageError(f"names: the chip {self.record.name} has no line {key}")
+            check_line_name(name)
             names[int(key)] = name
         return names
 
@@ -298,7 +303,9 @@ class VirtualChip:
         self.own(record.uid, record.gid, record.mode)
 
     def safe_places(self) -> dict[Place, LineSettings]:
-        """Safe states by line."""
+        """Safe states by line; none of a chip that waits for its lines."""
+        if not self.lines:
+            return {}
         return {self.lines[offset].place: parse_safe(text) for offset, text in self.safe().items()}
 
     def own(self, uid: int, gid: int, mode: int) -> None:

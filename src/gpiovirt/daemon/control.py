@@ -138,7 +138,8 @@ class _Client:
             self._close()
 
     def _refuse(self, error: GpiovirtError) -> None:
-        self._answer({"error": str(error), "errno": error.errno})
+        where = {} if error.line is None else {"line": error.line}
+        self._answer({"error": str(error), "errno": error.errno, **where})
 
     def _close(self) -> None:
         if self not in self._server.clients:
@@ -180,7 +181,7 @@ class _Client:
 
     def _new(self, who: Identity, body: dict[str, Any], fds: list[int]) -> None:
         self._manager(who)
-        record = _record(body, Record("", "", gid=_default_gid()))
+        record = _record(body, Record("", "", uid=self._server.uid, gid=_default_gid()))
         creator_fd = -1
         lifetime = body.get("lifetime")
         if lifetime == "connection":
@@ -229,7 +230,8 @@ class _Client:
     def _save(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
         self._manager(who)
         chip = self._find(who, body)
-        self._custodian.make_permanent(chip, bool(body.get("permanent", True)))
+        origin = _text(body, "origin") if "origin" in body else chip.record.origin
+        self._custodian.make_permanent(chip, bool(body.get("permanent", True)), origin)
         self._told(chip)
 
     def _list(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
@@ -249,22 +251,7 @@ class _Client:
     def _sources(self, who: Identity, _body: dict[str, Any], _fds: list[int]) -> None:
         self._manager(who)
         with self._custodian.sources() as sources:
-            found = [
-                {
-                    "name": chip.info.name,
-                    "label": chip.info.label,
-                    "kind": "kernel" if chip.kind == "kernel" else "simulated",
-                    "lines": [
-                        {
-                            "name": info.name,
-                            "consumer": info.consumer,
-                            "direction": info.direction.name.lower(),
-                        }
-                        for info in map(chip.line_info, range(chip.info.num_lines))
-                    ],
-                }
-                for chip in sources.all()
-            ]
+            found = [_source(chip) for chip in sources.all()]
         self._answer({"ok": found})
 
     def _state(self, who: Identity, _body: dict[str, Any], _fds: list[int]) -> None:
@@ -279,6 +266,7 @@ class _Client:
                     "lines": sum(len(chip.lines) for chip in seen),
                     "restarts": sum(chip.link.restarts for chip in seen),
                     "watchers": len(self._custodian.watchers),
+                    "default": {"uid": self._server.uid, "gid": _default_gid(), "mode": Record("", "").mode},
                     "manager": who.may_manage(self._server.uid),
                 }
             }
@@ -331,7 +319,7 @@ def _number(body: dict[str, Any], key: str, default: int) -> int:
 
 def _record(body: dict[str, Any], base: Record) -> Record:
     """`base`, with what the request says otherwise."""
-    texts = {key: _text(body, key) for key in ("name", "definition", "driver") if key in body}
+    texts = {key: _text(body, key) for key in ("name", "definition", "driver", "origin") if key in body}
     maps = {key: _map(body, key) for key in _MAPS if key in body}
     numbers = {key: _number(body, key, -1) for key in _NUMBERS}
     if numbers["mode"] > 0o777:
@@ -348,6 +336,7 @@ def _record(body: dict[str, Any], base: Record) -> Record:
         base.mode if numbers["mode"] < 0 else numbers["mode"],
         texts.get("driver", base.driver),
         bool(body.get("permanent", base.permanent)),
+        texts.get("origin", base.origin),
         creator=base.creator,
     )
 
@@ -396,6 +385,7 @@ def _summary(chip: VirtualChip) -> dict[str, Any]:
         "state": chip.state,
         "trouble": chip.trouble,
         "permanent": record.permanent,
+        "origin": record.origin,
         "driver": record.driver,
         "vm": chip.vm_path,
         "device": chip.device_path,
@@ -419,9 +409,9 @@ def _source(chip: SourceChip) -> dict[str, Any]:
 
 
 def _details(chip: VirtualChip, status: dict[str, Any] | None) -> dict[str, Any]:
-    names = chip.names()
+    names = chip.names() if chip.lines else []
     told = {line["offset"]: line for line in status["lines"]} if status else {}
-    settings, safe = chip.settings(), chip.safe()
+    settings, safe = (chip.settings(), chip.safe()) if chip.lines else ({}, {})
     lines = [
         {
             "offset": offset,

@@ -108,8 +108,10 @@ class Custodian:
             if not record.name:
                 record.driver = record.driver or DRIVERS[0]
                 record.name = self._next_name(record.driver)
-            elif _NUMBERED.fullmatch(record.name) and not record.permanent:
-                raise UsageError(f"{record.name!r}: names of this form are given by new_device")
+            elif numbered := _NUMBERED.fullmatch(record.name):
+                if not record.permanent:
+                    raise UsageError(f"{record.name!r}: names of this form are given by new_device")
+                record.driver = numbered[1]
             check_name(record.name)
             if record.name in self.chips or record.name in self.simulation.labels:
                 raise ExistsError(f"there is a chip {record.name!r}; choose another name, or delete it")
@@ -255,10 +257,13 @@ class Custodian:
         chip.own(wanted.uid, wanted.gid, wanted.mode)
         self._on_changed(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
 
-    def make_permanent(self, chip: VirtualChip, permanent: bool) -> None:
-        """Have it there after a reboot, or not."""
-        self._store.save(replace(chip.record, permanent=permanent))
-        chip.record.permanent = permanent
+    def make_permanent(self, chip: VirtualChip, permanent: bool, origin: str) -> None:
+        """Have it there after a reboot, or not; `origin` is the file that describes it."""
+        record = chip.record
+        if permanent and record.creator is not None:
+            raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
+        self._store.save(replace(record, permanent=permanent, origin=origin))
+        record.permanent, record.origin = permanent, origin
 
     def status(self, chip: VirtualChip, done: Callable[[dict[str, Any] | None], None]) -> None:
         """What the chip's worker says of it; None if it does not."""

@@ -13,6 +13,7 @@ from typing import Any
 from gpiovirt.control.limits import check_name
 from gpiovirt.daemon.sources import Place
 from gpiovirt.errors import HostError, UsageError
+from gpiovirt.host.atomic_file import remove_file, write_file
 
 __all__ = ["Record", "Store"]
 
@@ -40,6 +41,8 @@ class Record:
     driver: str = ""
     """The directory of the control file system that it was made in"""
     permanent: bool = False
+    origin: str = ""
+    """The configuration file that describes it"""
     boot_id: str = ""
     """Of the boot that it belongs to, unless permanent"""
     creator: list[int] | None = None
@@ -64,6 +67,7 @@ _TYPES = {
     "mode": int,
     "driver": str,
     "permanent": bool,
+    "origin": str,
     "boot_id": str,
     "creator": (list, type(None)),
     "places": list,
@@ -104,38 +108,21 @@ class Store:
         """Write a record, over a former one of that name."""
         record.boot_id = self._boot_id
         path = self._path(record.name)
-        temporary = path + ".new"
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(asdict(record), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-            self._sync()
+            write_file(path, json.dumps(asdict(record), indent=1).encode())
         except OSError as error:
-            with suppress(OSError):
-                os.unlink(temporary)
             raise HostError.of(f"cannot write {path}", error) from error
 
     def remove(self, name: str) -> None:
         """The chip is to be no more."""
         try:
-            os.unlink(self._path(name))
-            self._sync()
-        except FileNotFoundError:
-            pass
+            with suppress(FileNotFoundError):
+                remove_file(self._path(name))
         except OSError as error:
             raise HostError.of(f"cannot remove {self._path(name)}", error) from error
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}{_SUFFIX}"
-
-    def _sync(self) -> None:
-        directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
 
 
 def _decode(raw: Any) -> Record:

@@ -134,18 +134,23 @@ def resolve(
     """The lines the items mean.
 
     `find_chip` knows chips by name, `chips` are searched for line names. NoSuchChipError,
-    NoSuchLineError, OffsetError past the end, UsageError for a line named twice.
+    NoSuchLineError, OffsetError past the end, UsageError for a line named twice; their `line` is the first
+    line of the item that is wrong.
     """
     lines: list[tuple[AChip, int]] = []
     seen: set[tuple[int, int]] = set()
-    for item in items:
-        for chip, offset in _lines_of(item, find_chip, chips):
-            if (id(chip), offset) in seen:
-                raise UsageError(
-                    f"line {chip.info.label}:{offset} is named twice; a line can be in a chip once"
-                )
-            seen.add((id(chip), offset))
-            lines.append((chip, offset))
+    try:
+        for item in items:
+            for chip, offset in _lines_of(item, find_chip, chips):
+                if (id(chip), offset) in seen:
+                    raise UsageError(
+                        f"line {chip.info.label}:{offset} is named twice; a line can be in a chip once"
+                    )
+                seen.add((id(chip), offset))
+                lines.append((chip, offset))
+    except UsageError as error:
+        error.line = len(lines)
+        raise
     return lines
 
 

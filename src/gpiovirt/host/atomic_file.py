@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""Files that are whole at any time: the former or the new one is there, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+__all__ = ["remove_file", "write_file"]
+
+
+def write_file(path: str, content: bytes, temporary: str = "") -> None:
+    """Write a file, over a former one; OSError, and then that one is there still. Made in `temporary`."""
+    temporary = temporary or path + ".new"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync(os.path.dirname(path))
+
+
+def remove_file(path: str) -> None:
+    """Remove a file for good."""
+    os.unlink(path)
+    _sync(os.path.dirname(path))
+
+
+def _sync(directory: str) -> None:
+    fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
