@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test check bench docs clean tools
+.PHONY: help demo demo-vm test check bench docs install deb clean tools
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,8 +32,14 @@ bench: tools  ## measure, and write the table in docs/benchmarks.md
 docs: $(VENV)/.docs  ## build the documentation into docs/_build
 	$(BIN)/python -m sphinx -q -W -b html docs docs/_build
 
+install: $(VENV)/.dev  ## install below DESTDIR, with an environment of its own (PREFIX, /usr)
+	@DESTDIR=$(DESTDIR) PREFIX=$(or $(PREFIX),/usr) PAGES_PYTHON=$(BIN)/python scripts/install
+
+deb: $(VENV)/.dev  ## build a Debian package into build/
+	@PAGES_PYTHON=$(BIN)/python scripts/build-deb build
+
 clean:  ## remove what the targets above made
-	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 tools: $(VENV)/.dev
 	@scripts/install-tools

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 
 from gpiovirt.control.client import Client
+from gpiovirt.errors import UsageError
 
 __all__ = ["configure", "main"]
 
@@ -20,13 +21,16 @@ example:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("names", metavar="NAME", nargs="+", help="a chip")
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a chip")
+    parser.add_argument("--all", action="store_true", help="every chip")
     parser.add_argument("-f", "--force", action="store_true", help="also if its lines are in use")
 
 
 def main(options: argparse.Namespace) -> int:
     """Delete them."""
+    if bool(options.names) == options.all:
+        raise UsageError("name the chips to delete, or say --all")
     with Client() as client:
-        for name in options.names:
+        for name in options.names or [chip["name"] for chip in client.chips()]:
             client.call("delete", name=name, force=options.force)
     return 0

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""Write man pages and completions of bash, zsh and fish, from the commands' own parsers.
+
+python scripts/shell_pages.py DIRECTORY
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import shtab
+from argparse_manpage.manpage import Manpage
+
+from gpiovirt import __version__
+from gpiovirt.cli import daemon, main
+
+CHIPS = {
+    "bash": "_gpiovirt_chips",
+    "zsh": "_gpiovirt_chips",
+    "fish": "(command ls /run/gpiovirt/chips 2>/dev/null)",
+}
+"""Names of gpiovirtd's chips; its sockets have them"""
+PREAMBLE = {
+    "bash": '_gpiovirt_chips() { compgen -W "$(command ls /run/gpiovirt/chips 2>/dev/null)" -- "$1"; }\n',
+    "zsh": "_gpiovirt_chips() { compadd -- $(command ls /run/gpiovirt/chips 2>/dev/null) }\n",
+    "fish": "",
+}
+COMPLETIONS = {
+    "bash": "bash-completion/completions/{}",
+    "zsh": "zsh/site-functions/_{}",
+    "fish": "fish/vendor_completions.d/{}.fish",
+}
+EXIT_STATUS = """\
+0 for success, 2 for a wrong call and 1 for what could not be done; that of gpiovirt run is, once the
+program runs, the program's own."""
+FILES = """\
+/etc/gpiovirt/chips.d/*.toml: chips that gpiovirtd is to have (gpiovirt apply)
+/run/gpiovirt/chips/: the sockets of chips; owner, group and mode say who may use them
+/run/gpiovirt/vm/: those for virtual machines
+/run/gpiovirt/bus/platform/drivers/gpio-virt-agg/: new_device, delete_device, a directory for each chip"""
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """One parser of all commands, which otherwise are imported one at a time."""
+    parser = argparse.ArgumentParser("gpiovirt", description="GPIO virtualization for Linux")
+    parser.add_argument("-V", "--version", action="store_true", help="print the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for command, text in main.COMMANDS.items():
+        module: ModuleType = importlib.import_module(f"gpiovirt.cli.{command.replace('-', '_')}")
+        within = commands.add_parser(
+            command,
+            help=text,
+            description=text,
+            epilog=getattr(module, "EPILOG", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(within)
+    return parser
+
+
+def _complete_chips(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command, within in action.choices.items():
+                if command != "new":
+                    _complete_chips(within)
+        elif action.dest in ("name", "names"):
+            action.complete = CHIPS  # type: ignore[attr-defined]
+
+
+def man_page(parser: argparse.ArgumentParser, section: str, text: str) -> str:
+    """The page of a command, of this source's date."""
+    parser._manpage = [  # type: ignore[attr-defined]
+        {"heading": "exit status", "content": EXIT_STATUS},
+        {"heading": "files", "content": FILES},
+    ]
+    os.environ.setdefault("SOURCE_DATE_EPOCH", str(int(time.time())))
+    data = {
+        "prog": parser.prog,
+        "project_name": f"gpiovirt {__version__}",
+        "description": text,
+        "manual_section": section,
+        "manual_title": "GPIO virtualization",
+    }
+    return str(Manpage(parser, data))
+
+
+def write(directory: Path) -> None:
+    """All pages, as they stand below /usr/share."""
+    parser, keeper = whole_parser(), daemon.parser()
+    pages = {
+        "man/man1/gpiovirt.1": man_page(parser, "1", "virtual GPIO chips for programs, containers and VMs"),
+        "man/man8/gpiovirtd.8": man_page(keeper, "8", "keep virtual GPIO chips"),
+    }
+    _complete_chips(parser)
+    for shell, place in COMPLETIONS.items():
+        preamble = PREAMBLE if PREAMBLE[shell] else ""
+        pages[place.format("gpiovirt")] = shtab.complete(parser, shell, preamble=preamble)
+        pages[place.format("gpiovirtd")] = shtab.complete(keeper, shell)
+    for place, text in pages.items():
+        path = directory / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if text.endswith("\n") else text + "\n")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
