@@ -123,9 +123,13 @@ class _Connecting(_Open):
 
     def _receive(self) -> None:
         packet, writer = self._receive_with_pipe()
-        name = wire.decode_open(packet)
         if writer < 0:
             raise PeerError("no pipe came with the first packet")
+        try:
+            name = wire.decode_open(packet)
+        except PeerError:
+            os.close(writer)
+            raise
         self._closed = True  # the socket lives on in the chip's file
         self._server.files.discard(self)
         self._server.reactor.remove_reader(self._socket.fileno())
