@@ -100,8 +100,7 @@ def write(directory: Path) -> None:
     }
     _complete_chips(parser)
     for shell, place in COMPLETIONS.items():
-        preamble = PREAMBLE if PREAMBLE[shell] else ""
-        pages[place.format("gpiovirt")] = shtab.complete(parser, shell, preamble=preamble)
+        pages[place.format("gpiovirt")] = shtab.complete(parser, shell, preamble=PREAMBLE[shell])
         pages[place.format("gpiovirtd")] = shtab.complete(keeper, shell)
     for place, text in pages.items():
         path = directory / place

@@ -405,10 +405,10 @@ class GpiodRig:
 
 
 def rig_names() -> Sequence[str]:
-    """What to run over here: otherwise than the core, GPIOVIRT_RIG=[source:|aggregate:]PATH[@SYSFS].
+    """What to run over here: otherwise than the core, GPIOVIRT_RIG=[source:|aggregate:|kept:]PATH[@SYSFS].
 
     PATH is a character device; with `source:` it is used through our KernelChip, with `aggregate:`
-    through an aggregate above that. SYSFS is the directory of a gpio-sim chip; or `hostfs:DIR`, where
+    through an aggregate above that; with `kept:` it is a chip of gpiovirtd. SYSFS is the directory of a gpio-sim chip; or `hostfs:DIR`, where
     a guest finds a world on the host.
     """
     given = os.environ.get("GPIOVIRT_RIG")
@@ -425,7 +425,8 @@ def make_rig(name: str) -> Rig:
     world: World = GpioSimWorld(sysfs) if sysfs else SimWorld()
     if sysfs.startswith("hostfs:"):
         world = HostfsWorld(sysfs.removeprefix("hostfs:"))
-    rig = KernelRig(path, world, int(kind == "aggregate")) if kind else GpiodRig(path, world)
+    ours = kind in ("source", "aggregate")
+    rig = KernelRig(path, world, int(kind == "aggregate")) if ours else GpiodRig(path, world)
     rig.request({offset: LineSettings(Direction.INPUT) for offset in range(8)}).release()
     for offset in range(8):
         rig.pull(offset, 0)

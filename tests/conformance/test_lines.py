@@ -120,6 +120,7 @@ def test_the_world_cannot_pull_an_output(rig: Rig) -> None:
     assert rig.level(2) == 0
 
 
+@pytest.mark.lines_are_given_back
 def test_a_released_output_goes_where_the_world_pulls(rig: Rig) -> None:
     request = rig.request({2: LOW})
     rig.pull(2, 1)
@@ -154,6 +155,7 @@ def test_as_is_keeps_an_output_an_output(rig: Rig) -> None:
     assert rig.level(1) == 1
 
 
+@pytest.mark.lines_are_given_back
 def test_an_output_taken_as_it_is_keeps_its_level_whatever_pulls(rig: Rig) -> None:
     rig.request({1: HIGH}).release()
     request = rig.request({1: AS_IS})
@@ -207,6 +209,7 @@ def test_an_open_drain_output_that_is_not_driven_follows_the_next_pull(rig: Rig)
     assert request.get(1) == 0
 
 
+@pytest.mark.lines_are_given_back
 def test_an_open_drain_output_released_while_high_is_an_input_to_the_next_holder(rig: Rig) -> None:
     rig.request({3: HIGH._replace(drive=Drive.OPEN_DRAIN)}).release()
     rig.request({3: AS_IS})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 import socket
 import stat
 from contextlib import suppress
@@ -33,6 +34,8 @@ class DeviceServer:
         self.chip = chip
         self.reactor = reactor
         self.files: set[_Open] = set()
+        self._lines: dict[int, _LinesConnection] = {}
+        self._closed = select.epoll()
         self._listener = listener
         reactor.add_reader(listener.socket.fileno(), self._accept)
 
@@ -40,6 +43,21 @@ class DeviceServer:
     def consumers(self) -> list[Peer]:
         """Who has the chip open, or lines of it; one entry per process."""
         return sorted({file.peer for file in self.files})
+
+    def add_lines(self, fd: int, file: _LinesConnection) -> None:
+        """A file of lines is open at the socket `fd`."""
+        self._lines[fd] = file
+        self._closed.register(fd, 0)
+
+    def remove_lines(self, fd: int) -> None:
+        """It is closed, or about to be."""
+        del self._lines[fd]
+        self._closed.unregister(fd)
+
+    def close_closed(self) -> None:
+        """Files that were closed by now free their lines before anybody asks about them."""
+        for fd, _ in self._closed.poll(0):
+            self._lines[fd].close()
 
     def _accept(self) -> None:
         try:
@@ -55,6 +73,7 @@ class DeviceServer:
         self.reactor.remove_reader(self._listener.socket.fileno())
         for file in list(self.files):
             file.close()
+        self._closed.close()
 
 
 class _Open:
@@ -159,6 +178,7 @@ class _ChipConnection(_Open):
         packet, self._writer = self._receive_with_pipe()
         try:
             tag, cmd, argument, compat = wire.decode_ioctl(packet)
+            self._server.close_closed()
             answer = self._file.ioctl(cmd, argument, compat)
             fifo, self._fifo = self._fifo, None
             if answer.file is None:
@@ -204,6 +224,7 @@ class _LinesConnection(_Open):
         self, server: DeviceServer, sock: socket.socket, peer: Peer, file: File, fifo: PipeFifo
     ) -> None:
         super().__init__(server, sock, peer)
+        server.add_lines(sock.fileno(), self)
         self._file = file
         self._fifo = fifo
         fifo.on_hang_up = self._hang_up
@@ -224,6 +245,7 @@ class _LinesConnection(_Open):
 
     def close(self) -> None:
         if not self._closed:
+            self._server.remove_lines(self._socket.fileno())
             super().close()
             try:
                 self._file.close()

@@ -164,12 +164,16 @@ class _HeldDriver:
     def configure(self, offset: int, settings: LineSettings) -> None:
         line = self.lines[offset]
         file = line.file
-        if settings.edge and not line.watches:
+        if line.watches:
+            self._read_edges(offset)
+        elif settings.edge:
             self._discard_events(file)  # of a former holder
         try:
             file.ioctl(u.GPIO_V2_LINE_SET_CONFIG_IOCTL, encode_config(settings))
         except OSError as error:
             raise self.failure("cannot configure", offset, error) from error
+        if line.watches:
+            self._read_edges(offset)  # that this caused
         line.settings = settings
         line.is_output = settings.direction is Direction.OUTPUT
         if bool(settings.edge) != line.watches:
