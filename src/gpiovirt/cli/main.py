@@ -24,6 +24,10 @@ COMMANDS = {
     "show": "show all about one of gpiovirtd's chips",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",
+    "check": "check the files that describe virtual chips",
+    "diff": "show how gpiovirtd's chips differ from what files describe",
+    "apply": "have gpiovirtd have the chips that files describe",
+    "save": "describe in files what chips gpiovirtd has",
     "sim": "drive and watch simulated lines",
     "doctor": "say what this machine can do, what is missing and how to get it",
 }

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["ENVIRONMENT", "SOCKETS", "chip_socket", "runtime_directories", "socket_name", "vm_socket"]
+__all__ = [
+    "ENVIRONMENT",
+    "SOCKETS",
+    "chip_socket",
+    "config_directory",
+    "runtime_directories",
+    "socket_name",
+    "vm_socket",
+]
 
 ENVIRONMENT = "GPIOVIRT_SIM"
 SOCKETS = "gpiovirt/sim/"
@@ -25,6 +33,16 @@ def runtime_directories() -> list[str]:
         return [chosen]
     own = os.environ.get("XDG_RUNTIME_DIR")
     return ["/run/gpiovirt", *([f"{own}/gpiovirt"] if own and os.getuid() else [])]
+
+
+def config_directory(uid: int) -> str:
+    """Where the chips of a daemon of this user are described; GPIOVIRT_CONFIG_DIR names another place."""
+    if chosen := os.environ.get("GPIOVIRT_CONFIG_DIR"):
+        return chosen
+    if uid == 0:
+        return "/etc/gpiovirt/chips.d"
+    own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return f"{own}/gpiovirt/chips.d"
 
 
 def chip_socket(name: str) -> str | None:

@@ -29,7 +29,7 @@ from gpiovirt.protocols import new_device
 from gpiovirt.protocols.line_options import SAFE_STATES, parse_how, parse_safe
 from gpiovirt.protocols.new_device import MAX_OFFSET, ChipLines, NamedLine
 
-__all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "parse_chip", "problems"]
+__all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "describe", "parse_chip", "problems"]
 
 
 class InvalidChipError(UsageError):
@@ -47,8 +47,23 @@ class LineOf(NamedTuple):
     source: tuple[str, int] | str
     """(chip, offset), or a line's name"""
 
+    @property
+    def item(self) -> new_device.Item:
+        """As new_device has it."""
+        if isinstance(self.source, str):
+            return NamedLine(self.source)
+        chip, offset = self.source
+        return ChipLines(chip, (offset,))
+
     def __str__(self) -> str:
-        return self.source if isinstance(self.source, str) else f"{self.source[0]} {self.source[1]}"
+        return new_device.format_definition([self.item])
+
+    def described(self) -> dict[str, Any]:
+        """As a table of a line begins."""
+        if isinstance(self.source, str):
+            return {"name": self.source}
+        chip, offset = self.source
+        return {"chip": chip, "offset": offset}
 
 
 def _value_error(error: UsageError) -> ValueError:
@@ -240,16 +255,16 @@ class Chip(_Model):
         return {
             "name": self.name,
             "definition": self.definition,
-            "names": self._texts("as_"),
-            "settings": self._texts("how"),
-            "safe": self._texts("safe"),
+            "names": self.texts("as_"),
+            "settings": self.texts("how"),
+            "safe": self.texts("safe"),
             **ids,
             "mode": parse_mode(self.mode),
             "vm": self.vm,
         }
 
-    def _texts(self, field: str) -> dict[str, str]:
-        """What the tables of lines say, by offset."""
+    def texts(self, field: str) -> dict[str, str]:
+        """What the tables of lines say in `as_`, `how` or `safe`, by offset."""
         if isinstance(self.lines, str):
             return {}
         found: dict[str, str] = {}
@@ -338,17 +353,17 @@ def _described(definition: str, texts: Mapping[int, Mapping[str, str]]) -> str |
             entries.append(new_device.format_definition(plain))
             plain.clear()
 
-    for offset, (_, source) in enumerate(_lines_of(definition)):
+    for offset, line in enumerate(_lines_of(definition)):
         if offset in texts:
             end_plain()
-            where = {"name": source} if isinstance(source, str) else {"chip": source[0], "offset": source[1]}
-            entries.append({**where, **texts[offset]})
-        elif isinstance(source, str):
-            plain.append(NamedLine(source))
-        elif plain and isinstance(last := plain[-1], ChipLines) and last.chip == source[0]:
-            plain[-1] = ChipLines(last.chip, (*last.offsets, source[1]))
-        else:
-            plain.append(ChipLines(source[0], (source[1],)))
+            entries.append({**line.described(), **texts[offset]})
+            continue
+        item = line.item
+        last = plain[-1] if plain else None
+        if isinstance(item, ChipLines) and isinstance(last, ChipLines) and last.chip == item.chip:
+            plain.pop()
+            item = ChipLines(last.chip, (*last.offsets, *item.offsets))
+        plain.append(item)
     end_plain()
     return entries
 
@@ -367,10 +382,12 @@ _MESSAGES = {
 
 def problems(error: ValidationError) -> list[str]:
     """What is wrong with a description, in a line each: `KEY: what`, the key being `lines.2.how` or so."""
-    return [_problem(details) for details in error.errors(include_url=False)]
+    found = map(describe, error.errors(include_url=False))
+    return [f"{key}: {what}" if key else what for key, what in found]
 
 
-def _problem(details: ErrorDetails) -> str:
+def describe(details: ErrorDetails) -> tuple[str, str]:
+    """One thing that is wrong: the key, empty if it is all of it, and what."""
     location = [str(part) for part in details["loc"] if part not in (_TEXT, _LIST, _TABLE)]
     kind = details["type"]
     if kind == "extra_forbidden":
@@ -383,4 +400,4 @@ def _problem(details: ErrorDetails) -> str:
         message = _MESSAGES["string_pattern_mismatch"]
     else:
         message = _MESSAGES.get(kind, details["msg"])
-    return f"{'.'.join(location)}: {message}" if location else message
+    return ".".join(location), message

@@ -215,6 +215,7 @@ class Custodian:
         """Make another chip of one: as a whole, or not at all. Lines that are in both are not touched."""
         try:
             chip = self.find(record.name)
+            _check_permanent(record)
             trial = self._virtual_chip(record)
             kept = {line.place: line for line in chip.lines}
             with self.sources() as sources:
@@ -259,11 +260,10 @@ class Custodian:
 
     def make_permanent(self, chip: VirtualChip, permanent: bool, origin: str) -> None:
         """Have it there after a reboot, or not; `origin` is the file that describes it."""
-        record = chip.record
-        if permanent and record.creator is not None:
-            raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
-        self._store.save(replace(record, permanent=permanent, origin=origin))
-        record.permanent, record.origin = permanent, origin
+        wanted = replace(chip.record, permanent=permanent, origin=origin)
+        _check_permanent(wanted)
+        self._store.save(wanted)
+        chip.record.permanent, chip.record.origin = permanent, origin
 
     def status(self, chip: VirtualChip, done: Callable[[dict[str, Any] | None], None]) -> None:
         """What the chip's worker says of it; None if it does not."""
@@ -443,6 +443,12 @@ class Custodian:
                     self._remove(chip)
         self.simulation.close()
         sd_notify("STOPPING=1")
+
+
+def _check_permanent(record: Record) -> None:
+    """UsageError of a chip that cannot outlive its creator."""
+    if record.permanent and record.creator is not None:
+        raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
 
 
 def _nothing() -> None:

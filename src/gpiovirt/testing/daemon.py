@@ -30,6 +30,7 @@ class Daemon:
     def __init__(self, folder: Path, arguments: Sequence[str] = (), **popen: Any) -> None:
         self.run = folder / "run"
         self.state = folder / "state"
+        self.config = folder / "chips.d"
         self._arguments = [*arguments, "--run", str(self.run), "--state", str(self.state)]
         self._popen = popen
         self._path = folder / "log"
@@ -37,6 +38,7 @@ class Daemon:
         self.environment = {
             **popen.pop("env", os.environ),
             "GPIOVIRT_RUNTIME_DIR": str(self.run),
+            "GPIOVIRT_CONFIG_DIR": str(self.config),
         }
         try:
             self.start()

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt apply: have gpiovirtd have the chips that files describe."""
+
+from __future__ import annotations
+
+import argparse
+
+from gpiovirt.cli.configuration import add_directory, need_libraries, planned, tell
+
+__all__ = ["configure", "main"]
+
+EPILOG = """\
+All files are checked before anything changes. Then chips are made, changed, and, if their file is gone,
+deleted; chips that were made by other means are left alone. Each chip is changed as a whole or not at all,
+and lines that stay in it are not touched. What cannot be done is told, and does not prevent the rest; the
+exit status is 1 then. Chips that files describe are there after a reboot, too.
+
+gpiovirtd does this when it starts.
+
+examples:
+  gpiovirt apply --dry-run
+  gpiovirt apply
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only print what would be done")
+    add_directory(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Do it."""
+    need_libraries()
+    from gpiovirt.control.plan import execute
+
+    failed = False
+    with planned(options) as (client, steps):
+        if options.dry_run:
+            for step in steps:
+                print(f"{step.name}: would be {step.done}")
+            return 0
+        for result in execute(client, steps):
+            if result.problem:
+                failed = True
+                tell([result.problem])
+            else:
+                print(f"{result.step.name}: {result.step.done}", flush=True)
+    return 1 if failed else 0

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""What check, diff, apply and save have in common: which directory, and what is said of its files."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from gpiovirt.control import config_directory
+from gpiovirt.control.client import Client
+from gpiovirt.errors import HostError, UsageError
+
+if TYPE_CHECKING:
+    from gpiovirt.control.plan import Step
+
+__all__ = ["add_directory", "directory_of", "need_libraries", "planned", "tell"]
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Declare --config."""
+    parser.add_argument(
+        "--config", metavar="DIR", help="where the files are, if not in /etc/gpiovirt/chips.d"
+    )
+
+
+def directory_of(options: argparse.Namespace) -> str:
+    """Where the files are: as said, or of the system's gpiovirtd, where one runs, or of this user's own."""
+    uid = 0 if os.path.exists("/run/gpiovirt/control") else os.getuid()
+    return os.path.abspath(options.config or config_directory(uid))
+
+
+def need_libraries() -> None:
+    """HostError, with what to do, if a library that reading files needs is not installed."""
+    try:
+        import pydantic
+        import tomli_w
+    except ImportError as error:
+        raise HostError(
+            f"{error.name} is not installed; install it with: pip install 'gpiovirt[daemon]'"
+        ) from error
+    del pydantic, tomli_w
+
+
+@contextmanager
+def planned(options: argparse.Namespace) -> Iterator[tuple[Client, list[Step]]]:
+    """A connection, and what is to be done; UsageError, after telling them, if files are wrong."""
+    need_libraries()
+    from gpiovirt.control.configuration import files_in, read
+    from gpiovirt.control.plan import make_plan
+
+    directory = directory_of(options)
+    found = read(files_in(directory))
+    if found.problems:
+        tell(found.problems)
+        raise UsageError(f"nothing is changed before all files in {directory} are right")
+    with Client() as client:
+        yield client, make_plan(client, found, directory)
+
+
+def tell(problems: Iterable[str]) -> None:
+    """Say on standard error what is wrong, a line each."""
+    for problem in problems:
+        sys.stderr.write(f"gpiovirt: {problem}\n")

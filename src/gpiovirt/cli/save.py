@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt save: describe in files what chips gpiovirtd has."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+from gpiovirt.cli.configuration import add_directory, directory_of, need_libraries, tell
+from gpiovirt.control.client import Client
+from gpiovirt.errors import GpiovirtError, UsageError
+
+__all__ = ["configure", "main"]
+
+EPILOG = """\
+The chip is there after a reboot, too, and its file says from then on how it is to be: when the file is
+removed, the next `gpiovirt apply` deletes the chip. A file that says something else is overwritten only
+with --force.
+
+examples:
+  gpiovirt save plc
+  gpiovirt save --all
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("names", metavar="NAME", nargs="*", help="a chip")
+    parser.add_argument(
+        "-a", "--all", action="store_true", help="all chips that no file describes, but those of a process"
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite a file that says otherwise")
+    add_directory(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Save them."""
+    if bool(options.names) == options.all:
+        raise UsageError("which chips? write names, or --all")
+    need_libraries()
+    directory = directory_of(options)
+    failed = False
+    with Client() as client:
+        names = options.names or [
+            chip["name"] for chip in client.chips() if not chip["origin"] and not chip["creator"]
+        ]
+        for name in names:
+            try:
+                print(f"{name}: {_save(client, name, directory, options.force)}")
+            except GpiovirtError as error:
+                tell([str(error)])
+                failed = True
+    return 1 if failed else 0
+
+
+def _save(client: Client, name: str, directory: str, force: bool) -> str:
+    """Save one; the file that describes it."""
+    from gpiovirt.control.configuration import file_of, write
+    from gpiovirt.control.model import chip_of
+    from gpiovirt.control.plan import is_described, origin_of
+
+    shown: dict[str, Any] = client.call("show", name=name)
+    if shown["creator"]:
+        raise UsageError(f"{name} ends with process {shown['creator']}, and cannot be saved")
+    chip = chip_of(shown)
+    path = file_of(name, directory)
+    if not is_described(client, path, shown):
+        if os.path.lexists(path) and not force:
+            raise UsageError(f"{path} is there and says something else; --force overwrites it")
+        write(path, chip)
+    client.call("save", name=name, permanent=True, origin=origin_of(path))
+    return path

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""From the chips that a daemon has to those that files describe: what differs, and what is to be done.
+
+Chips that were made at run time are nobody's business here, unless a file has one's name.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from difflib import unified_diff
+from typing import Any, NamedTuple
+
+from gpiovirt.control.access import group_name, user_name
+from gpiovirt.control.client import Client, RefusedError
+from gpiovirt.control.configuration import Configuration, Entry, parse_file
+from gpiovirt.control.model import Chip, InvalidChipError, chip_of
+from gpiovirt.errors import GpiovirtError, UsageError
+
+__all__ = ["Result", "Step", "execute", "is_described", "make_plan", "origin_of"]
+
+_MAY_DEPEND = (errno.EBUSY, errno.ENODEV, errno.ENOENT, errno.ERANGE)  # on what another step does
+
+_DONE = {"new": "made", "change": "changed", "own": "changed", "save": "saved", "delete": "deleted"}
+
+
+_OWNER = ("# ", "owner = ", "group = ", "mode = ")
+
+
+class Step(NamedTuple):
+    """What is to be done to one chip: `do`, of the control protocol."""
+
+    do: str
+    name: str
+    file: str
+    arguments: Mapping[str, Any]
+    before: str
+    after: str
+    chip: Chip | None = None
+
+    @property
+    def done(self) -> str:
+        """In a word: made, changed, deleted, or saved as it is."""
+        return _DONE[self.do]
+
+    def diff(self) -> str:
+        """What differs, as diff -u has it."""
+        lines = unified_diff(
+            self.before.splitlines(keepends=True),
+            self.after.splitlines(keepends=True),
+            f"gpiovirtd/{self.name}" if self.before else os.devnull,
+            self.file if self.after else os.devnull,
+            n=100,
+        )
+        return "".join(lines)
+
+
+class Result(NamedTuple):
+    """What became of a step: an empty `problem` is success."""
+
+    step: Step
+    problem: str
+
+
+def origin_of(path: str) -> str:
+    """What a chip's record says of the file that describes it."""
+    return f"{os.path.realpath(os.path.dirname(path))}/{os.path.basename(path)}"
+
+
+def make_plan(client: Client, configuration: Configuration, directory: str) -> list[Step]:
+    """What to do, deletions first; only chips that came from `directory` are deleted."""
+    default = client.call("state")["default"]
+    present: dict[str, Mapping[str, Any]] = {}
+    for chip in client.chips():
+        with suppress(RefusedError):  # it was deleted meanwhile
+            present[chip["name"]] = client.call("show", name=chip["name"])
+    steps = [_deletion(chip) for chip in present.values() if _is_orphan(chip, configuration, directory)]
+    for name, entry in configuration.entries.items():
+        steps += _steps(entry, present.get(name), default)
+    return steps
+
+
+def is_described(client: Client, path: str, shown: Mapping[str, Any]) -> bool:
+    """Whether a file describes this chip as it is."""
+    try:
+        entry = parse_file(path)
+        steps = list(_steps(entry, shown, client.call("state")["default"]))
+    except InvalidChipError:
+        return False
+    return entry.chip.name == shown["name"] and all(step.do == "save" for step in steps)
+
+
+def _is_orphan(chip: Mapping[str, Any], configuration: Configuration, directory: str) -> bool:
+    origin = chip["origin"]
+    return (
+        bool(origin)
+        and os.path.dirname(origin) == os.path.realpath(directory)
+        and chip["name"] not in configuration.entries
+    )
+
+
+def _deletion(shown: Mapping[str, Any]) -> Step:
+    name = shown["name"]
+    return Step("delete", name, os.path.basename(shown["origin"]), {"name": name}, _present(shown), "")
+
+
+def _steps(entry: Entry, shown: Mapping[str, Any] | None, default: Mapping[str, int]) -> Iterator[Step]:
+    chip = entry.chip
+    wanted = chip.arguments()
+    for key in ("uid", "gid"):
+        if wanted[key] < 0:
+            wanted[key] = default[key]
+    origin = origin_of(entry.path)
+    wanted.update(permanent=True, origin=origin)
+    after = _normal(_owned(chip, wanted), origin)
+    if shown is None:
+        yield Step("new", chip.name, entry.file, wanted, "", after, chip)
+        return
+    before = _present(shown)
+    if before == after:
+        return
+    do = "change"
+    if _without_owner(before) == _without_owner(after):
+        do = "save" if all(shown[key] == wanted[key] for key in ("uid", "gid", "mode")) else "own"
+    yield Step(do, chip.name, entry.file, wanted, before, after, chip)
+
+
+def _owned(chip: Chip, wanted: Mapping[str, Any]) -> Chip:
+    return chip.model_copy(
+        update={"owner": user_name(wanted["uid"]), "group": group_name(wanted["gid"])},
+    )
+
+
+def _present(shown: Mapping[str, Any]) -> str:
+    """The description of a chip that is there."""
+    try:
+        return _normal(chip_of(shown), shown["origin"] if shown["permanent"] else "", shown["creator"])
+    except UsageError as error:
+        return f"# {error}\n"
+
+
+def _normal(chip: Chip, origin: str, creator: int | None = None) -> str:
+    """A description that is the same for the same chip: each line apart, every key of the chip there."""
+    kept = (
+        f"ends with process {creator}" if creator else f"described in {origin}" if origin else "until reboot"
+    )
+    rows = [
+        f"# {kept}",
+        f"owner = {chip.owner}",
+        f"group = {chip.group}",
+        f"mode = {chip.mode}",
+        f"vm = {'true' if chip.vm else 'false'}",
+    ]
+    texts = [(key, chip.texts(field)) for key, field in (("as", "as_"), ("how", "how"), ("safe", "safe"))]
+    for offset, line in enumerate(chip.lines_of()):
+        said = [f" {key}={json.dumps(of[str(offset)])}" for key, of in texts if str(offset) in of]
+        rows.append(f"line {line}{''.join(said)}")
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _without_owner(text: str) -> list[str]:
+    return [row for row in text.splitlines() if not row.startswith(_OWNER)]
+
+
+def execute(client: Client, steps: Sequence[Step]) -> Iterator[Result]:
+    """Do it, and tell what came of each step; one's failure is not another's.
+
+    A step that may have failed for want of another is tried again after those that succeed.
+    """
+    pending = list(steps)
+    while pending:
+        refused: list[tuple[Step, GpiovirtError]] = []
+        for step in pending:
+            try:
+                _do(client, step)
+            except RefusedError as error:
+                refused.append((step, error))
+            else:
+                yield Result(step, "")
+        again = [step for step, error in refused if error.errno in _MAY_DEPEND]
+        if len(refused) == len(pending):
+            again = []
+        yield from (Result(step, _problem(step, error)) for step, error in refused if step not in again)
+        pending = again
+
+
+def _do(client: Client, step: Step) -> None:
+    arguments = step.arguments
+    if step.do != "own":
+        client.call(step.do, **arguments)
+        return
+    client.call("own", **{key: arguments[key] for key in ("name", "uid", "gid", "mode")})
+    client.call("save", **{key: arguments[key] for key in ("name", "permanent", "origin")})
+
+
+def _problem(step: Step, error: GpiovirtError) -> str:
+    """The daemon's complaint, with the key that caused it."""
+    if step.chip is None:
+        return f"{step.file}: it is gone, but its chip {step.name} cannot be deleted: {error}"
+    key = "" if error.line is None else f"{step.chip.lines_of()[error.line].key}: "
+    return f"{step.file}: {key}{error}"

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""A chip's description survives being written to a file, and being the daemon's for a while."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpiovirt.control.configuration import format_chip
+from gpiovirt.control.model import Chip, chip_of, parse_chip
+from gpiovirt.errors import UsageError
+from gpiovirt.protocols import new_device
+from gpiovirt.protocols.new_device import ChipLines, NamedLine
+
+# what the grammar can say: anything but a double quote, and nothing that stands for a number
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='"'), min_size=1, max_size=8)
+LINE_NAMES = st.text(
+    st.characters(categories=["L", "N", "P", "S"], max_codepoint=0x24F), min_size=1, max_size=15
+)
+HOWS = st.lists(
+    st.sampled_from(["pull-up", "pull-down", "open-drain", "active-low", "debounce=5ms"]),
+    min_size=1,
+    max_size=3,
+).map(",".join)
+SAFES = st.sampled_from(["low", "high", "input"])
+OFFSETS = st.integers(0, 65534)
+
+ITEMS = st.one_of(
+    NAMES.map(NamedLine), st.builds(ChipLines, NAMES, st.lists(OFFSETS, min_size=1, max_size=4).map(tuple))
+)
+DEFINITIONS = st.lists(ITEMS, min_size=1, max_size=3).map(new_device.format_definition)
+TABLES = st.one_of(
+    st.fixed_dictionaries({"name": NAMES}, optional={"as": LINE_NAMES, "how": HOWS, "safe": SAFES}),
+    st.fixed_dictionaries(
+        {"chip": NAMES, "offset": OFFSETS}, optional={"as": LINE_NAMES, "how": HOWS, "safe": SAFES}
+    ),
+)
+RAW = st.fixed_dictionaries(
+    {"lines": st.one_of(DEFINITIONS, st.lists(st.one_of(DEFINITIONS, TABLES), min_size=1, max_size=5))},
+    optional={
+        "name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}", fullmatch=True),
+        "owner": st.integers(0, 1 << 31).map(str),
+        "group": st.integers(0, 1 << 31).map(str),
+        "mode": st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
+        "vm": st.booleans(),
+    },
+)
+
+
+def described(raw: dict[str, Any]) -> Chip | None:
+    """The chip, unless a line is in it twice."""
+    try:
+        return parse_chip(raw, "plc")
+    except UsageError as error:
+        assert "twice" in str(error)
+        return None
+
+
+@given(RAW)
+def test_a_chip_written_to_a_file_is_the_same_chip_when_read(raw: dict[str, Any]) -> None:
+    chip = described(raw)
+    if chip is not None:
+        for name in ("plc", "other"):
+            assert parse_chip(tomllib.loads(format_chip(chip, name)), name) == chip
+
+
+@given(RAW)
+def test_a_chip_that_the_daemon_had_is_the_same_chip_when_described(raw: dict[str, Any]) -> None:
+    chip = described(raw)
+    if chip is None:
+        return
+    wanted = chip.arguments()
+    wanted["uid"] = max(wanted["uid"], os.getuid())
+    wanted["gid"] = max(wanted["gid"], os.getgid())
+    shown = {**wanted, "vm": "/socket" if wanted["vm"] else None, "lines": []}
+    again = chip_of(shown)
+    assert again.arguments() == {**wanted, "definition": again.definition}
+    assert [line.source for line in again.lines_of()] == [line.source for line in chip.lines_of()]
