@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Chips that files describe: checked, applied and saved."""
+"""Chips that files describe: checked, applied, saved, and there when gpiovirtd starts."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +24,11 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path, SIMS) as made:
         made.config.mkdir()
         yield made
+
+
+def configured(folder: Path) -> Daemon:
+    """A daemon that applies the files in `folder`/chips.d when it starts."""
+    return Daemon(folder, [*SIMS, "--config", str(folder / "chips.d")])
 
 
 def command(daemon: Daemon, *arguments: str, status: int = 0) -> str:
@@ -318,3 +325,58 @@ class TestSave:
             assert not daemon.show("plc")["permanent"]
         finally:
             subprocess.run(["umount", daemon.config], check=True)
+
+
+class TestStart:
+    def test_chips_that_files_describe_are_there_when_it_is_ready(self, tmp_path: Path) -> None:
+        (tmp_path / "chips.d").mkdir()
+        describe(tmp_path / "chips.d", plc='lines = "DOOR"', bad='lines = "nochip 0"')
+        with configured(tmp_path) as daemon:
+            assert daemon.show("plc")["state"] == "live"
+            assert "bad.toml: lines: no chip 'nochip'" in daemon.log()
+            assert "not all of" in daemon.log()
+
+    def test_it_starts_with_a_configuration_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "chips.d").mkdir()
+        describe(tmp_path / "chips.d", plc='lines = "DOOR"')
+        with configured(tmp_path) as daemon:
+            daemon.kill()
+            describe(tmp_path / "chips.d", bad="lines =\n")
+            (tmp_path / "chips.d/gone.toml").symlink_to("/nowhere")
+            daemon.start()
+            assert daemon.show("plc")["state"] == "live"
+            assert "bad.toml: line 1, column 8" in daemon.log()
+            assert "gone.toml: it cannot be read: No such file or directory" in daemon.log()
+            daemon.kill()
+            shutil.rmtree(tmp_path / "chips.d")
+            daemon.start()
+            assert daemon.show("plc")["state"] == "live"
+            daemon.kill()
+            (tmp_path / "chips.d").write_text("no directory")
+            daemon.start()
+            assert "cannot read the configuration" in daemon.log()
+            assert daemon.show("plc")["state"] == "live"
+
+    def test_what_changed_while_it_was_away_is_applied(self, tmp_path: Path) -> None:
+        (tmp_path / "chips.d").mkdir()
+        describe(tmp_path / "chips.d", plc='lines = "DOOR"', motor='lines = "sim-a 0"')
+        with configured(tmp_path) as daemon:
+            daemon.stop()
+            describe(tmp_path / "chips.d", motor='lines = "sim-a 1"')
+            (tmp_path / "chips.d/plc.toml").unlink()
+            daemon.start()
+            assert chips(daemon) == ["motor"]
+            assert daemon.show("motor")["lines"][0]["source"] == "sim-a:1"
+            (tmp_path / "chips.d/motor.toml").unlink()
+            ready = daemon.log().count("ready")
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for(lambda: daemon.log().count("ready") > ready)
+            assert chips(daemon) == []
+
+    def test_its_own_process_does_not_import_what_reads_the_files(self, tmp_path: Path) -> None:
+        (tmp_path / "chips.d").mkdir()
+        describe(tmp_path / "chips.d", plc='lines = "DOOR"')
+        with configured(tmp_path) as daemon:
+            assert daemon.show("plc")["origin"]
+            for pid in (daemon.process.pid, daemon.show("plc")["worker"]):
+                assert "pydantic" not in Path(f"/proc/{pid}/maps").read_text()

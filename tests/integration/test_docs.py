@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """README, docs and examples: commands print what is shown, links lead somewhere, tables are true.
 
-Every console block runs in a shell of its own, in a folder that has only the Python files shown before it
-(blocks that begin with `# NAME.py:`). Output that is shown is compared, times and trailing spaces aside.
+Every console block runs in a shell of its own, in a folder that has only the Python and TOML files shown
+before it (blocks that begin with `# NAME.py:` or `# NAME.toml`). Output that is shown is compared, times and
+trailing spaces aside.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ BASE = {
 
 
 class Block(NamedTuple):
-    """A console block, and the Python files shown before it on its page."""
+    """A console block, and the files shown before it on its page."""
 
     page: str
     line: int
@@ -66,7 +67,7 @@ def blocks() -> Iterator[Block]:
         text = page.read_text()
         for fence in FENCE.finditer(text):
             kind, content = fence.groups()
-            if kind == "python" and (name := re.match(r"# (\w+\.py)\b", content)):
+            if kind in ("python", "toml") and (name := re.match(r"# (\w+\.(py|toml))\b", content)):
                 files[name[1]] = content
             if kind == "console":
                 line = text.count("\n", 0, fence.start()) + 1

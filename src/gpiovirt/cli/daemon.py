@@ -15,6 +15,7 @@ from gpiovirt.errors import UsageError
 
 if TYPE_CHECKING:
     from gpiovirt.daemon.companion import Companion
+    from gpiovirt.daemon.configuring import Configuring
 
 __all__ = ["main", "parser"]
 
@@ -25,7 +26,8 @@ DESCRIPTION = (
 )
 EPILOG = """\
 As root it serves the machine from /run/gpiovirt and /var/lib/gpiovirt, as another user that user's own
-chips from $XDG_RUNTIME_DIR/gpiovirt and ~/.local/state/gpiovirt.
+chips from $XDG_RUNTIME_DIR/gpiovirt and ~/.local/state/gpiovirt. When it starts it has the chips that it
+had before, and applies the files in /etc/gpiovirt/chips.d, of another user in ~/.config/gpiovirt/chips.d.
 
 SIGTERM ends gpiovirtd and leaves its chips: their processes go on serving, and the next gpiovirtd finds
 them. SIGINT (Ctrl-C) ends it and them. SIGHUP executes it anew, as after an upgrade.
@@ -57,6 +59,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="show the control files in /sys/bus/platform/drivers/gpio-virt-agg, too (root only)",
     )
+    config = made.add_mutually_exclusive_group()
+    config.add_argument(
+        "--config", metavar="DIR", help="where the files are that describe chips (/etc/gpiovirt/chips.d)"
+    )
+    config.add_argument("--no-config", action="store_true", help="read no such files")
     made.add_argument("--no-files", action="store_true", help="have no control files")
     made.add_argument("-v", "--verbose", action="store_true", help="log more")
     return made
@@ -95,9 +102,18 @@ def _main() -> int:
             wires=[parse_wire(text) for text in options.wire],
             worker_uid=uid,
             worker_gid=gid,
+            configuring=None if options.no_config else _configuring(options.config, run),
             companions=[] if options.no_files else [_control_files(run, options.sysfs)],
         )
     )
+
+
+def _configuring(directory: str | None, run: str) -> Configuring:
+    from gpiovirt.control import config_directory
+    from gpiovirt.daemon.configuring import Configuring
+
+    directory = os.path.abspath(directory or config_directory(os.getuid()))
+    return Configuring(directory, ["gpiovirt", "apply", "--config", directory], run)
 
 
 def _control_files(run: str, sysfs: bool) -> Companion:

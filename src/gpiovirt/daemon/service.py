@@ -20,6 +20,7 @@ from typing import NamedTuple, NoReturn
 
 from gpiovirt.daemon.chip import Directories
 from gpiovirt.daemon.companion import Companion
+from gpiovirt.daemon.configuring import Configuring
 from gpiovirt.daemon.control import ControlServer
 from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.link import Forkserver
@@ -36,6 +37,7 @@ __all__ = ["Options", "serve"]
 _log = logging.getLogger(__name__)
 
 _SETTLE_S = 5.0  # readiness waits no longer for workers
+_CONFIGURE_S = 30.0  # and for the configuration
 
 
 class Options(NamedTuple):
@@ -48,6 +50,7 @@ class Options(NamedTuple):
     worker_uid: int
     worker_gid: int
     companions: Sequence[Companion]
+    configuring: Configuring | None
 
 
 def serve(options: Options) -> int:
@@ -74,6 +77,7 @@ def serve(options: Options) -> int:
 
     reactor.add_reader(watch.fileno(), attributes_changed)
     control: list[ControlServer] = []
+    configuring = options.configuring
 
     def simulated() -> None:
         custodian.restore()
@@ -83,7 +87,19 @@ def serve(options: Options) -> int:
         control.append(ControlServer(f"{options.run}/control", custodian, reactor))
         for companion in options.companions:
             companion.begin(reactor, timers)
-        _when(lambda: all(companion.is_settled for companion in options.companions), timers, ready)
+        _when(lambda: all(companion.is_settled for companion in options.companions), timers, configure)
+
+    def configure() -> None:
+        if configuring is None or not _is_wanted(configuring, custodian):
+            ready()
+            return
+        configuring.begin(reactor)
+        _when(lambda: configuring.is_settled, timers, configured, _CONFIGURE_S)
+
+    def configured() -> None:
+        if configuring is not None and not configuring.is_settled:
+            _log.warning("the configuration is still being applied after %d s", _CONFIGURE_S)
+        ready()
 
     def ready() -> None:
         _log.info("ready: %s", _status(custodian))
@@ -91,6 +107,8 @@ def serve(options: Options) -> int:
 
     simulation.start(simulated)
     reactor.run()
+    if configuring is not None:
+        configuring.end()
     for server in control:
         server.close()
     for companion in options.companions:
@@ -111,9 +129,17 @@ def _status(custodian: Custodian) -> str:
     return f"{live} of {len(custodian.chips)} chips live"
 
 
-def _when(condition: Callable[[], bool], timers: Timers, then: Callable[[], None]) -> None:
+def _is_wanted(configuring: Configuring, custodian: Custodian) -> bool:
+    """There are files, or chips whose files are gone."""
+    described = any(chip.record.origin for chip in custodian.chips.values())
+    return configuring.has_files or (described and configuring.has_directory)
+
+
+def _when(
+    condition: Callable[[], bool], timers: Timers, then: Callable[[], None], at_most_s: float = _SETTLE_S
+) -> None:
     """Go on when it holds, or after a while without."""
-    give_up = time.monotonic() + _SETTLE_S
+    give_up = time.monotonic() + at_most_s
 
     def look() -> None:
         if condition() or time.monotonic() > give_up:

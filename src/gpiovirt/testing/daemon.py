@@ -24,6 +24,7 @@ _READY = "gpiovirtd: ready: "
 class Daemon:
     """A running `gpiovirtd ARGUMENTS` below `folder`; it and its chips are ended at the end of a `with`.
 
+    It reads no configuration unless `arguments` has --config; for commands, that is in `folder`/chips.d.
     Keywords go to subprocess.Popen. HostError, with what it said, if it does not get ready.
     """
 
@@ -31,7 +32,11 @@ class Daemon:
         self.run = folder / "run"
         self.state = folder / "state"
         self.config = folder / "chips.d"
-        self._arguments = [*arguments, "--run", str(self.run), "--state", str(self.state)]
+        self._arguments = [
+            *arguments,
+            *(() if "--config" in arguments else ("--no-config",)),
+            *("--run", str(self.run), "--state", str(self.state)),
+        ]
         self._popen = popen
         self._path = folder / "log"
         self._log: IO[bytes] = self._path.open("ab")
