@@ -10,6 +10,9 @@ GpiovirtError
     OffsetError     ERANGE  an offset past the end of a chip
     LineBusyError   EBUSY   a line somebody else holds
     NotPermittedError EPERM  setting an input, and its like
+    NoSuchDeviceError ENOENT no virtual chip of that name
+    DeviceExistsError EEXIST a virtual chip of that name is there
+    DeviceBusyError EBUSY   a virtual chip whose lines are in use
   PeerError         EPROTO  a guest, container or client broke the protocol
   HostError         EIO     the kernel said no, or lacks what is needed
     ChipGoneError   ENODEV  the chip was there and has vanished
@@ -21,12 +24,15 @@ import errno
 
 __all__ = [
     "ChipGoneError",
+    "DeviceBusyError",
+    "DeviceExistsError",
     "GpiovirtError",
     "GrammarError",
     "HostError",
     "InvalidError",
     "LineBusyError",
     "NoSuchChipError",
+    "NoSuchDeviceError",
     "NoSuchLineError",
     "NotPermittedError",
     "OffsetError",
@@ -90,6 +96,24 @@ class NotPermittedError(UsageError):
     """The line's direction or rules forbid it."""
 
     errno = errno.EPERM
+
+
+class NoSuchDeviceError(UsageError):
+    """No virtual chip of that name."""
+
+    errno = errno.ENOENT
+
+
+class DeviceExistsError(UsageError):
+    """A virtual chip of that name is there."""
+
+    errno = errno.EEXIST
+
+
+class DeviceBusyError(UsageError):
+    """A virtual chip whose lines are in use."""
+
+    errno = errno.EBUSY
 
 
 class PeerError(GpiovirtError):

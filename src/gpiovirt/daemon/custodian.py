@@ -23,12 +23,19 @@ from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import Place, Sources
 from gpiovirt.daemon.store import Record, Store
 from gpiovirt.daemon.timers import Timers
-from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.errors import (
+    DeviceBusyError,
+    DeviceExistsError,
+    GpiovirtError,
+    HostError,
+    NoSuchDeviceError,
+    UsageError,
+)
 from gpiovirt.host.notify import keep_fds, sd_notify
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.sources.held import KernelLine
 
-__all__ = ["Custodian", "Done", "NoSuchDeviceError"]
+__all__ = ["Custodian", "Done"]
 
 _log = logging.getLogger(__name__)
 
@@ -39,24 +46,6 @@ _NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9]\d*)")
 
 Done = Callable[[VirtualChip | GpiovirtError], None]
 """Told the chip, once it is live, or why it is not"""
-
-
-class NoSuchDeviceError(UsageError):
-    """No virtual chip of that name."""
-
-    errno = errno.ENOENT
-
-
-class ChipBusyError(UsageError):
-    """The name is in use, or the chip is."""
-
-    errno = errno.EBUSY
-
-
-class ExistsError(UsageError):
-    """There is a chip of that name."""
-
-    errno = errno.EEXIST
 
 
 class Custodian:
@@ -114,7 +103,7 @@ class Custodian:
                 record.driver = numbered[1]
             check_name(record.name)
             if record.name in self.chips or record.name in self.simulation.labels:
-                raise ExistsError(f"there is a chip {record.name!r}; choose another name, or delete it")
+                raise DeviceExistsError(f"there is a chip {record.name!r}; choose another name, or delete it")
             chip = self._virtual_chip(record)
             with self.sources() as sources:
                 chip.lines = lines = take(record, sources, self._reactor)
@@ -175,7 +164,7 @@ class Custodian:
         return self.chips[name]
 
     def delete(self, name: str, force: bool, done: Callable[[GpiovirtError | None], None]) -> None:
-        """Delete a chip; ChipBusyError, unless forced, if one of its lines is in use."""
+        """Delete a chip; DeviceBusyError, unless forced, if one of its lines is in use."""
         try:
             chip = self.find(name)
         except UsageError as error:
@@ -187,7 +176,7 @@ class Custodian:
                 done(NoSuchDeviceError(f"there is no chip {name!r}"))
                 return
             if not force and status and (why := _why_busy(name, status)):
-                done(ChipBusyError(why))
+                done(DeviceBusyError(why))
                 return
             try:
                 self._remove(chip)
