@@ -13,7 +13,7 @@ from gpiovirt.host.seccomp import install_filter
 from gpiovirt.uapi import seccomp as u
 from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
 
-__all__ = ["confine", "confining_filter"]
+__all__ = ["confine", "confining_filter", "drop_rights"]
 
 _CLONE_NEWUSER = 0x10000000
 _PROT_EXEC = 4
@@ -151,23 +151,35 @@ def confine(uid: int, gid: int) -> None:
     An ordinary user stays who he is. Whatever is to be imported must be by now. HostError if it cannot be.
     """
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if os.geteuid() == 0:
             os.chroot(f"/proc/{os.getpid()}")
             os.chdir("/")
+        else:
+            _leave_the_file_system()
+    except OSError as error:
+        raise HostError.of("cannot leave the file system", error) from error
+    drop_rights(uid, gid)
+    install_filter(confining_filter(os.uname().machine), listens=False)
+
+
+def drop_rights(uid: int, gid: int) -> None:
+    """Become `uid` and `gid`, without any capability and any way to get one; HostError if that cannot be.
+
+    An ordinary user stays who he is.
+    """
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if os.geteuid() == 0:
             for capability in range(_CAP_LAST + 1):
                 if not _drop_from_bounding_set(capability):
                     break
             os.setgroups([])
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
-        else:
-            _leave_the_file_system()
         _drop_capabilities()
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise HostError.of("cannot give up this process's rights", error) from error
-    install_filter(confining_filter(os.uname().machine), listens=False)
 
 
 def _drop_from_bounding_set(capability: int) -> bool:
