@@ -13,10 +13,23 @@ from typing import NamedTuple
 
 from gpiovirt.errors import UsageError
 
-__all__ = ["GROUP", "Identity", "gid_of", "group_name", "identity_of", "parse_mode", "uid_of", "user_name"]
+__all__ = [
+    "GROUP",
+    "ID_MAX",
+    "Identity",
+    "gid_of",
+    "group_name",
+    "identity_of",
+    "parse_mode",
+    "uid_of",
+    "user_name",
+]
 
 GROUP = "gpiovirt"
 """Its members make, change and delete chips"""
+
+ID_MAX = (1 << 32) - 2
+"""The highest uid and gid: the next one is -1 to system calls"""
 
 _ucred = Struct("iII")  # unix(7)
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
@@ -59,22 +72,25 @@ def identity_of(sock: socket.socket) -> Identity:
 
 def uid_of(user: str) -> int:
     """The uid of a name or number; -1 of nothing. UsageError if there is no such user."""
-    if not user or user.isdecimal():
-        return int(user or -1)
     try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
+        return _number_of(user) if not user or user.isdecimal() else pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):  # ValueError: no name can be so
         raise UsageError(f"there is no user {user!r}") from None
 
 
 def gid_of(group: str) -> int:
     """The gid of a name or number; -1 of nothing. UsageError if there is no such group."""
-    if not group or group.isdecimal():
-        return int(group or -1)
     try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
+        return _number_of(group) if not group or group.isdecimal() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
         raise UsageError(f"there is no group {group!r}") from None
+
+
+def _number_of(text: str) -> int:
+    number = int(text or -1)
+    if number > ID_MAX:
+        raise ValueError(number)
+    return number
 
 
 def user_name(uid: int) -> str:

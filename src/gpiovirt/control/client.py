@@ -19,7 +19,8 @@ chip. After "watch" events come, an object each.
     state                                                                            -> of the daemon
     watch     name (all, without)
 
-Who asks on behalf of another adds "as": {"uid", "gids"}; only root and the daemon's own user may.
+Who asks on behalf of another adds "as": {"uid", "gids"}; only root, the daemon's own user and the process
+of the HTTP API that the daemon started may.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpiovirt.control import runtime_directories
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 
-__all__ = ["Client", "RefusedError", "control_socket"]
+__all__ = ["PACKET_MAX", "Client", "RefusedError", "control_socket", "result_of", "unreachable"]
 
-_PACKET_MAX = 1 << 20
+PACKET_MAX = 1 << 20
 
 
 class RefusedError(UsageError):
@@ -57,6 +58,20 @@ def control_socket() -> str:
     raise HostError("gpiovirtd does not run here; start it with: gpiovirtd (or systemctl start gpiovirtd)")
 
 
+def unreachable(path: str, error: OSError) -> HostError:
+    """Why nobody can be asked at `path`."""
+    if error.errno == errno.ECONNREFUSED:
+        return HostError(f"gpiovirtd has ended (nobody listens at {path}); start it again")
+    return HostError.of(f"cannot reach gpiovirtd at {path}", error)
+
+
+def result_of(answer: Mapping[str, Any]) -> Any:
+    """What an answer says; RefusedError if that is no."""
+    if "error" in answer:
+        raise RefusedError(str(answer["error"]), int(answer.get("errno", errno.EIO)), answer.get("line"))
+    return answer["ok"]
+
+
 class Client:
     """A connection to a daemon. HostError if it cannot be had, RefusedError for what it refuses."""
 
@@ -69,9 +84,7 @@ class Client:
             self._socket.connect(path)
         except OSError as error:
             self._socket.close()
-            if error.errno == errno.ECONNREFUSED:
-                raise HostError(f"gpiovirtd has ended (nobody listens at {path}); start it again") from error
-            raise HostError.of(f"cannot reach gpiovirtd at {path}", error) from error
+            raise unreachable(path, error) from error
 
     def __enter__(self) -> Client:
         return self
@@ -96,14 +109,11 @@ class Client:
             socket.send_fds(self._socket, [json.dumps(request).encode()], fds, socket.MSG_NOSIGNAL)
         except OSError as error:
             raise HostError.of("gpiovirtd does not listen", error) from error
-        answer = self._receive()
-        if "error" in answer:
-            raise RefusedError(str(answer["error"]), int(answer.get("errno", errno.EIO)), answer.get("line"))
-        return answer["ok"]
+        return result_of(self._receive())
 
     def _receive(self) -> dict[str, Any]:
         try:
-            packet = self._socket.recv(_PACKET_MAX)
+            packet = self._socket.recv(PACKET_MAX)
         except OSError as error:
             raise HostError.of("gpiovirtd does not answer", error) from error
         if not packet:

@@ -15,15 +15,15 @@ from collections.abc import Callable
 from typing import Any
 
 from gpiovirt import __version__
-from gpiovirt.control.access import Identity, identity_of
+from gpiovirt.control.access import ID_MAX, Identity, identity_of
 from gpiovirt.daemon.chip import VirtualChip
-from gpiovirt.daemon.custodian import Custodian, NoSuchDeviceError, process_start
+from gpiovirt.daemon.custodian import Custodian, process_start
 from gpiovirt.daemon.sources import SourceChip
 from gpiovirt.daemon.store import Record
-from gpiovirt.errors import GpiovirtError, HostError, PeerError, UsageError
+from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.channel import Channel, Message
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.unix_socket import Access, PathListener
+from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
 
 __all__ = ["ControlServer"]
 
@@ -43,9 +43,12 @@ class DeniedError(UsageError):
 
 
 class ControlServer:
-    """Serves all who connect."""
+    """Serves all who connect. `is_agent` knows processes that ask for others, of whatever user."""
 
-    def __init__(self, path: str, custodian: Custodian, reactor: Reactor) -> None:
+    def __init__(
+        self, path: str, custodian: Custodian, reactor: Reactor, is_agent: Callable[[Peer], bool]
+    ) -> None:
+        self._is_agent = is_agent
         self.custodian = custodian
         self.reactor = reactor
         self.uid = os.geteuid()
@@ -62,13 +65,14 @@ class ControlServer:
         if sock is None:
             return
         identity = identity_of(sock)
-        if identity.uid != 0 and self._connected(identity.uid) >= _CLIENTS_PER_USER:
+        is_agent = self._is_agent(peer_of(sock))
+        if identity.uid != 0 and not is_agent and self._connected(identity.uid) >= _CLIENTS_PER_USER:
             sock.close()
             return
-        self.clients.append(_Client(self, sock, identity))
+        self.clients.append(_Client(self, sock, identity, is_agent))
 
     def _connected(self, uid: int) -> int:
-        return sum(client.peer.uid == uid for client in self.clients)
+        return sum(client.peer.uid == uid and not client.is_agent for client in self.clients)
 
     def close(self) -> None:
         """Listen no more."""
@@ -79,8 +83,9 @@ class ControlServer:
 class _Client:
     """A connection: one request at a time, or events."""
 
-    def __init__(self, server: ControlServer, sock: socket.socket, peer: Identity) -> None:
+    def __init__(self, server: ControlServer, sock: socket.socket, peer: Identity, is_agent: bool) -> None:
         self.peer = peer
+        self.is_agent = is_agent
         self._server = server
         self._custodian = server.custodian
         self._channel = Channel(sock, fds_max=4)
@@ -124,8 +129,8 @@ class _Client:
         other = body.get("as")
         if other is None:
             return self.peer
-        if self.peer.uid not in (0, self._server.uid):
-            raise DeniedError("only root and the daemon's own user act for others")
+        if self.peer.uid not in (0, self._server.uid) and not self.is_agent:
+            raise DeniedError("only root, the daemon's own user and its HTTP API act for others")
         match other:
             case {"uid": int(uid), "gids": list(gids)} if all(isinstance(gid, int) for gid in gids):
                 return Identity(uid, frozenset(gids))
@@ -312,7 +317,7 @@ def _text(body: dict[str, Any], key: str) -> str:
 
 def _number(body: dict[str, Any], key: str, default: int) -> int:
     value = body.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value < 1 << 32:
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= ID_MAX:
         raise UsageError(f"{key}: a number is wanted")
     return value
 

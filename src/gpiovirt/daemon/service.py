@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from gpiovirt.daemon.chip import Directories
-from gpiovirt.daemon.companion import Companion
+from gpiovirt.daemon.companion import Agent, Companion
 from gpiovirt.daemon.configuring import Configuring
 from gpiovirt.daemon.control import ControlServer
 from gpiovirt.daemon.custodian import Custodian
@@ -31,6 +31,7 @@ from gpiovirt.errors import HostError
 from gpiovirt.host.inotify import IN_ATTRIB, DirectoryWatch
 from gpiovirt.host.notify import FIRST_FD, kept_fds, sd_notify
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.unix_socket import Peer
 
 __all__ = ["Options", "serve"]
 
@@ -83,8 +84,11 @@ def serve(options: Options) -> int:
         custodian.restore()
         _when(lambda: custodian.is_settled, timers, listen)
 
+    def is_agent(peer: Peer) -> bool:
+        return any(isinstance(other, Agent) and other.is_peer(peer) for other in options.companions)
+
     def listen() -> None:
-        control.append(ControlServer(f"{options.run}/control", custodian, reactor))
+        control.append(ControlServer(f"{options.run}/control", custodian, reactor, is_agent))
         for companion in options.companions:
             companion.begin(reactor, timers)
         _when(lambda: all(companion.is_settled for companion in options.companions), timers, configure)
