@@ -112,6 +112,20 @@ class TestCheck:
             "gpiovirt: bad.toml: lines: "
         )
 
+    def test_a_library_that_is_too_old_is_named(self, daemon: Daemon, tmp_path: Path) -> None:
+        (tmp_path / "pydantic.py").write_text("VERSION = '1.10'")
+        path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"
+        done = subprocess.run(
+            [sys.executable, "-m", "gpiovirt", "check"],
+            env={**daemon.environment, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith("gpiovirt: pydantic is missing or too old (cannot import name")
+        assert done.stderr.count("\n") == 1
+
     def test_a_directory_that_is_not_there_is_no_empty_one(self, daemon: Daemon) -> None:
         daemon.config.rmdir()
         new(daemon, "sim-a 0", name="plc", permanent=True, origin=f"{daemon.config}/plc.toml")

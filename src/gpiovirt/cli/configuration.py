@@ -34,15 +34,16 @@ def directory_of(options: argparse.Namespace) -> str:
 
 
 def need_libraries() -> None:
-    """HostError, with what to do, if a library that reading files needs is not installed."""
+    """HostError, with what to do, if a library that reading files needs is not installed, or too old."""
     try:
-        import pydantic
-        import tomli_w
+        import gpiovirt.control.configuration  # noqa: F401
     except ImportError as error:
+        name = (error.name or "").partition(".")[0]
+        if name == "gpiovirt":
+            raise
         raise HostError(
-            f"{error.name} is not installed; install it with: pip install 'gpiovirt[daemon]'"
+            f"{name} is missing or too old ({error}); install it with: pip install 'gpiovirt[daemon]'"
         ) from error
-    del pydantic, tomli_w
 
 
 @contextmanager
