@@ -131,8 +131,23 @@ class TestUsers:
         assert "4 lines" in shell("run --chip plc -- gpioinfo", "gpvalice")
         daemon.wait_for(lambda: os.stat(daemon.run / "vm/plc").st_uid == USERS["gpvalice"])
         daemon.kill()
+        os.chmod(daemon.run / "chips/plc", 0o600)
         daemon.start()
-        assert daemon.show("plc")["uid"] == USERS["gpvalice"]
+        assert (daemon.show("plc")["uid"], daemon.show("plc")["mode"]) == (USERS["gpvalice"], 0o600)
+
+    def test_a_managers_definition_makes_root_open_gpio_devices_only(
+        self, shell: Shell, tmp_path: Path
+    ) -> None:
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trap:
+            trap.bind(str(tmp_path / "trap"))
+            trap.listen()
+            trap.setblocking(False)
+            for path in ("/dev/null", "/dev/tty", "/etc/passwd", f"{tmp_path}/trap"):
+                assert f"no chip '{path}'" in shell(f"new x '{path} 0'", "gpvboss", status=2)
+            with pytest.raises(BlockingIOError):
+                trap.accept()
 
     def test_only_managers_make_change_and_delete(self, shell: Shell) -> None:
         shell("new plc 'sim-a 0-3' --owner gpvalice")
@@ -150,6 +165,14 @@ class TestUsers:
         assert "his" not in shell("list", "gpvalice").replace("this", "")
         assert "his" in shell("list", "gpvbob")
         assert "hers" not in shell("list", "gpvbob")
+
+    def test_a_user_is_told_of_his_chips_only(self, shell: Shell, daemon: Daemon) -> None:
+        shell("new hers 'sim-a 0' --owner gpvalice")
+        shell("new his 'sim-a 1' --owner gpvbob --group gpvbob")
+        with daemon.client(acting_for=(USERS["gpvalice"], [])) as alice:
+            events = alice.watch()
+            shell("delete his hers")
+            assert next(events) == {"event": "deleted", "chip": "hers"}
 
     def test_nobody_reaches_the_lines_behind_a_chip(self, shell: Shell, daemon: Daemon) -> None:
         shell("new plc 'sim-a 0-3' --owner gpvalice")

@@ -282,10 +282,8 @@ class _Client:
         if name is not None:
             self._find(who, body)
 
-        def watcher(chip: str | None, event: dict[str, Any]) -> None:
-            kept = self._custodian.chips.get(chip or "")
-            visible = self._sees(who, kept) if kept else who.may_manage(self._server.uid)
-            if (name is None or chip == name) and visible:
+        def watcher(chip: VirtualChip, event: dict[str, Any]) -> None:
+            if (name is None or chip.record.name == name) and self._sees(who, chip):
                 self._answer(event)
 
         if self._unwatch is None:

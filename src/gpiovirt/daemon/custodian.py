@@ -62,8 +62,8 @@ class Custodian:
         restored: Mapping[str, dict[int, int]],
     ) -> None:
         self.chips: dict[str, VirtualChip] = {}
-        self.watchers: list[Callable[[str | None, dict[str, Any]], None]] = []
-        """Called with (chip's name, event)"""
+        self.watchers: list[Callable[[VirtualChip, dict[str, Any]], None]] = []
+        """Called with (chip, event)"""
         self.directories = directories
         self.simulation = simulation
         self._store = store
@@ -266,7 +266,7 @@ class Custodian:
         if tag:
             cancel = self._timers.call_later(_ANSWER_S, lambda: chip.give_up_asking(tag))
 
-    def watch(self, watcher: Callable[[str | None, dict[str, Any]], None]) -> Callable[[], None]:
+    def watch(self, watcher: Callable[[VirtualChip, dict[str, Any]], None]) -> Callable[[], None]:
         """Tell `watcher` what happens; returns what ends that."""
         self.watchers.append(watcher)
         if len(self.watchers) == 1:
@@ -291,10 +291,11 @@ class Custodian:
             self._keep(chip)
         elif event == "live":
             self._forget_restored(chip.record.name)  # its worker had them, too
+            self.on_attributes_changed(chip.record.name)  # while there was no gpiovirtd
             if self.watchers and not chip.watched:
                 chip.watch(True)
         for watcher in list(self.watchers):
-            watcher(chip.record.name, {"event": event, "chip": chip.record.name, **details})
+            watcher(chip, {"event": event, "chip": chip.record.name, **details})
 
     def on_attributes_changed(self, name: str) -> None:
         """Somebody changed owner, group or mode of a chip's socket: they hold for all its sockets."""
