@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -71,10 +70,6 @@ def _ms(
     return f"{median(times):.1f} ({quantiles(times, n=100)[-1]:.1f})"
 
 
-def _workers() -> list[int]:
-    return [int(pid) for pid in subprocess.check_output(["pgrep", "-x", "gpiovirt-chip"]).split()]
-
-
 def _rollup(pid: int, field: str) -> int:
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(row.split()[1]) for row in rows if row.startswith(field + ":"))
@@ -94,7 +89,7 @@ def _many() -> list[Row]:
             for number in range(CHIPS):
                 client.call("new", name=f"chip{number}", definition=f"a {number}", permanent=True)
             made_s = time.perf_counter() - started
-        workers = _workers()
+        workers = daemon.workers()
         proportional = sum(_rollup(pid, "Pss") for pid in workers) / len(workers)
         memory = {
             "memory of a worker, MB: PSS": f"{proportional / 1024:.2f}",

@@ -9,7 +9,6 @@ import pytest
 
 from tests.conformance.rigs import Rig, make_rig, rig_names
 
-
 LEFT_OUT = {"shows_the_consumers_request": "source:", "lines_are_given_back": "kept:"}
 """Markers of tests that are not for a kind of rig"""
 

@@ -408,8 +408,8 @@ def rig_names() -> Sequence[str]:
     """What to run over here: otherwise than the core, GPIOVIRT_RIG=[source:|aggregate:|kept:]PATH[@SYSFS].
 
     PATH is a character device; with `source:` it is used through our KernelChip, with `aggregate:`
-    through an aggregate above that; with `kept:` it is a chip of gpiovirtd. SYSFS is the directory of a gpio-sim chip; or `hostfs:DIR`, where
-    a guest finds a world on the host.
+    through an aggregate above that; with `kept:` it is a chip of gpiovirtd. SYSFS is the directory of a
+    gpio-sim chip; or `hostfs:DIR`, where a guest finds a world on the host.
     """
     given = os.environ.get("GPIOVIRT_RIG")
     return given.split(" ") if given else ["simulator", "aggregate", "aggregate of aggregates"]

@@ -187,8 +187,7 @@ def test_many_chips_leave_nothing_behind(daemon: Daemon, drivers: Path) -> None:
 
     def kept() -> tuple[int, int, int]:
         mounts = Path(f"/proc/{pid}/mounts").read_text().count("\n")
-        processes = len(subprocess.check_output(["pgrep", "-x", "gpiovirt-chip"]).split())
-        return len(os.listdir(f"/proc/{pid}/fd")), mounts, processes
+        return len(os.listdir(f"/proc/{pid}/fd")), mounts, len(daemon.workers())
 
     def resident() -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1])

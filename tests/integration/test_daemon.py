@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -362,3 +363,25 @@ def test_a_line_cannot_be_given_a_name_that_no_line_can_have(daemon: Daemon) -> 
     assert "no name for a line" in str(
         refused(daemon, "new", definition="sim-a 0", name="plc", names={"0": "x" * 32})
     )
+
+
+def test_the_conformance_suite_on_a_daemons_chip(tmp_path: Path) -> None:
+    """All of it but what lines do when they are given back: the daemon keeps them, as they are."""
+    with Daemon(tmp_path, ["--sim", "bank-a:,,DOOR,", "--sim", "bank-b:,LAMP,,"]) as daemon:
+        new(daemon, "bank-a 0-3, bank-b 0-3", name="plc")
+        suite = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/conformance"]
+        done = subprocess.run(
+            [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--", *suite],
+            cwd=Path(__file__).parents[2],
+            env={
+                **daemon.environment,
+                "GPIOVIRT_SIM": daemon.simulator_socket(),
+                "GPIOVIRT_RIG": "kept:/dev/gpiochip0",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\b1[0-9]{2} passed", done.stdout)
+    assert "skipped" not in done.stdout

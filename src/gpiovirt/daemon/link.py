@@ -170,11 +170,9 @@ class Link:
             while self._channel is not None and (message := self._channel.receive()) is not None:
                 try:
                     self._hear(message.body, message.fds, message.pid)
-                except BaseException:
-                    for fd in message.fds:
-                        with suppress(OSError):
-                            os.close(fd)
-                    raise
+                finally:
+                    for fd in message.fds:  # that were not taken
+                        os.close(fd)
         except EOFError:
             self._lose()
         except (PeerError, KeyError, TypeError, ValueError, IndexError) as error:

@@ -164,7 +164,8 @@ class Sources:
     def find(self, name: str) -> SourceChip | None:
         """The chip of that path, device name or label, simulated, or one of ours."""
         if name.startswith("/"):
-            return self._chip(os.path.realpath(name))
+            path = os.path.realpath(name)
+            return self._chip(path) if _is_gpio_device(path) else None
         if _NUMBER.fullmatch(name) and os.path.exists(f"/dev/{name}"):
             return self._chip(f"/dev/{name}")
         same = [chip for chip in self.all() if chip.info.label == name]
@@ -191,11 +192,22 @@ class Sources:
         return self._open[path]
 
 
+def _is_gpio_device(path: str) -> bool:
+    """Known without opening it: to open some devices is to do something."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISCHR(status.st_mode):
+            return False
+        device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        return os.path.realpath(f"/sys/dev/char/{device}/subsystem") == "/sys/bus/gpio"
+    except OSError:
+        return False
+
+
 def _open(path: str) -> SourceChip | None:
-    mode = os.stat(path).st_mode
-    if stat.S_ISSOCK(mode):
+    if stat.S_ISSOCK(os.stat(path).st_mode):
         return _RemoteSource(path)
-    if not stat.S_ISCHR(mode):
+    if not _is_gpio_device(path):
         return None
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
 

@@ -100,10 +100,24 @@ class Daemon:
 
     def simulator(self) -> SimClient:
         """The world's side of its simulated lines."""
+        return SimClient(self.simulator_socket())
+
+    def simulator_socket(self) -> str:
+        """Name of the abstract socket of its simulator."""
         pids = {int(path.split("/")[-1]) for path in running()}
         mine = [pid for pid in pids if _environment(pid).get("GPIOVIRT_RUNTIME_DIR") == str(self.run)]
         (found,) = (path for path in running() if int(path.split("/")[-1]) in mine)
-        return SimClient(found)
+        return found
+
+    def workers(self) -> list[int]:
+        """Its workers' and its simulator's pids."""
+        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+        return [
+            pid
+            for pid in pids
+            if _command_name(pid) == "gpiovirt-chip"
+            and _environment(pid).get("GPIOVIRT_RUNTIME_DIR") == str(self.run)
+        ]
 
     def kill(self) -> None:
         """As by kill -9: its workers go on."""
@@ -127,6 +141,13 @@ class Daemon:
             if self.process.poll() is None:
                 self.kill()
             self._log.close()
+
+
+def _command_name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _environment(pid: int) -> dict[str, str]:
