@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -12,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gpiovirt.control import runtime_directories
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
 from gpiovirt.host import libc, seccomp
+from gpiovirt.host.confine import MACHINES
 
 EPILOG = """\
 The exit status is 0 if `gpiovirt run` works here for the user who asks. Nothing is changed.
@@ -63,6 +66,7 @@ def findings() -> Iterator[Finding]:
     yield Finding("wake-ups on the caller's CPU", version >= (6, 6), good if version >= (6, 6) else bad)
     yield _pseudo_terminals()
     yield from _kernel_gpio()
+    yield from _daemon()
     yield from _clients()
 
 
@@ -105,6 +109,32 @@ def _kernel_gpio() -> Iterator[Finding]:
     for driver in ("gpio-aggregator", "gpio-sim"):
         there = Path(f"/sys/bus/platform/drivers/{driver}").exists()
         yield Finding(f"the kernel's {driver}", there, "loaded" if there else "not loaded; not needed")
+
+
+def _daemon() -> Iterator[Finding]:
+    """gpiovirtd, and what its parts need."""
+    running = [path for path in runtime_directories() if os.path.exists(f"{path}/control")]
+    yield Finding("gpiovirtd", bool(running), f"at {running[0]}" if running else "does not run; not needed")
+    confined = os.uname().machine in MACHINES
+    yield Finding(
+        "confinement of its chips", confined, "seccomp" if confined else f"on {', '.join(MACHINES)}"
+    )
+    missing = [
+        hint
+        for hint, there in (
+            ("/dev/fuse", os.access("/dev/fuse", os.R_OK | os.W_OK)),
+            ("apt-get install fuse3", ctypes.util.find_library("fuse3") or ctypes.util.find_library("fuse")),
+            ("pip install mfusepy", importlib.util.find_spec("mfusepy")),
+        )
+        if not there
+    ]
+    yield Finding(
+        "control files (new_device)", not missing, "missing: " + "; ".join(missing) if missing else "FUSE"
+    )
+    absent = [name for name in ("pydantic", "fastapi", "uvicorn") if not importlib.util.find_spec(name)]
+    yield Finding(
+        "configuration and HTTP", not absent, "pip install " + " ".join(absent) if absent else "installed"
+    )
 
 
 def _clients() -> Iterator[Finding]:

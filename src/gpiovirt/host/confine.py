@@ -13,7 +13,7 @@ from gpiovirt.host.seccomp import install_filter
 from gpiovirt.uapi import seccomp as u
 from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
 
-__all__ = ["confine", "confining_filter", "drop_rights"]
+__all__ = ["MACHINES", "confine", "confining_filter", "drop_rights"]
 
 _CLONE_NEWUSER = 0x10000000
 _PROT_EXEC = 4
@@ -23,6 +23,9 @@ _CAP_LAST = 63
 
 _ARCHES = {"x86_64": (0, u.AUDIT_ARCH_X86_64), "aarch64": (1, u.AUDIT_ARCH_AARCH64)}
 """By machine: the column below, and the architecture as filters see it"""
+
+MACHINES = tuple(_ARCHES)
+"""Those whose system calls are known here"""
 
 # asm/unistd_64.h and asm-generic/unistd.h; None: this machine has no such call
 _FREE: dict[str, tuple[int | None, int | None]] = {
