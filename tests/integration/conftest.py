@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
+GROUPS = {"gpvplc": 7201}
 CLIENTS = ("gpiod", "gpiod.libs", "lgpio.py", "_lgpio*", "lgpio.libs", "periphery", "gpiozero", "colorzero")
 
 
@@ -156,3 +158,29 @@ def c_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
             source = str(Path(__file__).with_name("client.c"))
             subprocess.run(["gcc", "-O2", "-Wall", "-static", *flags, "-o", built[name], source], check=True)
         yield built
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[None]:
+    """alice is in the group plc, boss in the group gpiovirt, bob in no other than his own."""
+    if os.getuid():
+        pytest.fail("users can be made by root only")
+    made_group = subprocess.run(["groupadd", "--system", "gpiovirt"], check=False).returncode == 0
+    subprocess.run(["groupadd", "-g", str(GROUPS["gpvplc"]), "gpvplc"], check=True)
+    for name, uid in USERS.items():
+        subprocess.run(["useradd", "-u", str(uid), "-M", "-s", "/bin/sh", name], check=True)
+    subprocess.run(["usermod", "-aG", "gpvplc", "gpvalice"], check=True)
+    subprocess.run(["usermod", "-aG", "gpiovirt", "gpvboss"], check=True)
+    yield
+    for name in USERS:
+        subprocess.run(["userdel", name], check=True)
+    subprocess.run(["groupdel", "gpvplc"], check=True)
+    if made_group:
+        subprocess.run(["groupdel", "gpiovirt"], check=True)
+
+
+def let_all_pass(folder: Path) -> None:
+    """Have a folder of a test where every user can reach it."""
+    for each in (folder, *folder.parents):
+        if each.stat().st_uid == os.getuid() and each != Path("/"):
+            each.chmod(each.stat().st_mode | 0o055)

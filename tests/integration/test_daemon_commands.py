@@ -13,37 +13,14 @@ from pathlib import Path
 import pytest
 
 from gpiovirt.testing.daemon import Daemon
-from tests.integration.conftest import Installation
+from tests.integration.conftest import USERS, Installation, let_all_pass
 
 SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
-USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
-GROUPS = {"gpvplc": 7201}
-
-
-@pytest.fixture(scope="module")
-def users() -> Iterator[None]:
-    """alice is in the group plc, boss in the group gpiovirt, bob in no other than his own."""
-    if os.getuid():
-        pytest.fail("users can be made by root only")
-    made_group = subprocess.run(["groupadd", "--system", "gpiovirt"], check=False).returncode == 0
-    subprocess.run(["groupadd", "-g", str(GROUPS["gpvplc"]), "gpvplc"], check=True)
-    for name, uid in USERS.items():
-        subprocess.run(["useradd", "-u", str(uid), "-M", "-s", "/bin/sh", name], check=True)
-    subprocess.run(["usermod", "-aG", "gpvplc", "gpvalice"], check=True)
-    subprocess.run(["usermod", "-aG", "gpiovirt", "gpvboss"], check=True)
-    yield
-    for name in USERS:
-        subprocess.run(["userdel", name], check=True)
-    subprocess.run(["groupdel", "gpvplc"], check=True)
-    if made_group:
-        subprocess.run(["groupdel", "gpiovirt"], check=True)
 
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o055)
+    let_all_pass(tmp_path)
     with Daemon(tmp_path, SIMS) as made:
         yield made
 
