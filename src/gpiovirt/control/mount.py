@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
+from gpiovirt.host.journal import start_logging
 
 __all__ = ["main", "unmount"]
 
@@ -34,7 +35,7 @@ _DRIVER = "gpio-virt-agg"
 
 def main() -> int:
     """Serve until SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="gpiovirtd: %(message)s")
+    start_logging("gpiovirtd")
     control, directory, *sysfs = sys.argv[1:]
     try:
         import mfusepy

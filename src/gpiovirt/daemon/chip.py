@@ -419,7 +419,7 @@ class VirtualChip:
     def on_failed(self, message: str) -> None:
         """A worker cannot serve it."""
         self.trouble = message
-        _log.error("%s: %s", self.record.name, message)
+        _log.error("%s: %s", self.record.name, message, extra={"chip": self.record.name})
         self._settle(message)
 
     def _settle(self, message: str) -> None:

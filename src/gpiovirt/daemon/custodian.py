@@ -150,7 +150,7 @@ class Custodian:
 
     def _end_with(self, chip: VirtualChip, fd: int) -> None:
         def gone() -> None:
-            _log.info("%s: its creator has ended, and so does it", chip.record.name)
+            _log.info("%s: its creator has ended, and so does it", chip.record.name, extra=_about(chip))
             self._remove(chip)
 
         chip.creator_fd = fd
@@ -334,7 +334,7 @@ class Custodian:
         except GpiovirtError as error:
             if str(error) != chip.trouble:
                 chip.trouble = str(error)
-                _log.warning("%s waits: %s", chip.record.name, error)
+                _log.warning("%s waits: %s", chip.record.name, error, extra=_about(chip))
             return not _may_come(error)
         chip.use(lines, [line for line in lines if line.place not in restored])
         self._forget_restored(chip.record.name, [line.file.fds[0] for line in lines if line.file])
@@ -343,7 +343,7 @@ class Custodian:
             chip.start()
         except GpiovirtError as error:
             chip.trouble = str(error)
-            _log.error("%s: %s", chip.record.name, error)
+            _log.error("%s: %s", chip.record.name, error, extra=_about(chip))
         return True
 
     def _restored_lines(self, chip: VirtualChip, sources: Sources) -> dict[Place, Line]:
@@ -439,6 +439,11 @@ def _check_permanent(record: Record) -> None:
     """UsageError of a chip that cannot outlive its creator."""
     if record.permanent and record.creator is not None:
         raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
+
+
+def _about(chip: VirtualChip) -> dict[str, str]:
+    """The fields of a log record."""
+    return {"chip": chip.record.name}
 
 
 def _nothing() -> None:

@@ -10,7 +10,6 @@ do not.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import resource
 import signal
@@ -22,6 +21,7 @@ from typing import NoReturn
 from gpiovirt.daemon import worker
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host import libc
+from gpiovirt.host.journal import start_logging
 
 __all__ = ["main"]
 
@@ -35,7 +35,7 @@ def main() -> None:
     libc.prctl(libc.PR_SET_NAME, b"gpiovirt-fork")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    logging.basicConfig(level=logging.INFO, format="gpiovirtd: %(message)s")
+    start_logging("gpiovirtd")
     gc.collect()
     gc.freeze()
     while True:

@@ -113,6 +113,7 @@ class Link:
         self, name: str, path: str, served: Served, reactor: Reactor, timers: Timers, forkserver: Forkserver
     ) -> None:
         self._name = name
+        self._about = {"chip": name}
         self._path = path
         self._served = served
         self._reactor = reactor
@@ -162,7 +163,7 @@ class Link:
 
     def _on_late(self) -> None:
         self._cancel = None
-        _log.error("%s: its worker does not get ready in %d s", self._name, _START_S)
+        _log.error("%s: its worker does not get ready in %d s", self._name, _START_S, extra=self._about)
         self._lose()
 
     def _receive(self) -> None:
@@ -176,7 +177,7 @@ class Link:
         except EOFError:
             self._lose()
         except (PeerError, KeyError, TypeError, ValueError, IndexError) as error:
-            _log.error("%s: its worker makes no sense: %s", self._name, error)
+            _log.error("%s: its worker makes no sense: %s", self._name, error, extra=self._about)
             self._lose()
 
     def _hear(self, body: dict[str, Any], fds: list[int], pid: int) -> None:
@@ -216,7 +217,9 @@ class Link:
             try:
                 self._channel.send(body, fds)
             except OSError as error:
-                _log.error("%s: its worker does not hear us: %s", self._name, error.strerror)
+                _log.error(
+                    "%s: its worker does not hear us: %s", self._name, error.strerror, extra=self._about
+                )
                 self._lose()
 
     def _lose(self) -> None:
@@ -228,7 +231,7 @@ class Link:
         self._failures = 0 if lived_s > _LIVED_S else self._failures + 1
         delay_s = _DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)]
         self.restarts += 1
-        _log.warning("%s: its worker has ended; another is started", self._name)
+        _log.warning("%s: its worker has ended; another is started", self._name, extra=self._about)
         self._served.on_lost()
         if not self._closed:
             self._cancel = self._timers.call_later(delay_s, self._start_again)
@@ -238,7 +241,7 @@ class Link:
         try:
             self._served.begin_again()
         except HostError as error:
-            _log.error("%s: %s", self._name, error)
+            _log.error("%s: %s", self._name, error, extra=self._about)
             self._cancel = self._timers.call_later(_DELAYS_S[-1], self._start_again)
 
     def end_worker(self) -> None:
@@ -258,7 +261,7 @@ class Link:
             poll = select.poll()  # select(2) has no room for fds past 1023
             poll.register(self._pidfd, select.POLLIN)
             if not poll.poll(_DIES_S * 1000):
-                _log.error("%s: its worker (pid %d) does not end", self._name, self.pid)
+                _log.error("%s: its worker (pid %d) does not end", self._name, self.pid, extra=self._about)
             os.close(self._pidfd)
             self._pidfd = -1
         self.pid = 0
