@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""What a confined process can no longer do, tried in one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from gpiovirt.errors import HostError
+from gpiovirt.host.confine import confining_filter
+
+PROGRAM = """
+    import ctypes, fcntl, json, mmap, os, select, signal, socket, sys, termios
+    import gpiovirt.host.fifo
+    from gpiovirt.host.confine import confine
+    from gpiovirt.uapi.gpio import GPIO_V2_LINE_GET_VALUES_IOCTL
+
+    reader, writer = os.pipe()
+    os.fchmod(writer, 0o666)
+    one, other = socket.socketpair()
+    confine(65534, 65534)
+
+    def attempt(name, what):
+        try:
+            what()
+            tried[name] = "works"
+        except OSError as error:
+            tried[name] = error.strerror
+
+    tried = {}
+    attempt("read a file", lambda: open("/etc/passwd"))
+    attempt("open a device", lambda: os.open("/dev/gpiochip0", os.O_RDWR))
+    attempt("write a file", lambda: open("/tmp/x", "w"))
+    attempt("go up", lambda: open("/../../../../etc/passwd"))
+    attempt("list", lambda: os.listdir("/"))
+    attempt("socket", lambda: socket.socket(socket.AF_INET))
+    attempt("unix socket", lambda: socket.socket(socket.AF_UNIX))
+    attempt("fork", os.fork)
+    attempt("exec", lambda: os.execv("/proc/self/exe", ["x"]))
+    attempt("kill", lambda: os.kill(os.getppid(), 0))
+    attempt("ptrace", lambda: checked(libc.ptrace(16, os.getppid(), 0, 0)))
+    attempt("become root", lambda: os.setuid(0))
+    attempt("mount", lambda: checked(libc.mount(b"x", b"/", b"tmpfs", 0, None)))
+    attempt("new code", lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC))
+    attempt("type at a terminal", lambda: fcntl.ioctl(0, termios.TIOCSTI, b"x"))
+
+    attempt("gpio ioctl", lambda: fcntl.ioctl(reader, GPIO_V2_LINE_GET_VALUES_IOCTL, bytes(16)))
+    attempt("memory", lambda: mmap.mmap(-1, 4096))
+    attempt("shared memory", lambda: os.close(os.memfd_create("x")))
+    attempt("poll", lambda: select.epoll().poll(0))
+    attempt("send a file", lambda: socket.send_fds(one, [b"x"], [reader]))
+    attempt("get a file", lambda: socket.recv_fds(other, 1, 1))
+    attempt("own end of a pipe", lambda: gpiovirt.host.fifo.reopen(writer, os.O_WRONLY))
+    print(json.dumps({"uid": os.getuid(), "tried": tried}))
+"""
+REFUSED = "Operation not permitted"
+NOT_THERE = "No such file or directory"
+
+
+@pytest.fixture(scope="module")
+def tried() -> dict[str, str]:
+    import json
+
+    preamble = """
+    import ctypes
+    libc = ctypes.CDLL(None, use_errno=True)
+    def checked(result):
+        if result < 0:
+            import os
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    """
+    program = textwrap.dedent(preamble) + textwrap.dedent(PROGRAM)
+    printed = subprocess.check_output([sys.executable, "-c", program], text=True)
+    found = json.loads(printed)
+    assert found["uid"] == (65534 if os.getuid() == 0 else os.getuid())
+    result: dict[str, str] = found["tried"]
+    return result
+
+
+def test_nothing_is_reached_that_was_not_handed_over(tried: dict[str, str]) -> None:
+    for what in ("socket", "unix socket", "fork", "exec", "kill", "ptrace", "become root", "mount", "list"):
+        assert tried.pop(what) == REFUSED, what
+    for what in ("read a file", "open a device", "write a file", "go up"):
+        assert tried.pop(what) in (NOT_THERE, REFUSED, "Permission denied"), what
+    assert tried.pop("new code") == REFUSED
+    assert tried.pop("type at a terminal") == REFUSED
+    assert tried.pop("gpio ioctl") == "Inappropriate ioctl for device"
+    assert set(tried.values()) == {"works"}, tried
+
+
+def test_the_filter_is_known_for_some_machines_only() -> None:
+    for machine in ("x86_64", "aarch64"):
+        assert len(confining_filter(machine)) % 8 == 0
+    with pytest.raises(HostError, match="riscv64"):
+        confining_filter("riscv64")
