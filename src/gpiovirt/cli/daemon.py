@@ -14,7 +14,7 @@ from gpiovirt.cli.main import new_parser, report
 from gpiovirt.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpiovirt.daemon.companion import Companion
+    from gpiovirt.daemon.companion import Agent, Companion
     from gpiovirt.daemon.configuring import Configuring
 
 __all__ = ["main", "parser"]
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     config.add_argument("--no-config", action="store_true", help="read no such files")
     made.add_argument("--no-files", action="store_true", help="have no control files")
+    made.add_argument("--no-api", action="store_true", help="have no HTTP API")
     made.add_argument("-v", "--verbose", action="store_true", help="log more")
     return made
 
@@ -103,7 +104,10 @@ def _main() -> int:
             worker_uid=uid,
             worker_gid=gid,
             configuring=None if options.no_config else _configuring(options.config, run),
-            companions=[] if options.no_files else [_control_files(run, options.sysfs)],
+            companions=[
+                *([] if options.no_files else [_control_files(run, options.sysfs)]),
+                *([] if options.no_api else [_api(run, uid, gid)]),
+            ],
         )
     )
 
@@ -134,6 +138,13 @@ def _control_files(run: str, sysfs: bool) -> Companion:
         serves,
         lambda: unmount(*places),
     )
+
+
+def _api(run: str, uid: int, gid: int) -> Agent:
+    from gpiovirt.daemon.companion import Agent
+
+    name = "the process of the HTTP API"
+    return Agent(name, "gpiovirt.control.api_server", [f"{run}/control"], f"{run}/api.sock", uid, gid)
 
 
 def _worker() -> tuple[int, int]:

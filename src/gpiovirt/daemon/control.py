@@ -323,6 +323,8 @@ def _number(body: dict[str, Any], key: str, default: int) -> int:
 def _record(body: dict[str, Any], base: Record) -> Record:
     """`base`, with what the request says otherwise."""
     texts = {key: _text(body, key) for key in ("name", "definition", "driver", "origin") if key in body}
+    if any("\0" in text for text in texts.values()):
+        raise UsageError("a NUL is in no name")
     maps = {key: _map(body, key) for key in _MAPS if key in body}
     numbers = {key: _number(body, key, -1) for key in _NUMBERS}
     if numbers["mode"] > 0o777:

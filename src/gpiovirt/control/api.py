@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: MIT
+"""The HTTP API: what the control protocol has, as resources.
+
+It decides nothing: every request asks the daemon on behalf of who is connected, who is in the ASGI scope's
+state as `peer`; the server puts him there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gpiovirt import __version__
+from gpiovirt.control import api_metrics
+from gpiovirt.control.access import Identity, gid_of, parse_mode, uid_of
+from gpiovirt.control.api_model import (
+    AccessChange,
+    ChipDetails,
+    ChipSummary,
+    Consumer,
+    DaemonState,
+    LineState,
+    Source,
+    chip_details,
+    chip_summary,
+    consumers,
+    daemon_state,
+)
+from gpiovirt.control.api_problem import Fault, Problem, ProblemError, install, problem_of_chip, responses
+from gpiovirt.control.api_stream import MEDIA_TYPE as EVENT_STREAM
+from gpiovirt.control.api_stream import EventStream, Streams, encode
+from gpiovirt.control.async_client import AsyncClient
+from gpiovirt.control.client import RefusedError
+from gpiovirt.control.model import Chip, InvalidChipError
+from gpiovirt.errors import UsageError
+
+__all__ = ["create_app"]
+
+_BODY_MAX = 1 << 17
+_AT_ONCE = 8
+
+_DESCRIPTION = """\
+Virtual GPIO chips of this machine, at the Unix socket `/run/gpiovirt/api.sock`.
+
+Who asks is known by the kernel's word, there are no passwords or tokens: root and members of the group
+`gpiovirt` make, change and delete chips; a chip's owner and group, as its mode says, see and use it; others
+see nothing of it.
+"""
+
+_STREAM = {
+    "description": "Server-sent events (WHATWG HTML, 9.2): the event's name, and the event as JSON.",
+    "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+}
+_LOCATION = {"Location": {"description": "The chip's path.", "schema": {"type": "string"}}}
+
+Name = str
+"""A chip's, in a path"""
+
+
+def _peer(request: Request) -> Identity:
+    peer = request.scope.get("state", {}).get("peer")
+    if not isinstance(peer, Identity):
+        raise ProblemError(403, "who asks cannot be determined")
+    return peer
+
+
+Peer = Annotated[Identity, Depends(_peer)]
+
+
+async def _ask(request: Request, peer: Peer) -> AsyncIterator[AsyncClient]:
+    async with await AsyncClient.connect(request.app.state.control, peer) as client:
+        yield client
+
+
+Daemon = Annotated[AsyncClient, Depends(_ask)]
+
+router = APIRouter()
+
+
+@router.get("/chips", tags=["chips"], responses=responses(403))
+async def list_chips(daemon: Daemon) -> list[ChipSummary]:
+    """All chips that you may see, by name."""
+    return await run_in_threadpool(lambda told: [chip_summary(chip) for chip in told], await daemon.chips())
+
+
+@router.post(
+    "/chips",
+    tags=["chips"],
+    status_code=201,
+    responses={
+        201: {
+            "description": "The chip is live. With `lifetime=connection`, this is the first event, `made`, "
+            "of a stream of server-sent events.",
+            "headers": _LOCATION,
+            "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
+        },
+        **responses(400, 403, 409, 413, 422, 429),
+    },
+    response_model=ChipSummary,
+)
+async def make_chip(
+    request: Request,
+    chip: Chip,
+    peer: Peer,
+    lifetime: Annotated[
+        Literal["connection"] | None,
+        Query(
+            description="connection: the answer is a stream of the chip's events, the chip is deleted when "
+            "that ends."
+        ),
+    ] = None,
+) -> Response:
+    """Make a chip. It is live when this is answered."""
+    streams: Streams = request.app.state.streams
+    arguments = await run_in_threadpool(chip.arguments)
+    client = await AsyncClient.connect(request.app.state.control, peer)
+    holds = False
+    try:
+        if lifetime is not None:
+            streams.take(peer.uid)
+            holds = True
+            arguments["lifetime"] = "connection"
+        try:
+            told = await client.call("new", **arguments)
+        except RefusedError as error:
+            raise problem_of_chip(error, chip) from error
+        made = (await run_in_threadpool(chip_summary, told)).model_dump()
+        headers = {"location": f"/chips/{quote(chip.name)}"}
+        if lifetime is None:
+            client.close()
+            return JSONResponse(made, 201, headers)
+        await client.call("watch", name=chip.name)
+    except BaseException:
+        client.close()
+        if holds:
+            streams.give(peer.uid)
+        raise
+    return EventStream(client, streams, peer.uid, 201, headers, encode("made", made), chip.name)
+
+
+@router.get("/chips/{name}", tags=["chips"], responses=responses(403, 404))
+async def show_chip(name: Name, daemon: Daemon) -> ChipDetails:
+    """A chip, its lines, and who has it open."""
+    return await run_in_threadpool(chip_details, await daemon.call("show", name=name))
+
+
+@router.put("/chips/{name}", tags=["chips"], responses=responses(400, 403, 404, 409, 413, 422))
+async def change_chip(name: Name, chip: Chip, daemon: Daemon) -> ChipSummary:
+    """Make another chip of this one, all or nothing; lines that are in both are not touched.
+
+    Without `owner` or `group`, these stay. A chip keeps its name.
+    """
+    await daemon.call("look", name=name)
+    if chip.name != name:
+        what = f"it is {chip.name!r} here, and {name!r} in the path; a chip keeps its name"
+        raise ProblemError(422, f"name: {what}", errors=[Fault(path="name", detail=what)])
+    try:
+        told = await daemon.call("change", **await run_in_threadpool(chip.arguments))
+    except RefusedError as error:
+        raise problem_of_chip(error, chip) from error
+    return await run_in_threadpool(chip_summary, told)
+
+
+@router.delete(
+    "/chips/{name}",
+    tags=["chips"],
+    status_code=204,
+    response_class=Response,
+    responses=responses(403, 404, 409, 422),
+)
+async def delete_chip(
+    name: Name,
+    daemon: Daemon,
+    force: Annotated[bool, Query(description="Also if one of its lines is in use.")] = False,
+) -> Response:
+    """Delete a chip; its lines go to their safe states."""
+    await daemon.call("delete", name=name, force=force)
+    return Response(status_code=204)
+
+
+@router.patch("/chips/{name}/access", tags=["chips"], responses=responses(400, 403, 404, 413, 422))
+async def change_access(name: Name, access: AccessChange, daemon: Daemon) -> ChipSummary:
+    """Say who may use a chip: its owner, group and mode, as of a file."""
+    ids = await run_in_threadpool(_ids, access)
+    told = await daemon.call("own", name=name, mode=parse_mode(access.mode), **ids)
+    return await run_in_threadpool(chip_summary, told)
+
+
+def _ids(access: AccessChange) -> dict[str, int]:
+    ids = {}
+    for key, text, id_of, argument in (
+        ("owner", access.owner, uid_of, "uid"),
+        ("group", access.group, gid_of, "gid"),
+    ):
+        try:
+            ids[argument] = id_of(text)
+        except UsageError as error:
+            raise InvalidChipError([f"{key}: {error}"]) from error
+    return ids
+
+
+@router.post("/chips/{name}/save", tags=["chips"], responses=responses(403, 404, 422))
+async def save_chip(
+    name: Name,
+    daemon: Daemon,
+    permanent: Annotated[bool, Query(description="false: it is to be gone then.")] = True,
+) -> ChipSummary:
+    """Have a chip there after a reboot, too."""
+    told = await daemon.call("save", name=name, permanent=permanent)
+    return await run_in_threadpool(chip_summary, told)
+
+
+@router.get("/chips/{name}/lines", tags=["chips"], responses=responses(403, 404))
+async def list_lines(name: Name, daemon: Daemon) -> list[LineState]:
+    """A chip's lines, by offset; none while it waits for them."""
+    shown = await daemon.call("show", name=name)
+    return [LineState.model_validate(line) for line in shown["lines"]]
+
+
+@router.get("/chips/{name}/consumers", tags=["chips"], responses=responses(403, 404))
+async def list_consumers(name: Name, daemon: Daemon) -> list[Consumer]:
+    """Who has a chip open."""
+    return await run_in_threadpool(consumers, await daemon.call("show", name=name))
+
+
+@router.get("/sources", tags=["daemon"], responses=responses(403))
+async def list_sources(daemon: Daemon) -> list[Source]:
+    """Chips to take lines of, for those who may."""
+    return [Source.model_validate(source) for source in await daemon.call("sources")]
+
+
+@router.get("/state", tags=["daemon"], responses=responses(403))
+async def show_state(daemon: Daemon, peer: Peer) -> DaemonState:
+    """The daemon, as you see it."""
+    return await run_in_threadpool(daemon_state, await daemon.call("state"), peer.uid)
+
+
+@router.get(
+    "/events",
+    tags=["daemon"],
+    response_class=Response,
+    responses={200: _STREAM, **responses(403, 404, 422, 429)},
+)
+async def watch_events(
+    request: Request,
+    peer: Peer,
+    chip: Annotated[str | None, Query(description="Of this chip only.")] = None,
+) -> Response:
+    """What happens to the chips that you may see, from now on.
+
+    Of a chip: live, changed, owned, deleted, worker-ended; of a line: line-requested, line-released,
+    line-config (by a consumer), line-gone and line-back (its source).
+    """
+    streams: Streams = request.app.state.streams
+    streams.take(peer.uid)
+    try:
+        client = await AsyncClient.connect(request.app.state.control, peer)
+        try:
+            await client.call("watch", name=chip)
+        except BaseException:
+            client.close()
+            raise
+    except BaseException:
+        streams.give(peer.uid)
+        raise
+    return EventStream(client, streams, peer.uid)
+
+
+@router.get(
+    "/metrics",
+    tags=["daemon"],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **responses(403),
+    },
+)
+async def show_metrics(request: Request, peer: Peer) -> Response:
+    """Metrics of the chips that you may see."""
+    control = request.app.state.control
+    async with await AsyncClient.connect(control, peer) as client:
+        state = await client.call("state")
+        names = [chip["name"] for chip in await client.chips()]
+    shares = [names[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(names)))]
+    shown = await asyncio.gather(*(_show(control, peer, share) for share in shares))
+    chips = sorted((chip for share in shown for chip in share), key=lambda chip: str(chip["name"]))
+    content = await run_in_threadpool(api_metrics.exposition, state, chips)
+    return Response(content, media_type=api_metrics.MEDIA_TYPE)
+
+
+async def _show(control: str, peer: Identity, names: Iterable[str]) -> list[dict[str, Any]]:
+    found = []
+    async with await AsyncClient.connect(control, peer) as client:
+        for name in names:
+            try:
+                found.append(await client.call("show", name=name))
+            except RefusedError:  # it was deleted meanwhile
+                continue
+    return found
+
+
+class _LimitBody:
+    """Reads a request's body before anybody is asked for, up to a limit."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = b""
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return  # gone
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > _BODY_MAX:
+                problem = ProblemError(413, f"the body is longer than {_BODY_MAX} bytes").problem
+                response = Response(
+                    json.dumps(problem.model_dump(exclude_none=True)),
+                    413,
+                    {"connection": "close"},
+                    "application/problem+json",
+                )
+                await response(scope, receive, send)
+                return
+        told = False
+
+        async def replay() -> Message:
+            nonlocal told
+            if told:
+                return await receive()
+            told = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, replay, send)
+
+
+def create_app(control: str) -> FastAPI:
+    """An application that asks the daemon at `control`; its `state.streams.ending` ends its streams."""
+    app = FastAPI(
+        title="gpiovirtd",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        responses=responses(500, 503),
+    )
+    app.state.control = control
+    app.state.streams = Streams()
+    app.include_router(router)
+    install(app)
+    app.add_middleware(_LimitBody)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _described(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes
+    )
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = document["components"]["schemas"]
+    schemas.update(problem.pop("$defs"), Problem=problem)
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    return document

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""What the HTTP API says of chips, lines and consumers; gpiovirt.control.model has what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gpiovirt.control.access import group_name, user_name
+from gpiovirt.control.model import Chip, chip_of
+from gpiovirt.errors import UsageError
+
+__all__ = [
+    "AccessChange",
+    "ChipDetails",
+    "ChipSummary",
+    "Consumer",
+    "DaemonState",
+    "LineState",
+    "Source",
+    "SourceLine",
+    "chip_details",
+    "chip_summary",
+    "consumers",
+    "daemon_state",
+]
+
+Direction = Literal["input", "output"]
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class ChipSummary(_Told):
+    """A virtual chip."""
+
+    name: str
+    """Its name and label."""
+    definition: str
+    """Its lines, as written to new_device."""
+    num_lines: int
+    """How many lines it has."""
+    owner: str
+    """Its owner's name, or number."""
+    group: str
+    """Its group's name, or number."""
+    uid: int
+    """Its owner's number."""
+    gid: int
+    """Its group's number."""
+    mode: str
+    """Who may use it, as of a file, in octal."""
+    state: Literal["live", "starting", "waiting"]
+    """live; starting: its process is not there yet; waiting: a line is missing."""
+    trouble: str
+    """Why it is not live, if it is not."""
+    permanent: bool
+    """It is there after a reboot, too."""
+    origin: str
+    """The configuration file that describes it, if one does."""
+    driver: str
+    """The directory of the control files that it was made in, if it was."""
+    device: str
+    """Its socket, for programs: gpiovirt run --chip NAME."""
+    vm: str | None
+    """Its socket for virtual machines, if it has one."""
+    worker: int
+    """The process that serves it; 0: there is none."""
+    restarts: int
+    """How often that was started anew."""
+    creator: int | None
+    """The process that it ends with, if there is one."""
+
+
+class LineState(_Told):
+    """A line of a virtual chip."""
+
+    offset: int
+    """Its offset in the chip."""
+    name: str
+    """Its name there."""
+    source: str
+    """The line that it is: chip and offset."""
+    there: bool
+    """The chip that it is of is there."""
+    direction: Direction
+    """As it is now."""
+    consumer: str
+    """What its holder calls itself."""
+    used: bool
+    """Somebody holds it."""
+    settings: str
+    """What virtual machines cannot ask for: pull-up,debounce=5ms."""
+    safe: str
+    """The state that it takes when nobody holds it: low, high, input; empty: it stays as it is."""
+
+
+class Consumer(_Told):
+    """A process that has a chip open."""
+
+    kind: Literal["process", "vm"]
+    """A program, or a virtual machine's VMM."""
+    pid: int
+    """Its process."""
+    user: str
+    """Whose it is: the user's name, or number."""
+    uid: int
+    """The user's number."""
+    gid: int
+    """The group's number."""
+
+
+class ChipDetails(ChipSummary):
+    """A virtual chip and its lines."""
+
+    lines: list[LineState]
+    """Its lines, by offset; none while it waits for them."""
+    consumers: list[Consumer]
+    """Who has it open."""
+    description: Chip | None
+    """The chip as PUT takes it; null while that cannot be told."""
+
+
+class SourceLine(_Told):
+    """A line that may be taken."""
+
+    name: str
+    """Its name, if it has one."""
+    consumer: str
+    """What its holder calls itself, if it is held."""
+    direction: Direction
+    """As it is now."""
+
+
+class Source(_Told):
+    """A chip to take lines of."""
+
+    name: str
+    """Its device's name."""
+    label: str
+    """Its label."""
+    kind: Literal["kernel", "simulated"]
+    """The kernel's, or of a process."""
+    lines: list[SourceLine]
+    """Its lines, by offset."""
+
+
+class DaemonState(_Told):
+    """gpiovirtd, as whoever asks sees it."""
+
+    version: str
+    """Its version."""
+    pid: int
+    """Its process."""
+    chips: int
+    """How many chips there are."""
+    live: int
+    """How many of them are served."""
+    lines: int
+    """How many lines these chips have."""
+    restarts: int
+    """How often processes of chips were started anew."""
+    watchers: int
+    """How many wait for events."""
+    user: str
+    """Who asks."""
+    manager: bool
+    """Whoever asks may make, change and delete chips."""
+
+
+class AccessChange(BaseModel):
+    """What is to be otherwise of who may use a chip."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    owner: str = ""
+    """A user's name or number; without, as it is."""
+    group: str = ""
+    """A group's name or number; without, as it is."""
+    mode: str = Field("", pattern="^(0?[0-7]{1,3})?$")
+    """As of a file, in octal; without, as it is."""
+
+
+def _summary(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: told[key] for key in ChipSummary.model_fields if key in told},
+        "owner": user_name(told["uid"]),
+        "group": group_name(told["gid"]),
+        "mode": f"{told['mode']:04o}",
+    }
+
+
+def chip_summary(told: Mapping[str, Any]) -> ChipSummary:
+    """Of what the control protocol says of a chip."""
+    return ChipSummary.model_validate(_summary(told))
+
+
+def consumers(shown: Mapping[str, Any]) -> list[Consumer]:
+    """Of the control protocol's `show`."""
+    found = [("process", peer) for peer in shown["consumers"]]
+    if shown["vm_consumer"] is not None:
+        found.append(("vm", shown["vm_consumer"]))
+    return [
+        Consumer.model_validate({**peer, "kind": kind, "user": user_name(peer["uid"])})
+        for kind, peer in found
+    ]
+
+
+def chip_details(shown: Mapping[str, Any]) -> ChipDetails:
+    """Of the control protocol's `show`."""
+    description = None
+    with suppress(UsageError):
+        description = chip_of(shown)
+    return ChipDetails.model_validate(
+        {
+            **_summary(shown),
+            "lines": shown["lines"],
+            "consumers": consumers(shown),
+            "description": description,
+        }
+    )
+
+
+def daemon_state(told: Mapping[str, Any], uid: int) -> DaemonState:
+    """Of the control protocol's `state`, for `uid`."""
+    return DaemonState.model_validate(
+        {**{key: told[key] for key in DaemonState.model_fields if key in told}, "user": user_name(uid)}
+    )

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""The process that serves the HTTP API.
+
+    python -m gpiovirt.control.api_server CONTROL FD UID GID
+
+FD listens. Before it serves anybody, the process becomes UID and GID, without any right of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import socket
+import sys
+
+from gpiovirt.errors import HostError
+from gpiovirt.host import libc
+from gpiovirt.host.confine import drop_rights
+from gpiovirt.host.journal import start_logging
+
+__all__ = ["main"]
+
+_log = logging.getLogger(__name__)
+
+CANNOT = 3
+"""Exit status: there is no use in trying again"""
+
+
+def main() -> int:
+    """Serve until SIGTERM, or until nobody needs it."""
+    start_logging("gpiovirtd")
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what strangers send is not for our log
+    libc.prctl(libc.PR_SET_NAME, b"gpiovirt-api")
+    control, fd, uid, gid = sys.argv[1:]
+    try:
+        from gpiovirt.control.api import create_app
+        from gpiovirt.control.api_http import Server
+    except ImportError as error:
+        _log.warning("there is no HTTP API: %s; install: pip install 'gpiovirt[daemon]'", error)
+        return CANNOT
+    server = Server(create_app(control))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        drop_rights(int(uid), int(gid))
+    except HostError as error:
+        _log.error("there is no HTTP API: %s", error)
+        return CANNOT
+    server.run([socket.socket(fileno=int(fd))])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
