@@ -50,7 +50,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.clients: $(VENV)/bin/python pyproject.toml
 	@echo "installing gpiovirt and the GPIO libraries into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon]'
 	@$(BIN)/python -m pip uninstall --quiet --yes setuptools  # its start-up hook costs every command 3 ms
 	@$(BIN)/python -m compileall -q src
 	@touch $@
