@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import pytest
 from gpiovirt.control.client import RefusedError
 from gpiovirt.errors import HostError
 from gpiovirt.testing.daemon import Daemon
+from tests.integration.conftest import Installation, as_user, ordinary_uid
 
 SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
 
@@ -385,3 +388,35 @@ def test_the_conformance_suite_on_a_daemons_chip(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\b1[0-9]{2} passed", done.stdout)
     assert "skipped" not in done.stdout
+
+
+def test_an_ordinary_user_has_a_daemon_of_his_own(installation: Installation, tmp_path: Path) -> None:
+    uid = ordinary_uid()
+    folder = Path(tempfile.mkdtemp())
+    os.chown(folder, uid, uid)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(installation.folder),
+        "XDG_RUNTIME_DIR": str(folder),
+        "HOME": str(folder),
+    }
+    python = [installation.python, "-m"]
+    started = {"env": environment, "text": True, **as_user(uid)}
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        daemon = subprocess.Popen([*python, "gpiovirt.cli.daemon", *SIMS], stderr=file, **started)
+    try:
+        deadline = time.monotonic() + 20
+        while "ready" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)
+        subprocess.run([*python, "gpiovirt", "new", "plc", "sim-a 0-3"], check=True, **started)
+        run = [*python, "gpiovirt", "run", "--chip", "plc", "--", "gpioinfo"]
+        assert "4 lines" in subprocess.check_output(run, **started)
+        socket = folder / "gpiovirt/chips/plc"
+        assert (socket.stat().st_uid, socket.stat().st_mode & 0o777) == (uid, 0o660)
+        assert (folder / ".local/state/gpiovirt/plc.json").exists()
+    finally:
+        daemon.send_signal(signal.SIGINT)
+        assert daemon.wait(20) == 0
+        shutil.rmtree(folder)
