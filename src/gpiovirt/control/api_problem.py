@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from gpiovirt.control.client import RefusedError
 from gpiovirt.control.model import Chip, InvalidChipError, describe
@@ -136,8 +137,11 @@ def install(app: FastAPI) -> None:
         return _respond(_problem_of(error))
 
     @app.exception_handler(HTTPException)
-    def on_http(_request: Request, error: HTTPException) -> Response:
-        return _respond(ProblemError(error.status_code, error.detail), error.headers)
+    def on_http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["allow"] = ", ".join(sorted(_methods(app, request)))
+        return _respond(ProblemError(error.status_code, error.detail), headers)
 
     @app.exception_handler(RequestValidationError)
     def on_invalid(_request: Request, error: RequestValidationError) -> Response:
@@ -148,6 +152,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def on_fault(_request: Request, error: Exception) -> Response:
         return _respond(ProblemError(500, f"a fault of gpiovirtd: {error!r}"))
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """What a path has; each of its routes knows of its own method only."""
+    found: set[str] = set()
+    for method in ("DELETE", "GET", "PATCH", "POST", "PUT"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in app.routes):
+            found.add(method)
+    return found
 
 
 def _fault(details: dict[str, Any]) -> Fault:
