@@ -90,7 +90,7 @@ def take(
     lines: list[Line] = []
     try:
         for chip, offset in found:
-            place = chip.place(offset)
+            place = sources.place(chip, offset)
             lines.append(kept.get(place) or hold(chip, place, record.name))
     except GpiovirtError as error:
         error.line = len(lines)

@@ -38,11 +38,13 @@ _NUMBER = re.compile(r"gpiochip(\d+)")
 
 
 class Place(NamedTuple):
-    """A line for good: its chip's label (and size, as labels need not be unique), and its offset."""
+    """A line for good: its chip's label and size, and its offset; also the device's name where that is
+    what tells the chip from another of the same label and size."""
 
     label: str
     num_lines: int
     offset: int
+    name: str = ""
 
     def __str__(self) -> str:
         return f"{self.label}:{self.offset}"
@@ -72,10 +74,6 @@ class SourceChip:
         except OSError as error:
             raise ChipGoneError(f"the chip {self.info.label} has vanished") from error
         return holder.decode_line_info(raw)
-
-    def place(self, offset: int) -> Place:
-        """Where a line is to be found again."""
-        return Place(self.info.label, self.info.num_lines, offset)
 
     def take(self, offset: int, consumer: str) -> LineFile:
         """Hold a line, as it is; LineBusyError if somebody has it."""
@@ -176,10 +174,15 @@ class Sources:
             return same[0] if same else None
         return self._chip(f"{self._virtual}/{name}")
 
+    def place(self, chip: SourceChip, offset: int) -> Place:
+        """Where a line is to be found again."""
+        twins = [other for other in self.all() if other.info[1:] == chip.info[1:]]
+        return Place(*chip.info[1:], offset, chip.info.name if len(twins) > 1 else "")
+
     def at(self, place: Place) -> SourceChip:
-        """The chip that has the line; NoSuchChipError if it is not there now."""
-        chip = self.find(place.label)
-        if chip is None or chip.info.num_lines != place.num_lines:
+        """The chip that has the line; NoSuchChipError if it is not there now, or cannot be told."""
+        chip = self.find(place.name or place.label)
+        if chip is None or chip.info[1:] != place[:2]:
             raise NoSuchChipError(f"no chip {place.label!r} with {place.num_lines} lines is there")
         return chip
 
