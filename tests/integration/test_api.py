@@ -487,7 +487,6 @@ def test_metrics_are_what_prometheus_reads(api: ApiClient, daemon: Daemon) -> No
 
 class TestProcess:
     def test_it_is_started_for_the_first_who_asks(self, tmp_path: Path) -> None:
-        let_all_pass(tmp_path)
         with Daemon(tmp_path, SIMS) as daemon:
             with pytest.raises(subprocess.CalledProcessError):
                 process_of(daemon)

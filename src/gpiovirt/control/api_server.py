@@ -9,6 +9,7 @@ FD listens. Before it serves anybody, the process becomes UID and GID, without a
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import socket
 import sys
@@ -38,7 +39,9 @@ def main() -> int:
     except ImportError as error:
         _log.warning("there is no HTTP API: %s; install: pip install 'gpiovirt[daemon]'", error)
         return CANNOT
-    server = Server(create_app(control))
+    directory, name = os.path.split(control)
+    os.chdir(directory)  # what is above it may be closed to UID
+    server = Server(create_app(name))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
