@@ -309,7 +309,8 @@ class TestUsers:
 
     def test_others_of_the_apis_user_cannot_ask_for_others(self, api: ApiClient, daemon: Daemon) -> None:
         api("GET", "/chips")
-        uid = os.stat(f"/proc/{process_of(daemon)}").st_uid
+        process = f"/proc/{process_of(daemon)}"
+        uid = os.stat(process).st_uid
         script = (
             "from gpiovirt.control.client import Client\n"
             f"Client({str(daemon.run / 'control')!r}, acting_for=(0, [])).call('sources')"
