@@ -11,10 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +38,7 @@ MADE_BY_BENCH = ROOT / "docs/benchmarks.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)|^```\{literalinclude\} (\S+)$", re.M)
 END = "@@@"
+RUN = "/run/gpiovirt"
 BASE = {
     "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     "LANG": "C.UTF-8",
@@ -81,12 +84,19 @@ def comparable(line: str) -> str:
 def run_in_shell(block: Block, folder: Path) -> list[tuple[list[str], int]]:
     """What each command of the block printed, and its exit status."""
     script = "".join(f"{command}\necho {END} $?\n" for command, _ in block.commands())
+    script = script.replace(RUN, f"{folder}/run")
     # a network namespace of its own keeps other programs' simulators out of sight
     alone = ["unshare", "--net"] if os.getuid() == 0 else []
     with subprocess.Popen(
         [*alone, "bash", "-c", script],
         cwd=folder,
-        env={**BASE, "HOME": str(folder)},
+        env={
+            **BASE,
+            "HOME": str(folder),
+            "GPIOVIRT_RUNTIME_DIR": f"{folder}/run",
+            "GPIOVIRT_STATE_DIR": f"{folder}/state",
+            "GPIOVIRT_CONFIG_DIR": f"{folder}/chips.d",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -103,12 +113,27 @@ def run_in_shell(block: Block, folder: Path) -> list[tuple[list[str], int]]:
                     printed.append((lines, int(line.split()[1])))
                     lines = []
                 else:
-                    lines.append(line)
+                    lines.append(line.replace(f"{folder}/run", RUN))
                 if len(printed) == len(block.commands()):
                     break
         finally:
+            end_daemon(folder)
             os.killpg(process.pid, signal.SIGKILL)
     return printed
+
+
+def end_daemon(folder: Path) -> None:
+    """The chips of a gpiovirtd outlive the shell that started it."""
+    lock = folder / "run/lock"
+    if not lock.exists():
+        return
+    with suppress(ProcessLookupError):  # the block has ended it
+        daemon = os.pidfd_open(int(lock.read_text()))
+        signal.pidfd_send_signal(daemon, signal.SIGINT)
+        poll = select.poll()
+        poll.register(daemon, select.POLLIN)
+        assert poll.poll(20_000)
+        os.close(daemon)
 
 
 BLOCKS = list(blocks())

@@ -80,10 +80,9 @@ def _main() -> int:
     import logging
 
     from gpiovirt.daemon.service import Options, serve
+    from gpiovirt.host.journal import start_logging
 
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="gpiovirtd: %(message)s"
-    )
+    start_logging("gpiovirtd", logging.DEBUG if options.verbose else logging.INFO)
     is_root = os.geteuid() == 0
     home = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     own = os.environ.get("XDG_RUNTIME_DIR")
@@ -98,7 +97,11 @@ def _main() -> int:
     return serve(
         Options(
             run=run,
-            state=os.path.abspath(options.state or ("/var/lib/gpiovirt" if is_root else f"{home}/gpiovirt")),
+            state=os.path.abspath(
+                options.state
+                or os.environ.get("GPIOVIRT_STATE_DIR")
+                or ("/var/lib/gpiovirt" if is_root else f"{home}/gpiovirt")
+            ),
             simulated=[parse_sim(text) for text in options.sim],
             wires=[parse_wire(text) for text in options.wire],
             worker_uid=uid,
