@@ -42,6 +42,8 @@ PROGRAM = """
     attempt("fork", os.fork)
     attempt("exec", lambda: os.execv("/proc/self/exe", ["x"]))
     attempt("kill", lambda: os.kill(os.getppid(), 0))
+    tgkill = {"x86_64": 234, "aarch64": 131}[os.uname().machine]
+    attempt("kill a thread", lambda: checked(libc.syscall(tgkill, os.getppid(), os.getppid(), 0)))
     attempt("ptrace", lambda: checked(libc.ptrace(16, os.getppid(), 0, 0)))
     attempt("become root", lambda: os.setuid(0))
     attempt("mount", lambda: checked(libc.mount(b"x", b"/", b"tmpfs", 0, None)))
@@ -82,7 +84,9 @@ def tried() -> dict[str, str]:
 
 
 def test_nothing_is_reached_that_was_not_handed_over(tried: dict[str, str]) -> None:
-    for what in ("socket", "unix socket", "fork", "exec", "kill", "ptrace", "become root", "mount", "list"):
+    for what in ("socket", "unix socket", "fork", "exec", "kill", "kill a thread", "ptrace", "become root"):
+        assert tried.pop(what) == REFUSED, what
+    for what in ("mount", "list"):
         assert tried.pop(what) == REFUSED, what
     for what in ("read a file", "open a device", "write a file", "go up"):
         assert tried.pop(what) in (NOT_THERE, REFUSED, "Permission denied"), what

@@ -146,8 +146,10 @@ class _Worker:
             self._send({"spec": self._served.spec}, self._served.fds())
 
     def _leave(self) -> None:
-        """The custodian is gone; its chip is served all the same."""
+        """The custodian is gone; its chip is served all the same, and without one there is nothing to do."""
         if self._channel is not None:
+            if self._served is None:
+                os._exit(0)
             self._reactor.remove_reader(self._channel.fileno())
             self._channel.close()
             self._channel = None

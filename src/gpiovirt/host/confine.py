@@ -73,7 +73,6 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
     "exit_group": (231, 94),
     "epoll_wait": (232, None),
     "epoll_ctl": (233, 21),
-    "tgkill": (234, 131),
     "openat": (257, 56),
     "newfstatat": (262, 79),
     "readlinkat": (267, 78),
