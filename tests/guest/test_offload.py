@@ -192,7 +192,7 @@ def test_a_chip_that_cannot_be_made_again_yet_is_tried_until_it_can(machine: Mac
         "until grep 'go on trying' /run/err; do sleep 0.05; done"
     ).check()
     assert 'cannot make plc again, and go on trying: line sim:1 is held by "gpioset"' in machine.said()
-    machine.run("kill $(cat /run/holder); until grep 'is back' /run/err; do sleep 0.05; done").check()
+    machine.run("kill $(cat /run/holder); until grep 'is back, and' /run/err; do sleep 0.05; done").check()
     assert machine.said().count("go on trying") == 1
     chip = machine.said().split()[-1]
     assert machine.run(f"gpioget {chip} 0").check() == "0\n"
