@@ -250,6 +250,14 @@ class Uml(Guest):
         return shlex.join(_RESTART)
 
 
+def _tsc_khz() -> int:
+    """Rate of the time stamp counter, which an emulated CPU shares with this one's."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("cpu MHz"):
+            return int(float(line.partition(":")[2]) * 1000)
+    return 0
+
+
 class Qemu(Guest):
     """A QEMU virtual machine without KVM; its / is a small one of busybox and Debian's gpiod tools."""
 
@@ -276,8 +284,10 @@ class Qemu(Guest):
         super().__init__()
 
     def _argv(self, port: int) -> list[str]:
-        # without ACPI's timers there is nothing to watch the TSC with
-        append = "console=ttyS0 panic=-1 reboot=t tsc=reliable guest_port=/dev/vport0p1"
+        # without ACPI's timers there is nothing to watch the TSC with, nor to calibrate it by: a guest that
+        # finds no rate counts in ticks of its PIT
+        append = f"console=ttyS0 panic=-1 reboot=t tsc=reliable tsc_early_khz={_tsc_khz()}"
+        append += " guest_port=/dev/vport0p1"
         share: list[str] = []
         if self._host_root:
             append += f' guest_init="{HERE / "init"}"'
