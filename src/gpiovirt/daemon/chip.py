@@ -92,11 +92,9 @@ def take(
         for chip, offset in found:
             place = sources.place(chip, offset)
             lines.append(kept.get(place) or hold(chip, place, record.name))
-    except GpiovirtError as error:
-        error.line = len(lines)
-        release([line for line in lines if line.place not in kept], reactor)
-        raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, GpiovirtError):
+            error.line = len(lines)
         release([line for line in lines if line.place not in kept], reactor)
         raise
     return lines
@@ -107,7 +105,7 @@ def hold(chip: SourceChip, place: Place, name: str) -> Line:
     file = chip.take(place.offset, f"gpiovirt:{name}")
     try:
         info = chip.line_info(place.offset)
-        return Line(place, info.name, chip.kind, file, chip.is_output(place.offset))
+        return Line(place, info.name, chip.kind, file, info.direction is Direction.OUTPUT)
     except BaseException:
         file.close()
         raise

@@ -64,7 +64,7 @@ class Companion:
             self._command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=libc.end_with_parent,
             pass_fds=self._fds,
         )
         self._pidfd = os.pidfd_open(self._process.pid)
@@ -173,7 +173,3 @@ class Agent(Companion):
             self._reactor.remove_reader(self._fds[0])
             self._listener.close()
             self._listener = None
-
-
-def _end_with_parent() -> None:
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)

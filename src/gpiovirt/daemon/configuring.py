@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -55,7 +54,7 @@ class Configuring:
                 stdout=2,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=libc.end_with_parent,
             )
             self._pidfd = os.pidfd_open(self._process.pid)
         except OSError as error:
@@ -87,7 +86,3 @@ class Configuring:
             self._reactor.remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
-
-
-def _end_with_parent() -> None:
-    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from gpiovirt.control.limits import check_name
+from gpiovirt.core.line import Direction
 from gpiovirt.daemon.chip import Directories, Line, VirtualChip, release, take
 from gpiovirt.daemon.link import Forkserver, Link
 from gpiovirt.daemon.simulation import Simulation
@@ -355,9 +356,9 @@ class Custodian:
                 place = places[offset]
                 with suppress(GpiovirtError):
                     source = sources.at(place)
-                    name = source.line_info(place.offset).name
-                    is_output = source.is_output(place.offset)
-                    kept[place] = Line(place, name, "kernel", KernelLine(fd), is_output)
+                    info = source.line_info(place.offset)
+                    is_output = info.direction is Direction.OUTPUT
+                    kept[place] = Line(place, info.name, "kernel", KernelLine(fd), is_output)
         return kept
 
     def _forget_restored(self, name: str, used: Collection[int] = ()) -> None:

@@ -141,6 +141,7 @@ class Sources:
         self._simulated = simulated
         self._virtual = virtual
         self._open: dict[str, SourceChip | None] = {}
+        self._all: list[SourceChip] | None = None
 
     def __enter__(self) -> Sources:
         return self
@@ -152,7 +153,12 @@ class Sources:
         self._open.clear()
 
     def all(self) -> list[SourceChip]:
-        """The kernel's chips by number, and the simulated ones."""
+        """The kernel's chips by number, and the simulated ones; as they were at the first look."""
+        if self._all is None:
+            self._all = self._look()
+        return self._all
+
+    def _look(self) -> list[SourceChip]:
         numbers = sorted(int(match[1]) for name in os.listdir("/dev") if (match := _NUMBER.fullmatch(name)))
         paths = [f"/dev/gpiochip{number}" for number in numbers]
         with suppress(FileNotFoundError):

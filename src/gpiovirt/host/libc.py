@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 
 __all__ = [
     "PR_CAPBSET_DROP",
@@ -13,6 +14,7 @@ __all__ = [
     "PR_SET_PDEATHSIG",
     "attach_tree",
     "clone_tree",
+    "end_with_parent",
     "mount",
     "prctl",
     "shares_memory",
@@ -96,6 +98,11 @@ def prctl(option: int, value: int | bytes) -> None:
     """prctl(2) with one argument"""
     argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
     _checked(_libc.prctl(option, argument, 0, 0, 0))
+
+
+def end_with_parent() -> None:
+    """Have SIGTERM come when the parent ends; for a new process to call."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def syscall(number: int, *args: int | bytes | ctypes.Structure) -> int:
