@@ -154,8 +154,8 @@ class TestApply:
         describe(daemon.config, plc='lines = ["DOOR", "sim-a 3"]\n')
         (daemon.config / "motor.toml").unlink()
         shown = command(daemon, "diff", status=1).splitlines()
-        assert shown[:3] == ["--- gpiovirtd/motor", "+++ /dev/null", "@@ -1,6 +0,0 @@"]
-        assert [line for line in shown[9:] if line.startswith(("-", "+"))] == [
+        assert shown[:3] == ["--- gpiovirtd/motor", "+++ /dev/null", "@@ -1,7 +0,0 @@"]
+        assert [line for line in shown[10:] if line.startswith(("-", "+"))] == [
             "--- gpiovirtd/plc",
             "+++ plc.toml",
             "-vm = true",
@@ -286,6 +286,7 @@ class TestSave:
             settings={"DOOR": "pull-up", "2": "active-low,debounce=5ms"},
             safe={"3": "high"},
             vm=True,
+            poll_us=50,
             uid=4242,
             mode=0o640,
         )
@@ -298,7 +299,7 @@ class TestSave:
             client.call("delete", name="plc")
         command(daemon, "apply")
         after = daemon.show("plc")
-        for key in ("lines", "uid", "gid", "mode", "origin", "num_lines"):
+        for key in ("lines", "uid", "gid", "mode", "poll_us", "origin", "num_lines"):
             assert after[key] == before[key]
 
     def test_a_file_that_says_otherwise_is_overwritten_by_force_only(self, daemon: Daemon) -> None:

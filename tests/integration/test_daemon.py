@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -171,6 +172,31 @@ def test_delete_frees_lines_and_leaves_nothing(daemon: Daemon) -> None:
     assert os.listdir(daemon.state) == []
     assert os.listdir(daemon.run / "workers") == [":simulator"]
     new(daemon, "sim-a 0-3", name="again")
+
+
+def cpu_ns_of_connections(chip: dict[str, Any]) -> int:
+    """CPU time that the chip's worker takes while a few programs come and go."""
+    stat = Path(f"/proc/{chip['worker']}/schedstat")
+    before = int(stat.read_text().split()[0])
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as program:
+            program.connect(chip["device"])
+            time.sleep(0.015)
+    return int(stat.read_text().split()[0]) - before
+
+
+def test_a_polled_chip_looks_for_more_before_it_sleeps(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0", name="plc")
+    sleeps = cpu_ns_of_connections(daemon.show("plc"))
+    with daemon.client() as client:
+        client.call("change", name="plc", poll_us=10_000)
+    polls = cpu_ns_of_connections(daemon.show("plc"))
+    assert polls > 3 * sleeps
+    daemon.stop()
+    daemon.start()
+    assert daemon.show("plc")["poll_us"] == 10_000
+    for poll_us in (-1, 10_001, "1"):
+        refused(daemon, "change", name="plc", poll_us=poll_us)
 
 
 def test_a_chip_in_use_is_deleted_by_force_only(daemon: Daemon) -> None:

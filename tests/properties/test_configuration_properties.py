@@ -47,6 +47,7 @@ RAW = st.fixed_dictionaries(
         "group": st.integers(0, 1 << 31).map(str),
         "mode": st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
         "vm": st.booleans(),
+        "poll_us": st.integers(0, 10_000),
     },
 )
 

@@ -22,6 +22,7 @@ FULL: dict[str, Any] = {
     "group": "12",
     "mode": "640",
     "vm": True,
+    "poll_us": 200,
 }
 
 
@@ -36,6 +37,7 @@ def test_tables_of_lines_become_what_the_daemon_keeps_by_offset() -> None:
         "gid": 12,
         "mode": 0o640,
         "vm": True,
+        "poll_us": 200,
     }
 
 
@@ -73,11 +75,13 @@ def test_each_line_knows_the_key_that_describes_it() -> None:
         ({"lines": [{"name": "b", "safe": "off"}]}, "lines.0.safe: 'off' is no safe state; those are: low"),
         ({"lines": [{"name": "b", "as": "x" * 32}]}, "lines.0.as: "),
         ({"lines": [{"chip": "a", "offset": -1}]}, "lines.0.offset: a number from 0 is wanted"),
-        ({"lines": [{"chip": "a", "offset": 70000}]}, "lines.0.offset: 65534 is the highest offset there is"),
+        ({"lines": [{"chip": "a", "offset": 70000}]}, "lines.0.offset: 65534 is the highest"),
         ({"lines": [{"chip": "a", "offset": "3"}]}, "lines.0.offset: a whole number is wanted"),
         ({"lines": "a", "mode": 432}, "mode: an octal mode is wanted, in quotes"),
         ({"lines": "a", "mode": "0680"}, "mode: an octal mode is wanted, in quotes"),
         ({"lines": "a", "vm": 1}, "vm: true or false is wanted"),
+        ({"lines": "a", "poll_us": 10_001}, "poll_us: 10000 is the highest"),
+        ({"lines": "a", "poll_us": -1}, "poll_us: a number from 0 is wanted"),
         ({"lines": "a", "owner": 3}, "owner: a text is wanted, in quotes"),
         ({"lines": "a", "nmae": "b"}, "nmae: there is no such key; the keys are: name, lines, owner, "),
         ({"lines": "a", "name": "a/b"}, "name: 'a/b' is no name for a chip"),
@@ -119,6 +123,7 @@ def shown(**what: Any) -> dict[str, Any]:
         "gid": 54321,
         "mode": 0o600,
         "vm": None,
+        "poll_us": 0,
         "lines": [{"name": name} for name in ("START", "", "", "", "LAMP")],
         **what,
     }
@@ -131,13 +136,14 @@ def test_a_chip_of_the_daemon_with_plain_lines_keeps_its_definition() -> None:
 
 
 def test_a_chip_of_the_daemon_is_described_by_what_makes_the_same_again() -> None:
-    there = shown(names={"2": "MOTOR"}, settings={"LAMP": "active-low"}, safe={"4": "low"}, vm="/some/socket")
+    texts = {"names": {"2": "MOTOR"}, "settings": {"LAMP": "active-low"}, "safe": {"4": "low"}}
+    there = shown(**texts, vm="/some/socket", poll_us=50)
     chip = chip_of(there)
     again = chip.arguments()
     assert again["names"] == {"2": "MOTOR"}
     assert (again["settings"], again["safe"]) == ({"4": "active-low"}, {"4": "low"})
     assert [str(line) for line in chip.lines_of()] == ["START", "sim-a 0", "sim-a 1", "sim-a 3", "sim-b 7"]
-    assert again["vm"]
+    assert (again["vm"], again["poll_us"]) == (True, 50)
 
 
 def test_a_line_by_name_of_a_chip_that_waits_cannot_be_described() -> None:

@@ -34,6 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", metavar="MODE", default="", help="who may use it (0660)")
     parser.add_argument("--vm", action="store_true", help="make a socket for virtual machines, too")
     parser.add_argument(
+        "--poll-us",
+        type=int,
+        default=0,
+        metavar="N",
+        help="look for more for N microseconds after each request, before sleeping: faster, at a CPU's cost",
+    )
+    parser.add_argument(
         "--line", metavar="LINE=HOW", action="append", default=[], help="how a line is to be for VMs"
     )
     parser.add_argument(
@@ -60,6 +67,7 @@ def main(options: argparse.Namespace) -> int:
         "gid": gid_of(options.group),
         "mode": parse_mode(options.mode),
         "vm": options.vm,
+        "poll_us": options.poll_us,
         "settings": _pairs("--line", options.line),
         "safe": _pairs("--safe", options.safe),
         "names": _pairs("--rename", options.rename),

@@ -13,6 +13,7 @@ from signal import SIGHUP, SIGINT, SIGTERM
 
 from gpiovirt.cli import chips
 from gpiovirt.control.access import gid_of, parse_mode, uid_of
+from gpiovirt.control.limits import check_poll_us
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import AS_IS, LineSettings
 from gpiovirt.errors import UsageError
@@ -89,8 +90,7 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(
             "nothing to serve; give a chip to VMs with --vm NAME=SOCKET, or to the kernel with --kernel NAME"
         )
-    if not 0 <= options.poll_us <= 1_000_000:
-        raise UsageError("--poll-us: 0 to 1000000")
+    check_poll_us(options.poll_us)
     made = chips.ChipSet(options)
     known: dict[str, Chip] = {**made.simulator.chips, **made.virtual}
     _check_kernel(options, made)

@@ -36,6 +36,8 @@ def main(options: argparse.Namespace) -> int:
     print(f"  for programs: gpiovirt run --chip {chip['name']} -- PROGRAM  ({chip['device']})")
     if chip["vm"]:
         print(f"  for VMs: gpiovirt vm-args qemu {chip['name']}  ({chip['vm']})")
+    if chip["poll_us"]:
+        print(f"  polled for {chip['poll_us']} us after each request")
     if chip["creator"]:
         print(f"  ends with process {chip['creator']}")
     for consumer in chip["consumers"]:

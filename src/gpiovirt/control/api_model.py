@@ -68,6 +68,8 @@ class ChipSummary(_Told):
     """Its socket, for programs: gpiovirt run --chip NAME."""
     vm: str | None
     """Its socket for virtual machines, if it has one."""
+    poll_us: int
+    """For how many microseconds it is looked for more after each request."""
     worker: int
     """The process that serves it; 0: there is none."""
     restarts: int

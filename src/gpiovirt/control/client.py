@@ -5,8 +5,8 @@ SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do":
 {"ok": ...} or {"error": TEXT, "errno": NUMBER}, with "line": OFFSET beside it if it is about one line of a
 chip. After "watch" events come, an object each.
 
-    new       definition, name, names, settings, safe, vm, uid, gid, mode, driver, permanent,
-              origin (the file that describes it),
+    new       definition, name, names, settings, safe, vm, poll_us, uid, gid, mode, driver,
+              permanent, origin (the file that describes it),
               lifetime ("connection", or "process" with a pidfd beside it)             -> the chip
     delete    name, force
     change    name, and what of `new` is to be otherwise                             -> the chip

@@ -7,10 +7,11 @@ import re
 
 from gpiovirt.errors import UsageError
 
-__all__ = ["LINES_MAX", "LINE_NAME_MAX", "check_line_name", "check_name"]
+__all__ = ["LINES_MAX", "LINE_NAME_MAX", "POLL_US_MAX", "check_line_name", "check_name", "check_poll_us"]
 
 LINES_MAX = 1024  # each is an open file of two processes
 LINE_NAME_MAX = 31  # linux/gpio.h: GPIO_MAX_NAME_SIZE, with its NUL
+POLL_US_MAX = 10_000  # longer than any consumer takes to come back with its next request
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}")
 
@@ -29,3 +30,9 @@ def check_line_name(name: str) -> None:
         raise UsageError(
             f"{name!r} is no name for a line: at most {LINE_NAME_MAX} bytes, all of them printable"
         )
+
+
+def check_poll_us(poll_us: int) -> None:
+    """UsageError unless a chip can be polled for so long."""
+    if not 0 <= poll_us <= POLL_US_MAX:
+        raise UsageError(f"{poll_us} us is no time to poll for: 0 to {POLL_US_MAX}")

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from gpiovirt.control.access import gid_of, group_name, parse_mode, uid_of, user_name
-from gpiovirt.control.limits import LINES_MAX, check_line_name, check_name
+from gpiovirt.control.limits import LINES_MAX, POLL_US_MAX, check_line_name, check_name
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols import new_device
 from gpiovirt.protocols.line_options import SAFE_STATES, parse_how, parse_safe
@@ -191,6 +191,8 @@ class Chip(_Model):
     """Who may use it, as of a file, in octal."""
     vm: bool = False
     """Make a socket for virtual machines, too."""
+    poll_us: int = Field(0, ge=0, le=POLL_US_MAX)
+    """For how many microseconds to look for more after each request, before sleeping."""
 
     @field_validator("name")
     @classmethod
@@ -261,6 +263,7 @@ class Chip(_Model):
             **ids,
             "mode": parse_mode(self.mode),
             "vm": self.vm,
+            "poll_us": self.poll_us,
         }
 
     def texts(self, field: str) -> dict[str, str]:
@@ -327,6 +330,7 @@ def chip_of(shown: Mapping[str, Any]) -> Chip:
             "group": group_name(shown["gid"]),
             "mode": f"{shown['mode']:04o}",
             "vm": shown["vm"] is not None,
+            "poll_us": shown["poll_us"],
         }
     )
 
@@ -374,7 +378,7 @@ _MESSAGES = {
     "bool_type": "true or false is wanted",
     "int_type": "a whole number is wanted",
     "greater_than_equal": "a number from 0 is wanted",
-    "less_than_equal": f"{MAX_OFFSET} is the highest offset there is",
+    "less_than_equal": "{le} is the highest",
     "string_pattern_mismatch": 'an octal mode is wanted, in quotes: "0660"',
     "model_type": "a table of keys is wanted",
 }
@@ -399,5 +403,7 @@ def describe(details: ErrorDetails) -> tuple[str, str]:
     elif kind == "string_type" and location[-1] == "mode":
         message = _MESSAGES["string_pattern_mismatch"]
     else:
-        message = _MESSAGES.get(kind, details["msg"])
+        message = details["msg"]
+        if kind in _MESSAGES:
+            message = _MESSAGES[kind].format_map(details.get("ctx", {}))
     return ".".join(location), message

@@ -153,6 +153,7 @@ def _normal(chip: Chip, origin: str, creator: int | None = None) -> str:
         f"group = {chip.group}",
         f"mode = {chip.mode}",
         f"vm = {'true' if chip.vm else 'false'}",
+        f"poll_us = {chip.poll_us}",
     ]
     texts = [(key, chip.texts(field)) for key, field in (("as", "as_"), ("how", "how"), ("safe", "safe"))]
     for offset, line in enumerate(chip.lines_of()):

@@ -372,6 +372,7 @@ class VirtualChip:
             "settings": self.settings(),
             "safe": self.safe(),
             "vm": self.record.vm,
+            "poll_us": self.record.poll_us,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
         fds.append(self._device.socket.fileno())

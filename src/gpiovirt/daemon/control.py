@@ -16,6 +16,7 @@ from typing import Any
 
 from gpiovirt import __version__
 from gpiovirt.control.access import ID_MAX, Identity, identity_of
+from gpiovirt.control.limits import check_poll_us
 from gpiovirt.daemon.chip import VirtualChip
 from gpiovirt.daemon.custodian import Custodian, process_start
 from gpiovirt.daemon.sources import SourceChip
@@ -329,6 +330,8 @@ def _record(body: dict[str, Any], base: Record) -> Record:
     numbers = {key: _number(body, key, -1) for key in _NUMBERS}
     if numbers["mode"] > 0o777:
         raise UsageError("mode: 0 to 0777")
+    poll_us = _number(body, "poll_us", base.poll_us)
+    check_poll_us(poll_us)
     return Record(
         texts.get("name", base.name),
         texts.get("definition", base.definition),
@@ -336,6 +339,7 @@ def _record(body: dict[str, Any], base: Record) -> Record:
         maps.get("settings", base.settings),
         maps.get("safe", base.safe),
         bool(body.get("vm", base.vm)),
+        poll_us,
         base.uid if numbers["uid"] < 0 else numbers["uid"],
         base.gid if numbers["gid"] < 0 else numbers["gid"],
         base.mode if numbers["mode"] < 0 else numbers["mode"],
@@ -393,6 +397,7 @@ def _summary(chip: VirtualChip) -> dict[str, Any]:
         "origin": record.origin,
         "driver": record.driver,
         "vm": chip.vm_path,
+        "poll_us": record.poll_us,
         "device": chip.device_path,
         "worker": chip.link.pid,
         "restarts": chip.link.restarts,

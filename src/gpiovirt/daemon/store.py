@@ -35,6 +35,8 @@ class Record:
     safe: dict[str, str] = field(default_factory=dict)
     """By line: the state it takes when nobody holds it, `low`"""
     vm: bool = False
+    poll_us: int = 0
+    """How long its worker looks for more before it sleeps"""
     uid: int = 0
     gid: int = 0
     mode: int = 0o660
@@ -62,6 +64,7 @@ _TYPES = {
     "settings": dict,
     "safe": dict,
     "vm": bool,
+    "poll_us": int,
     "uid": int,
     "gid": int,
     "mode": int,

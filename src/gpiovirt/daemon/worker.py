@@ -76,6 +76,7 @@ class _Served:
             {int(offset): parse_safe(text) for offset, text in spec["safe"].items()},
         )
         self._fds = list(files)
+        reactor.poll_us = spec["poll_us"]
         self.device = DeviceServer(self._chip, _listener(files.pop(0)), reactor)
         self.vm: VmServer | None = None
         if spec["vm"]:

@@ -45,11 +45,11 @@ class Waits(Protocol):
 
 
 class Reactor:
-    """Never wakes for nothing; with `poll_us`, it looks for so long after each event before it sleeps."""
+    """Never wakes for nothing; with `poll_us`, it looks for so long for more after each event."""
 
     def __init__(self, clocked: Clocked, poll_us: int = 0) -> None:
         self._clocked = clocked
-        self._poll_ns = poll_us * 1000
+        self.poll_us = poll_us
         self._epoll = select.epoll()
         self._readers: dict[int, Callback] = {}
         self._on_fault: dict[int, Callback] = {}
@@ -116,7 +116,7 @@ class Reactor:
         spin_until_ns = 0
         while self._running:
             timeout_s = self._timeout_s() if self._soon or next_deadline_ns() is not None else None
-            if self._poll_ns and timeout_s != 0 and time.monotonic_ns() < spin_until_ns:
+            if self.poll_us and timeout_s != 0 and time.monotonic_ns() < spin_until_ns:
                 timeout_s = 0
             ready = poll(timeout_s, _BATCH)
             for fd, _ in ready:
@@ -134,8 +134,8 @@ class Reactor:
                         callback()
                     except Exception:
                         _log.exception("a fault of ours in %r", callback)
-            if self._poll_ns and ready:
-                spin_until_ns = time.monotonic_ns() + self._poll_ns
+            if self.poll_us and ready:
+                spin_until_ns = time.monotonic_ns() + self.poll_us * 1000
 
     def _call_again(self, fd: int, callback: Callback) -> None:
         def again() -> None:
