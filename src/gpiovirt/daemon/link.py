@@ -163,7 +163,7 @@ class Link:
 
     def _on_late(self) -> None:
         self._cancel = None
-        _log.error("%s: its worker does not get ready in %d s", self._name, _START_S, extra=self._about)
+        self._served.on_failed(f"its worker does not get ready in {_START_S} s")
         self._lose()
 
     def _receive(self) -> None:

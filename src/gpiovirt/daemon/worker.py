@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
@@ -38,6 +39,9 @@ FDS_OF_LINE = {"kernel": 1, "remote": 2, "gone": 0}
 """Number of files by kind of line: a kernel's request; a socket and a pipe; none"""
 
 
+_CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
+
+
 class _Never:
     def next_deadline_ns(self) -> int | None:
         return None
@@ -53,7 +57,11 @@ def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
     if simulator is not None:
         SimServer(simulator, reactor, socket_name(os.getuid(), os.getpid()))
     worker = _Worker(SocketListener(listener), reactor, simulator)
-    confine(uid, gid)
+    try:
+        confine(uid, gid)
+    except GpiovirtError as error:
+        worker.refuse(error)
+        raise
     reactor.add_reader(listener.fileno(), worker.on_custodian)
     reactor.run()
 
@@ -145,6 +153,15 @@ class _Worker:
             self._send({"spec": None})
         else:
             self._send({"spec": self._served.spec}, self._served.fds())
+
+    def refuse(self, error: GpiovirtError) -> None:
+        """Tell the custodian, who has connected or is about to, that nothing can be served."""
+        poll = select.poll()
+        poll.register(self._listener.socket, select.POLLIN)
+        poll.poll(_CUSTODIAN_MS)
+        if (sock := self._listener.accept()) is not None:
+            self._channel = Channel(sock)
+            self._send({"failed": str(error)})
 
     def _leave(self) -> None:
         """The custodian is gone; its chip is served all the same, and without one there is nothing to do."""
