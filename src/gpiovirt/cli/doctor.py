@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpiovirt.control import runtime_directories
+from gpiovirt.control.mount import libfuse
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
@@ -123,7 +123,7 @@ def _daemon() -> Iterator[Finding]:
         hint
         for hint, there in (
             ("/dev/fuse", os.access("/dev/fuse", os.R_OK | os.W_OK)),
-            ("apt-get install fuse3", ctypes.util.find_library("fuse3") or ctypes.util.find_library("fuse")),
+            ("apt-get install fuse3", libfuse()),
             ("pip install mfusepy", importlib.util.find_spec("mfusepy")),
         )
         if not there

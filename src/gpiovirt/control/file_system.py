@@ -78,8 +78,9 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
 
     use_ns = True
 
-    def __init__(self, control: str) -> None:
+    def __init__(self, control: str, on_mounted: Callable[[], None]) -> None:
         self._control = control
+        self._on_mounted = on_mounted
         self._since_ns = time.time_ns()
         try:
             self._gid = gid_of(GROUP)
@@ -90,6 +91,7 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
         """Ask every time: what is shown changes without our doing."""
         if config is not None:
             config.direct_io = 1
+        self._on_mounted()
 
     # what there is
 

@@ -9,19 +9,20 @@ overlay provides that directory, which sysfs does not let anybody make.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
-import time
 from contextlib import suppress
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 from gpiovirt.host.journal import start_logging
+from gpiovirt.host.notify import sd_notify
 
-__all__ = ["main", "unmount"]
+__all__ = ["libfuse", "main", "unmount"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +32,16 @@ CANNOT = 3
 _MNT_DETACH = 2
 _MS_RDONLY, _MS_BIND = 1, 4096
 _DRIVER = "gpio-virt-agg"
+_LIBRARIES = "libfuse3.so.4", "libfuse3.so.3", "libfuse.so.2"
 
 
 def main() -> int:
     """Serve until SIGTERM."""
     start_logging("gpiovirtd")
     control, directory, *sysfs = sys.argv[1:]
+    if name := libfuse():
+        # mfusepy else has ldconfig, the compiler and the linker look for it
+        os.environ.setdefault("FUSE_LIBRARY_PATH", name)
     try:
         import mfusepy
 
@@ -51,12 +56,18 @@ def main() -> int:
         return CANNOT
     unmount(directory, *sysfs)
     os.makedirs(directory, exist_ok=True)
-    if sysfs:
-        threading.Thread(target=_show, args=(directory, *sysfs), daemon=True).start()
     options = {"allow_other": True} if os.geteuid() == 0 else {}
+    mounted = threading.Event()
+
+    def on_mounted() -> None:
+        mounted.set()
+        sd_notify("READY=1")
+
+    if sysfs:
+        threading.Thread(target=_show, args=(mounted, directory, *sysfs), daemon=True).start()
     try:
         mfusepy.FUSE(
-            ControlFileSystem(control),
+            ControlFileSystem(control, on_mounted),
             directory,
             foreground=True,
             default_permissions=True,
@@ -67,12 +78,23 @@ def main() -> int:
             nothreads=True,
             **options,
         )
-    except RuntimeError as error:
+    except RuntimeError as error:  # a signal is one, too
+        if mounted.is_set():
+            return 0
         _log.error("cannot mount the control files at %s (%s)", directory, error)
         return 1
     finally:
         unmount(directory, *sysfs)
     return 0
+
+
+def libfuse() -> str:
+    """Name of the FUSE library that is here; empty if none is."""
+    for name in _LIBRARIES:
+        with suppress(OSError):
+            ctypes.CDLL(name)
+            return name
+    return ""
 
 
 def unmount(directory: str, sysfs: str = "") -> None:
@@ -93,13 +115,9 @@ def _unmount(path: str) -> None:
             libc.umount(path, _MNT_DETACH)
 
 
-def _show(directory: str, sysfs: str) -> None:
+def _show(mounted: threading.Event, directory: str, sysfs: str) -> None:
     """Once the file system is mounted, show the driver's directory at its place in sysfs."""
-    deadline = time.monotonic() + 10
-    while not os.path.ismount(directory):
-        if time.monotonic() > deadline:
-            return
-        time.sleep(0.01)
+    mounted.wait()
     driver = f"{sysfs}/{_DRIVER}"
     try:
         if not os.path.isdir(driver):
