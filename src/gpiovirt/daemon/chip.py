@@ -165,6 +165,8 @@ class VirtualChip:
         self._tag = 0
         self.watched = False
         self.creator_fd = -1
+        self.about = {"chip": record.name}
+        """Of what is logged of it"""
 
     @property
     def state(self) -> str:
@@ -246,6 +248,9 @@ class VirtualChip:
         if line.file is file and line in self.lines:
             offset = self.lines.index(line)
             line.drop()
+            _log.warning(
+                "%s: line %d (%s) has vanished", self.record.name, offset, line.place, extra=self.about
+            )
             self._tell_line(offset)
             self._on_changed(self, "line-gone", {"offset": offset, "source": str(line.place)})
             self._on_line_gone(self)
@@ -260,6 +265,7 @@ class VirtualChip:
                     continue
                 line.file, line.kind, line.is_output = again.file, again.kind, again.is_output
                 self._look_after(line)
+                _log.info("%s: line %d (%s) is back", self.record.name, offset, line.place, extra=self.about)
                 self._tell_line(offset)
                 self._on_changed(self, "line-back", {"offset": offset, "source": str(line.place)})
         return all(line.file is not None for line in self.lines)
@@ -418,7 +424,7 @@ class VirtualChip:
     def on_failed(self, message: str) -> None:
         """A worker cannot serve it."""
         self.trouble = message
-        _log.error("%s: %s", self.record.name, message, extra={"chip": self.record.name})
+        _log.error("%s: %s", self.record.name, message, extra=self.about)
         self._settle(message)
 
     def _settle(self, message: str) -> None:

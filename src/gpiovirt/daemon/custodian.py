@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.25
 _ANSWER_S = 2.0
+_STATE_EVENTS = "live", "worker-ended", "deleted"
 DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
 _NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9]\d*)")
 
@@ -65,6 +66,8 @@ class Custodian:
         self.chips: dict[str, VirtualChip] = {}
         self.watchers: list[Callable[[VirtualChip, dict[str, Any]], None]] = []
         """Called with (chip, event)"""
+        self.on_state: Callable[[], None] = lambda: None
+        """Called when a chip is made, is live, or ends"""
         self.directories = directories
         self.simulation = simulation
         self._store = store
@@ -151,7 +154,7 @@ class Custodian:
 
     def _end_with(self, chip: VirtualChip, fd: int) -> None:
         def gone() -> None:
-            _log.info("%s: its creator has ended, and so does it", chip.record.name, extra=_about(chip))
+            _log.info("%s: its creator has ended, and so does it", chip.record.name, extra=chip.about)
             self._remove(chip)
 
         chip.creator_fd = fd
@@ -295,6 +298,8 @@ class Custodian:
             self.on_attributes_changed(chip.record.name)  # while there was no gpiovirtd
             if self.watchers and not chip.watched:
                 chip.watch(True)
+        if event in _STATE_EVENTS:
+            self.on_state()
         for watcher in list(self.watchers):
             watcher(chip, {"event": event, "chip": chip.record.name, **details})
 
@@ -335,7 +340,7 @@ class Custodian:
         except GpiovirtError as error:
             if str(error) != chip.trouble:
                 chip.trouble = str(error)
-                _log.warning("%s waits: %s", chip.record.name, error, extra=_about(chip))
+                _log.warning("%s waits: %s", chip.record.name, error, extra=chip.about)
             return not _may_come(error)
         chip.use(lines, [line for line in lines if line.place not in restored])
         self._forget_restored(chip.record.name, [line.file.fds[0] for line in lines if line.file])
@@ -344,7 +349,7 @@ class Custodian:
             chip.start()
         except GpiovirtError as error:
             chip.trouble = str(error)
-            _log.error("%s: %s", chip.record.name, error, extra=_about(chip))
+            _log.error("%s: %s", chip.record.name, error, extra=chip.about)
         return True
 
     def _restored_lines(self, chip: VirtualChip, sources: Sources) -> dict[Place, Line]:
@@ -440,11 +445,6 @@ def _check_permanent(record: Record) -> None:
     """UsageError of a chip that cannot outlive its creator."""
     if record.permanent and record.creator is not None:
         raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
-
-
-def _about(chip: VirtualChip) -> dict[str, str]:
-    """The fields of a log record."""
-    return {"chip": chip.record.name}
 
 
 def _nothing() -> None:

@@ -31,7 +31,7 @@ def start_logging(name: str, level: int = logging.INFO) -> None:
     if handler is None:
         logging.basicConfig(level=level, format=f"{name}: %(message)s")
     else:
-        logging.basicConfig(level=level, handlers=[handler])
+        logging.basicConfig(level=level, handlers=[handler], format="%(message)s")
 
 
 def _is_journal(fd: int, environment: Mapping[str, str]) -> bool:
