@@ -228,13 +228,16 @@ class Uml(Guest):
         mem: str = "256M",
         vhost_gpio: Sequence[str] = (),
         kernel: str = "uml",
+        systemd: bool = False,
         extra_args: Sequence[str] = (),
     ) -> None:
+        """With `systemd`, that is started beside the commands, and what they write stays in the guest."""
         cpus = sorted(os.sched_getaffinity(0))
         self._cpu = cpus[os.getpid() % len(cpus)] if cpu is None else cpu
         self._mem = mem
         self._kernel = _built(kernel) / "linux"
         self._extra_args = [f"virtio_uml.device={path}:{_VIRTIO_ID_GPIO}" for path in vhost_gpio]
+        self._extra_args += ["guest_systemd=/lib/systemd/systemd"] * systemd
         self._extra_args += extra_args
         super().__init__()
 

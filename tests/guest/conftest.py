@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import installation
+from tests.integration.conftest import installation, package
 
-__all__ = ["ROOT", "build", "has_uml", "has_x86", "installation"]
+__all__ = ["ROOT", "build", "has_uml", "has_x86", "installation", "package"]
 
 ROOT = Path(__file__).resolve().parents[2]
 

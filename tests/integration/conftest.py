@@ -66,6 +66,19 @@ def installation() -> Iterator[Installation]:
         yield Installation(Path(folder))
 
 
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package, built."""
+    built = subprocess.run(
+        [ROOT / "scripts/build-deb", tmp_path_factory.mktemp("deb")],
+        env={**os.environ, "PAGES_PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src")},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return Path(built.stdout.splitlines()[-1])
+
+
 class Runner:
     """`gpiovirt run` as one user."""
 

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -36,18 +34,6 @@ def sh(script: str, status: int | None = 0) -> str:
     )
     assert status is None or done.returncode == status, done.stdout
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    built = subprocess.run(
-        [ROOT / "scripts/build-deb", tmp_path_factory.mktemp("deb")],
-        env={**os.environ, "PAGES_PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src")},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return Path(built.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
