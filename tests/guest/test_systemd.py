@@ -153,3 +153,14 @@ def test_a_service_of_its_own_is_respawned(machine: Machine) -> None:
     machine.has("systemctl show gpiovirt@two -p NRestarts -p ActiveState", "NRestarts=1\nActiveState=active")
     assert "serving two at" in machine.sh("systemctl show gpiovirt@two -p StatusText")
     machine.sh("systemctl stop gpiovirt@two && rm /etc/gpiovirt/two.args")
+
+
+def test_workers_that_cannot_be_confined_serve_nothing(machine: Machine) -> None:
+    dropin = "/run/systemd/system/gpiovirtd.service.d/no-seccomp.conf"
+    machine.sh(f"mkdir -p $(dirname {dropin}) && printf '[Service]\\nSystemCallFilter=~seccomp\\n' >{dropin}")
+    machine.sh("systemctl daemon-reload && systemctl restart gpiovirtd")
+    said = machine.sh("gpiovirt new plc 'a 0'", 2)
+    assert "plc cannot be served: cannot install a seccomp filter: Operation not permitted" in said
+    assert machine.sh("gpiovirt list | grep plc", 1) == ""
+    machine.sh(f"rm {dropin} && systemctl daemon-reload && systemctl restart gpiovirtd")
+    machine.sh("gpiovirt new plc 'a 0' && gpiovirt delete plc")
