@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 
 from gpiovirt.control import vm_socket
 from gpiovirt.errors import UsageError
@@ -55,13 +56,18 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _devices(paths: list[str], reconnect: bool) -> list[str]:
+# QEMU places what comes past libvirt first, and libvirt places its own from 1 up, some at 0x1a to 0x1f
+_LIBVIRT_SLOTS = range(0x18, 0x07, -1)
+
+
+def _devices(paths: list[str], reconnect: bool, slots: Sequence[int] = ()) -> list[str]:
     arguments = []
     for number, path in enumerate(paths):
         name = f"gpiovirt{number}"
         again = ",reconnect=1" if reconnect else ""
         arguments += ["-chardev", f"socket,id={name},path={path.replace(',', ',,')}{again}"]
-        arguments += ["-device", f"vhost-user-gpio-pci,chardev={name}"]
+        where = f",addr={slots[number]:#x}" if slots else ""
+        arguments += ["-device", f"vhost-user-gpio-pci,chardev={name}{where}"]
     return arguments
 
 
@@ -75,7 +81,10 @@ def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
     """libvirt has no element for the device: its arguments go past it to QEMU."""
     from xml.sax.saxutils import quoteattr
 
-    arguments = [f"  <qemu:arg value={quoteattr(text)}/>" for text in _devices(paths, options.reconnect)]
+    if len(paths) > len(_LIBVIRT_SLOTS):
+        raise UsageError(f"{len(paths)} chips; a domain of libvirt can have {len(_LIBVIRT_SLOTS)}")
+    devices = _devices(paths, options.reconnect, _LIBVIRT_SLOTS)
+    arguments = [f"  <qemu:arg value={quoteattr(text)}/>" for text in devices]
     return "\n".join(
         [
             "<!-- in <domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ...>; the user that",
