@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import socket
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import contextlib
 
 from fuzz.fuzz_gpiochip import COMMANDS, NEIGHBOUR, plausible
-from fuzz.harness import main
+from fuzz.harness import fail_on_faults, main
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.exports.device import DeviceServer
 from gpiovirt.host.clock import now_ns
@@ -29,16 +28,7 @@ from gpiovirt.uapi import gpio as u
 INVARIANT = "no fault of ours, no fd left, and a neighbour's line stays as it was"
 
 
-class Faults(logging.Handler):
-    """A fault of ours that was logged is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
-
-
-logging.getLogger("gpiovirt").addHandler(Faults())
-logging.getLogger("gpiovirt").propagate = False
+fail_on_faults()
 
 
 class Peer:

@@ -6,7 +6,6 @@ Invariant: nothing raises, and when the connection is closed no line is held and
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import random
@@ -16,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fuzz.harness import main
+from fuzz.harness import fail_on_faults, main
 from gpiovirt.exports.vm.connection import Connection
 from gpiovirt.exports.vm.state import state_size
 from gpiovirt.host.clock import now_ns
@@ -32,16 +31,7 @@ LINES = 4
 FEATURES = 1 << 32 | 1 << 30 | 1
 
 
-class Faults(logging.Handler):
-    """Makes what the code logs as a fault of its own a failure."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR:
-            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
-
-
-logging.getLogger("gpiovirt").addHandler(Faults())
-logging.getLogger("gpiovirt").propagate = False
+fail_on_faults()
 
 
 WANTED = {

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""What the harnesses share: a time limit, a seed, and the input that failed."""
+"""What the harnesses share: a time limit, a seed, the input that failed, and faults that are only logged."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 
-__all__ = ["main"]
+__all__ = ["fail_on_faults", "main"]
 
 
 def main(what: str, once: Callable[[random.Random], Counter[str] | None]) -> int:
@@ -40,3 +41,16 @@ def main(what: str, once: Callable[[random.Random], Counter[str] | None]) -> int
     if report:
         print(", ".join(f"{count} {name}" for name, count in report.most_common()))
     return 0
+
+
+class _Faults(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            raise AssertionError(record.getMessage()) from (record.exc_info or (None, None))[1]
+
+
+def fail_on_faults() -> None:
+    """Make what the code logs as a fault of its own a failure."""
+    logger = logging.getLogger("gpiovirt")
+    logger.addHandler(_Faults())
+    logger.propagate = False
