@@ -345,11 +345,33 @@ class TestSave:
 class TestStart:
     def test_chips_that_files_describe_are_there_when_it_is_ready(self, tmp_path: Path) -> None:
         (tmp_path / "chips.d").mkdir()
-        describe(tmp_path / "chips.d", plc='lines = "DOOR"', bad='lines = "nochip 0"')
+        describe(tmp_path / "chips.d", plc='lines = "DOOR"', bad='lines = "sim-a 100"')
         with configured(tmp_path) as daemon:
             assert daemon.show("plc")["state"] == "live"
-            assert "bad.toml: lines: no chip 'nochip'" in daemon.log()
+            assert "bad.toml: lines: sim-a has no line 100" in daemon.log()
             assert "not all of" in daemon.log()
+
+    def test_chips_that_files_describe_wait_for_lines_that_are_not_there_yet(self, tmp_path: Path) -> None:
+        (tmp_path / "chips.d").mkdir()
+        describe(tmp_path / "chips.d", plc='lines = ["DOOR", "nested 0"]\nmode = "0600"')
+        with configured(tmp_path) as daemon:
+            shown = daemon.show("plc")
+            assert (shown["state"], shown["mode"]) == ("waiting", 0o600)
+            assert shown["trouble"].startswith("no chip 'nested'")
+            assert "plc: made, waits: no chip 'nested'" in daemon.log()
+            assert command(daemon, "diff") == command(daemon, "apply") == ""
+            new(daemon, "sim-a 1", name="nested")
+            daemon.wait_for(lambda: daemon.show("plc")["state"] == "live")
+            assert [line["source"] for line in daemon.show("plc")["lines"]] == ["sim-b:0", "nested:0"]
+
+    def test_only_chips_that_may_wait_do(self, daemon: Daemon) -> None:
+        describe(daemon.config, plc='lines = "nochip 0"', far='lines = "sim-a 100"')
+        assert "no chip 'nochip'" in command(daemon, "apply", status=1)
+        assert chips(daemon) == []
+        said = command(daemon, "apply", "--wait", status=1)
+        assert "sim-a has no line 100" in said
+        assert "plc: made, waits: no chip 'nochip'" in said
+        assert chips(daemon) == ["plc"]
 
     def test_it_starts_with_a_configuration_that_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "chips.d").mkdir()

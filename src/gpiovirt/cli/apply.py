@@ -13,9 +13,10 @@ EPILOG = """\
 All files are checked before anything changes. Then chips are made, changed, and, if their file is gone,
 deleted; chips that were made by other means are left alone. Each chip is changed as a whole or not at all,
 and lines that stay in it are not touched. What cannot be done is told, and does not prevent the rest; the
-exit status is 1 then. Chips that files describe are there after a reboot, too.
+exit status is 1 then. Chips that files describe are there after a reboot, too. If their lines are not
+there yet then, they wait for them; with --wait new ones do so at once.
 
-gpiovirtd does this when it starts.
+gpiovirtd does this when it starts, with --wait.
 
 examples:
   gpiovirt apply --dry-run
@@ -26,6 +27,9 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("-n", "--dry-run", action="store_true", help="only print what would be done")
+    parser.add_argument(
+        "--wait", action="store_true", help="have new chips wait for lines that are not there yet"
+    )
     add_directory(parser)
 
 
@@ -40,10 +44,11 @@ def main(options: argparse.Namespace) -> int:
             for step in steps:
                 print(f"{step.name}: would be {step.done}")
             return 0
-        for result in execute(client, steps):
+        for result in execute(client, steps, options.wait):
             if result.problem:
                 failed = True
                 tell([result.problem])
             else:
-                print(f"{result.step.name}: {result.step.done}", flush=True)
+                waits = f", waits: {result.waits_for}" if result.waits_for else ""
+                print(f"{result.step.name}: {result.step.done}{waits}", flush=True)
     return 1 if failed else 0

@@ -120,7 +120,7 @@ def _configuring(directory: str | None, run: str) -> Configuring:
     from gpiovirt.daemon.configuring import Configuring
 
     directory = os.path.abspath(directory or config_directory(os.getuid()))
-    return Configuring(directory, ["gpiovirt", "apply", "--config", directory], run)
+    return Configuring(directory, ["gpiovirt", "apply", "--wait", "--config", directory], run)
 
 
 def _control_files(run: str, sysfs: bool) -> Companion:

@@ -7,7 +7,8 @@ chip. After "watch" events come, an object each.
 
     new       definition, name, names, settings, safe, vm, poll_us, uid, gid, mode, driver,
               permanent, origin (the file that describes it),
-              lifetime ("connection", or "process" with a pidfd beside it)             -> the chip
+              lifetime ("connection", or "process" with a pidfd beside it),
+              wait (be there, too, if lines are not yet)                               -> the chip
     delete    name, force
     change    name, and what of `new` is to be otherwise                             -> the chip
     own       name, uid, gid, mode (-1: as it is)                                    -> the chip

@@ -59,10 +59,11 @@ class Step(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What became of a step: an empty `problem` is success."""
+    """What became of a step: an empty `problem` is success; the chip may wait for lines."""
 
     step: Step
     problem: str
+    waits_for: str = ""
 
 
 def origin_of(path: str) -> str:
@@ -166,10 +167,11 @@ def _without_owner(text: str) -> list[str]:
     return [row for row in text.splitlines() if not row.startswith(_OWNER)]
 
 
-def execute(client: Client, steps: Sequence[Step]) -> Iterator[Result]:
+def execute(client: Client, steps: Sequence[Step], may_wait: bool = False) -> Iterator[Result]:
     """Do it, and tell what came of each step; one's failure is not another's.
 
-    A step that may have failed for want of another is tried again after those that succeed.
+    A step that may have failed for want of another is tried again after those that succeed. New chips
+    `may_wait` for lines that are not there then.
     """
     pending = list(steps)
     while pending:
@@ -184,8 +186,22 @@ def execute(client: Client, steps: Sequence[Step]) -> Iterator[Result]:
         again = [step for step, error in refused if error.errno in _MAY_DEPEND]
         if len(refused) == len(pending):
             again = []
-        yield from (Result(step, _problem(step, error)) for step, error in refused if step not in again)
+        for step, why in refused:
+            if step not in again:
+                waiting = _leave_waiting(client, step) if may_wait else None
+                yield waiting or Result(step, _problem(step, why))
         pending = again
+
+
+def _leave_waiting(client: Client, step: Step) -> Result | None:
+    """Have a chip that waits for its lines; None if that is of no use."""
+    if step.do != "new":
+        return None
+    try:
+        chip = client.call("new", **step.arguments, wait=True)
+    except RefusedError:
+        return None
+    return Result(step, "", chip["trouble"])
 
 
 def _do(client: Client, step: Step) -> None:

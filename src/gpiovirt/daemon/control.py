@@ -208,7 +208,7 @@ class _Client:
                 self._owned.append(result.record.name)
             self._told(result)
 
-        self._custodian.new(record, done, creator_fd)
+        self._custodian.new(record, done, creator_fd, creator_fd < 0 and bool(body.get("wait")))
 
     def _delete(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
         self._manager(who)

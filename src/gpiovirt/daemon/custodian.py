@@ -92,10 +92,11 @@ class Custodian:
 
     # what is asked for
 
-    def new(self, record: Record, done: Done, creator_fd: int = -1) -> None:
+    def new(self, record: Record, done: Done, creator_fd: int = -1, may_wait: bool = False) -> None:
         """Make a chip; without a name it gets its driver's, with the lowest free number.
 
-        `creator_fd` is readable when it is to go away again; it is ours from now on.
+        `creator_fd` is readable when it is to go away again; it is ours from now on. A chip that `may_wait`
+        is there, too, if its lines are not yet.
         """
         try:
             if not record.name:
@@ -109,8 +110,18 @@ class Custodian:
             if record.name in self.chips or record.name in self.simulation.labels:
                 raise DeviceExistsError(f"there is a chip {record.name!r}; choose another name, or delete it")
             chip = self._virtual_chip(record)
-            with self.sources() as sources:
-                chip.lines = lines = take(record, sources, self._reactor)
+            try:
+                with self.sources() as sources:
+                    chip.lines = lines = take(record, sources, self._reactor)
+            except GpiovirtError as error:
+                if not may_wait or not _may_come(error):
+                    raise
+                self._store.save(record)
+                self.chips[record.name] = chip
+                self._wait(chip, error)
+                self._look_soon()
+                done(chip)
+                return
             try:
                 chip.check()
                 chip.use(lines, lines)
@@ -338,9 +349,7 @@ class Custodian:
             restored = self._restored_lines(chip, sources)
             lines = take(chip.record, sources, self._reactor, restored)
         except GpiovirtError as error:
-            if str(error) != chip.trouble:
-                chip.trouble = str(error)
-                _log.warning("%s waits: %s", chip.record.name, error, extra=chip.about)
+            self._wait(chip, error)
             return not _may_come(error)
         chip.use(lines, [line for line in lines if line.place not in restored])
         self._forget_restored(chip.record.name, [line.file.fds[0] for line in lines if line.file])
@@ -351,6 +360,12 @@ class Custodian:
             chip.trouble = str(error)
             _log.error("%s: %s", chip.record.name, error, extra=chip.about)
         return True
+
+    @staticmethod
+    def _wait(chip: VirtualChip, error: GpiovirtError) -> None:
+        if str(error) != chip.trouble:
+            chip.trouble = str(error)
+            _log.warning("%s waits: %s", chip.record.name, error, extra=chip.about)
 
     def _restored_lines(self, chip: VirtualChip, sources: Sources) -> dict[Place, Line]:
         """Those of the chip's lines that the service manager has kept, as far as their chips are there."""
