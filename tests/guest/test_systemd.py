@@ -126,7 +126,7 @@ def test_outputs_stay_where_they_are(machine: Machine, what: str) -> None:
             machine.install()
         else:
             machine.sh(what)
-        machine.has("systemctl is-active gpiovirtd || true", "active\n")
+        machine.has("systemctl show gpiovirtd -p ActiveState", "=active")
         if "KILL" in what:
             machine.has(f"systemctl show gpiovirtd --value -p MainPID | grep -vx {former} || true", "\n")
         machine.has("gpiovirt list || true", "plc 4 lines, root:gpio 0660, live")
