@@ -75,7 +75,8 @@ class Custodian:
         self._timers = timers
         self._forkserver = forkserver
         self._restored = dict(restored)
-        self._looking = False
+        self._look_soon = timers.once_in(_LOOK_AGAIN_S, self._look)
+        """A line is missing"""
 
     def sources(self) -> Sources:
         """The chips that lines can be taken of."""
@@ -325,14 +326,7 @@ class Custodian:
             with suppress(GpiovirtError):
                 self.own(chip, *access)
 
-    def _look_soon(self) -> None:
-        """A line is missing."""
-        if not self._looking:
-            self._looking = True
-            self._timers.call_later(_LOOK_AGAIN_S, self._look)
-
     def _look(self) -> None:
-        self._looking = False
         complete = True
         with self.sources() as sources:
             for chip in list(self.chips.values()):

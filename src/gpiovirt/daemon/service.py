@@ -109,7 +109,7 @@ def serve(options: Options) -> int:
     def ready() -> None:
         _log.info("ready: %s", _status(custodian))
         sd_notify("READY=1", f"STATUS={_status(custodian)}", f"MAINPID={os.getpid()}")
-        custodian.on_state = _once_in(_STATUS_S, timers, lambda: sd_notify(f"STATUS={_status(custodian)}"))
+        custodian.on_state = timers.once_in(_STATUS_S, lambda: sd_notify(f"STATUS={_status(custodian)}"))
 
     simulation.start(simulated)
     reactor.run()
@@ -154,24 +154,6 @@ def _when(
             timers.call_later(0.01, look)
 
     look()
-
-
-def _once_in(delay_s: float, timers: Timers, what: Callable[[], None]) -> Callable[[], None]:
-    """Do `what` a while after it was called for, once for all calls until then."""
-    due = False
-
-    def do() -> None:
-        nonlocal due
-        due = False
-        what()
-
-    def call() -> None:
-        nonlocal due
-        if not due:
-            due = True
-            timers.call_later(delay_s, do)
-
-    return call
 
 
 def _make(directories: Directories) -> None:

@@ -30,6 +30,23 @@ class Timers:
 
         return cancel
 
+    def once_in(self, delay_s: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """What has `callback` called a while after it is called, once for all calls until then."""
+        is_due = False
+
+        def due() -> None:
+            nonlocal is_due
+            is_due = False
+            callback()
+
+        def call() -> None:
+            nonlocal is_due
+            if not is_due:
+                is_due = True
+                self.call_later(delay_s, due)
+
+        return call
+
     def next_deadline_ns(self) -> int | None:
         """When on_deadline wants to be called, on CLOCK_MONOTONIC; None: not at all."""
         return self._due[0][0] if self._due else None
