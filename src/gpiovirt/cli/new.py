@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from gpiovirt.cli.main import add_poll_us
 from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.control.client import Client
 from gpiovirt.errors import HostError, UsageError
@@ -33,13 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", metavar="GROUP", default="", help="its group (gpio, where there is one)")
     parser.add_argument("--mode", metavar="MODE", default="", help="who may use it (0660)")
     parser.add_argument("--vm", action="store_true", help="make a socket for virtual machines, too")
-    parser.add_argument(
-        "--poll-us",
-        type=int,
-        default=0,
-        metavar="N",
-        help="look for more for N microseconds after each request, before sleeping: faster, at a CPU's cost",
-    )
+    add_poll_us(parser)
     parser.add_argument(
         "--line", metavar="LINE=HOW", action="append", default=[], help="how a line is to be for VMs"
     )

@@ -12,6 +12,7 @@ from functools import partial
 from signal import SIGHUP, SIGINT, SIGTERM
 
 from gpiovirt.cli import chips
+from gpiovirt.cli.main import add_poll_us
 from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.control.limits import check_poll_us
 from gpiovirt.core.chip import Chip
@@ -72,13 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="how the chip's line (its offset or name) is to be when it is used (may be repeated)",
     )
-    parser.add_argument(
-        "--poll-us",
-        type=int,
-        default=0,
-        metavar="N",
-        help="look for more for N microseconds after each request, before sleeping: faster, at a CPU's cost",
-    )
+    add_poll_us(parser)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log every message of the virtual machines, too"
     )
