@@ -123,7 +123,7 @@ def once(rng: random.Random) -> None:
     simulator = Simulator(now_ns)
     chip = simulator.add_chip("s", [""] * 8)
     held = chip.request([NEIGHBOUR], [LineSettings(Direction.OUTPUT, output_value=1)], "neighbour")
-    reactor = Reactor(simulator)
+    reactor = Reactor(simulator.deadlines)
     with tempfile.TemporaryDirectory() as folder:
         listener = PathListener(f"{folder}/chip", Access(), socket.SOCK_SEQPACKET)
         server = DeviceServer(chip, listener, reactor)

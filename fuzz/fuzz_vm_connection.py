@@ -116,7 +116,7 @@ def once(rng: random.Random) -> None:
     before = len(os.listdir("/proc/self/fd"))
     simulator = Simulator(now_ns)
     chip = simulator.add_chip("s", ["A"] * LINES)
-    reactor = Reactor(simulator)
+    reactor = Reactor(simulator.deadlines)
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
     theirs.setblocking(False)

@@ -24,6 +24,7 @@ from gpiod import line
 from gpiovirt.control.simulator import ENVIRONMENT, SimClient
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.chip import Chip, LineRequest
+from gpiovirt.core.deadline import Deadlines
 from gpiovirt.core.line import (
     Bias,
     Clock,
@@ -160,9 +161,9 @@ class CoreRig:
 
     def wait(self, seconds: float) -> None:
         end = self._now_ns + int(seconds * 1e9)
-        while (deadline := self._simulator.next_deadline_ns()) is not None and deadline <= end:
+        while (deadline := self._simulator.deadlines.next_deadline_ns()) is not None and deadline <= end:
             self._now_ns = deadline
-            self._simulator.on_deadline(deadline)
+            self._simulator.deadlines.on_deadline(deadline)
         self._now_ns = end
 
     def close(self) -> None:
@@ -215,7 +216,7 @@ class KernelRig:
     def __init__(self, path: str, world: World, depth: int) -> None:
         from gpiovirt.sources.kernel import KernelChips
 
-        self._chips = KernelChips()
+        self._chips = KernelChips(Deadlines())
         chip: Chip | None = self._chips.find(path)
         assert chip is not None
         for level in range(depth):

@@ -126,9 +126,9 @@ class Ours:
 
     def settle(self) -> None:
         end = self._ns + int(SETTLE_S * 1e9)
-        while (deadline := self._sim.next_deadline_ns()) is not None and deadline <= end:
+        while (deadline := self._sim.deadlines.next_deadline_ns()) is not None and deadline <= end:
             self._ns = deadline
-            self._sim.on_deadline(deadline)
+            self._sim.deadlines.on_deadline(deadline)
         self._ns = end
 
 

@@ -43,9 +43,10 @@ def pull(offset: int, way: str) -> None:
 
 def consumers() -> list[str]:
     """Who holds the lines of gpio-sim."""
+    from gpiovirt.core.deadline import Deadlines
     from gpiovirt.sources.kernel import KernelChips
 
-    chip = KernelChips().find("sim")
+    chip = KernelChips(Deadlines()).find("sim")
     assert chip is not None
     return [chip.line_info(offset).consumer for offset in range(4)]
 

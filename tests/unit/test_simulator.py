@@ -131,21 +131,22 @@ def test_a_deadline_is_due_only_while_a_line_debounces(sim: Simulator) -> None:
     clock = sim.now
     assert isinstance(clock, FakeClock)
     request = sim.chips["a"].request([0], [INPUT._replace(debounce_period_us=1000)], "in")
-    assert sim.next_deadline_ns() is None
+    assert sim.deadlines.next_deadline_ns() is None
     sim.pull("a", 0, 1)
-    assert sim.next_deadline_ns() == clock.ns + 1_000_000
+    assert sim.deadlines.next_deadline_ns() == clock.ns + 1_000_000
     clock.ns += 500_000
     sim.pull("a", 0, 0)
     sim.pull("a", 0, 1)
-    sim.on_deadline(clock.ns + 500_000)
+    clock.ns += 500_000
+    sim.deadlines.on_deadline(clock.ns)
     assert request.get_values(1) == 0
-    clock.ns += 1_000_000
-    sim.on_deadline(clock.ns)
+    clock.ns += 500_000
+    sim.deadlines.on_deadline(clock.ns)
     assert request.get_values(1) == 1
-    assert sim.next_deadline_ns() is None
+    assert sim.deadlines.next_deadline_ns() is None
     sim.pull("a", 0, 0)
     request.release()
-    assert sim.next_deadline_ns() is None
+    assert sim.deadlines.next_deadline_ns() is None
 
 
 def test_wrong_names_are_told(sim: Simulator) -> None:

@@ -66,7 +66,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     def opener(name: str, open_fifo: FifoFactory, _waits: object) -> File:
         return ChipFile(chip, name, open_fifo)
 
-    made = Supervisor({(1, 1): (opener, "gpiochip0")}, now_ns, simulator)
+    made = Supervisor({(1, 1): (opener, "gpiochip0")}, now_ns, simulator.deadlines)
     made._listener = FakeListener()  # type: ignore[assignment]
     task = FakeTask()
     found = {3: (1, 1)}

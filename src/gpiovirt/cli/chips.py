@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from gpiovirt.control import chip_socket
 from gpiovirt.core.aggregate import Aggregate, SourceLine
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.deadline import Deadlines
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.errors import HostError, NoSuchChipError, NoSuchLineError, UsageError
 from gpiovirt.host.clock import now_ns
@@ -70,7 +71,8 @@ class ChipSet:
     """The chips that the options define: simulated and virtual ones, and the kernel's that they use."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.simulator = Simulator(now_ns)
+        self.deadlines = Deadlines()
+        self.simulator = Simulator(now_ns, self.deadlines)
         self.virtual: dict[str, Chip] = {}
         self.handed_over: dict[str, list[tuple[KernelChip, int]]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
@@ -112,23 +114,6 @@ class ChipSet:
         """Let what happens on the kernel's chips be read where the chips are served."""
         if self.kernel is not None:
             reactor.add_reader(self.kernel.fileno(), self.kernel.on_readable)
-
-    def next_deadline_ns(self) -> int | None:
-        """When on_deadline wants to be called, on CLOCK_MONOTONIC; None: not at all."""
-        deadline_ns = self.simulator.next_deadline_ns()
-        if self.kernel is None:
-            return deadline_ns
-        look_ns = self.kernel.next_deadline_ns()
-        if deadline_ns is None or look_ns is None:
-            return look_ns if deadline_ns is None else deadline_ns
-        return min(deadline_ns, look_ns)
-
-    def on_deadline(self, now_ns: int) -> None:
-        """Time has passed."""
-        self.simulator.on_deadline(now_ns)
-        look_ns = self.kernel.next_deadline_ns() if self.kernel else None
-        if self.kernel is not None and look_ns is not None and look_ns <= now_ns:
-            self.kernel.on_deadline(now_ns)
 
     def _add_hog(self, text: str) -> None:
         line, _, who = text.partition("=")
@@ -207,11 +192,11 @@ class ChipSet:
 
     def _kernel_chips(self) -> KernelChips | None:
         if self.kernel is None:
-            self.kernel = kernel_chips()
+            self.kernel = kernel_chips(self.deadlines)
         return self.kernel
 
 
-def kernel_chips() -> KernelChips | None:
+def kernel_chips(deadlines: Deadlines) -> KernelChips | None:
     """The kernel's chips; None where it has none, and the binding need not be there."""
     if not any(name.startswith("gpiochip") for name in os.listdir("/dev")):
         return None
@@ -219,7 +204,7 @@ def kernel_chips() -> KernelChips | None:
         from gpiovirt.sources.kernel import KernelChips
     except ImportError as error:
         raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
-    return KernelChips()
+    return KernelChips(deadlines)
 
 
 def _local(chip: Chip) -> Openable:

@@ -11,6 +11,7 @@ from gpiovirt.cli.chips import kernel_chips
 from gpiovirt.cli.show import describe
 from gpiovirt.control.client import Client
 from gpiovirt.control.simulator import SimClient, running
+from gpiovirt.core.deadline import Deadlines
 from gpiovirt.errors import HostError
 
 EPILOG = """\
@@ -56,7 +57,7 @@ def _chips_of_daemon() -> list[dict[str, Any]]:
 
 
 def _print_kernel_chips() -> bool:
-    kernel = kernel_chips()
+    kernel = kernel_chips(Deadlines())
     if kernel is None:
         return False
     from gpiovirt.exports.kernel.record import chips_of_devices

@@ -63,4 +63,4 @@ def main(options: argparse.Namespace) -> int:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
     environment = {**os.environ, ENVIRONMENT: name} if made.simulator.chips else os.environ
-    launch(argv, made.openables(), now_ns, made, prepare, environment)
+    launch(argv, made.openables(), now_ns, made.deadlines, prepare, environment)

@@ -101,7 +101,7 @@ def main(options: argparse.Namespace) -> int:
     from gpiovirt.host.notify import sd_notify
     from gpiovirt.host.reactor import Reactor
 
-    reactor = Reactor(made if made.kernel else made.simulator, options.poll_us)
+    reactor = Reactor(made.deadlines, options.poll_us)
     made.attach(reactor)
     reactor.stop_on((SIGTERM, SIGINT, SIGHUP))
     servers: list[VmServer | Offload] = []

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 from gpiovirt.host.reactor import Reactor
@@ -50,10 +49,9 @@ class Companion:
         self._failures = 0
         self._ended = False
 
-    def begin(self, reactor: Reactor, timers: Timers) -> None:
+    def begin(self, reactor: Reactor) -> None:
         """Start it, and keep it there."""
         self._reactor = reactor
-        self._timers = timers
         self._start()
 
     def _start(self) -> None:
@@ -85,7 +83,7 @@ class Companion:
         lived_s = time.monotonic() - self._started_s
         self._failures = 0 if lived_s > _LIVED_S else self._failures + 1
         _log.warning("%s has ended; it is started again", self.name)
-        self._timers.call_later(_DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)], self._begin_again)
+        self._reactor.call_later(_DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)], self._begin_again)
 
     def _begin_again(self) -> None:
         self._start()
@@ -127,10 +125,9 @@ class Agent(Companion):
         self._gid = gid
         self._listener: PathListener | None = None
 
-    def begin(self, reactor: Reactor, timers: Timers) -> None:
+    def begin(self, reactor: Reactor) -> None:
         """Listen for it."""
         self._reactor = reactor
-        self._timers = timers
         try:
             self._listener = PathListener(self._path, Access(mode=0o666))
         except HostError as error:

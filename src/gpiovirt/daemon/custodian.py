@@ -23,7 +23,6 @@ from gpiovirt.daemon.link import Forkserver, Link
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import Place, Sources
 from gpiovirt.daemon.store import Record, Store
-from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import (
     DeviceBusyError,
     DeviceExistsError,
@@ -58,7 +57,6 @@ class Custodian:
         directories: Directories,
         store: Store,
         reactor: Reactor,
-        timers: Timers,
         forkserver: Forkserver,
         simulation: Simulation,
         restored: Mapping[str, dict[int, int]],
@@ -72,10 +70,9 @@ class Custodian:
         self.simulation = simulation
         self._store = store
         self._reactor = reactor
-        self._timers = timers
         self._forkserver = forkserver
         self._restored = dict(restored)
-        self._look_soon = timers.once_in(_LOOK_AGAIN_S, self._look)
+        self._look_soon = reactor.coalesced(_LOOK_AGAIN_S, self._look)
         """A line is missing"""
 
     def sources(self) -> Sources:
@@ -85,7 +82,7 @@ class Custodian:
     def _virtual_chip(self, record: Record) -> VirtualChip:
         def link(chip: VirtualChip) -> Link:
             path = f"{self.directories.workers}/{record.name}"
-            return Link(record.name, path, chip, self._reactor, self._timers, self._forkserver)
+            return Link(record.name, path, chip, self._reactor, self._forkserver)
 
         return VirtualChip(
             record, self.directories, self._reactor, link, self._on_changed, lambda _: self._look_soon()
@@ -280,7 +277,7 @@ class Custodian:
 
         tag = chip.ask(answered)
         if tag:
-            cancel = self._timers.call_later(_ANSWER_S, lambda: chip.give_up_asking(tag))
+            cancel = self._reactor.call_later(_ANSWER_S, lambda: chip.give_up_asking(tag))
 
     def watch(self, watcher: Callable[[VirtualChip, dict[str, Any]], None]) -> Callable[[], None]:
         """Tell `watcher` what happens; returns what ends that."""

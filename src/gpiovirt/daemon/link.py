@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.channel import Channel
 from gpiovirt.host.reactor import Reactor
@@ -110,14 +109,13 @@ class Link:
     """One worker, by the path of its hand-over socket."""
 
     def __init__(
-        self, name: str, path: str, served: Served, reactor: Reactor, timers: Timers, forkserver: Forkserver
+        self, name: str, path: str, served: Served, reactor: Reactor, forkserver: Forkserver
     ) -> None:
         self._name = name
         self._about = {"chip": name}
         self._path = path
         self._served = served
         self._reactor = reactor
-        self._timers = timers
         self._forkserver = forkserver
         self._listener: SocketListener | None = None
         self._channel: Channel | None = None
@@ -158,7 +156,7 @@ class Link:
             sock.close()
             self._channel = None
             raise HostError.of(f"cannot reach the worker of {self._name}", error) from error
-        self._cancel = self._timers.call_later(_START_S, self._on_late)
+        self._cancel = self._reactor.call_later(_START_S, self._on_late)
         self._reactor.add_reader(self._channel.fileno(), self._receive)
 
     def _on_late(self) -> None:
@@ -234,7 +232,7 @@ class Link:
         _log.warning("%s: its worker has ended; another is started", self._name, extra=self._about)
         self._served.on_lost()
         if not self._closed:
-            self._cancel = self._timers.call_later(delay_s, self._start_again)
+            self._cancel = self._reactor.call_later(delay_s, self._start_again)
 
     def _start_again(self) -> None:
         self._cancel = None
@@ -242,7 +240,7 @@ class Link:
             self._served.begin_again()
         except HostError as error:
             _log.error("%s: %s", self._name, error, extra=self._about)
-            self._cancel = self._timers.call_later(_DELAYS_S[-1], self._start_again)
+            self._cancel = self._reactor.call_later(_DELAYS_S[-1], self._start_again)
 
     def end_worker(self) -> None:
         """Kill the worker, if there is one."""

@@ -26,7 +26,6 @@ from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.link import Forkserver
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Store
-from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import HostError
 from gpiovirt.host.inotify import IN_ATTRIB, DirectoryWatch
 from gpiovirt.host.notify import FIRST_FD, kept_fds, sd_notify
@@ -65,12 +64,11 @@ def serve(options: Options) -> int:
     _make(directories)
     lock = _lock(options.run)
     store = Store(options.state)
-    timers = Timers()
-    reactor = Reactor(timers)
+    reactor = Reactor()
     reactor.stop_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     forkserver = Forkserver(options.worker_uid, options.worker_gid)
-    simulation = Simulation(options.simulated, options.wires, directories, reactor, timers, forkserver)
-    custodian = Custodian(directories, store, reactor, timers, forkserver, simulation, restored)
+    simulation = Simulation(options.simulated, options.wires, directories, reactor, forkserver)
+    custodian = Custodian(directories, store, reactor, forkserver, simulation, restored)
     watch = DirectoryWatch(directories.chips, IN_ATTRIB)
 
     def attributes_changed() -> None:
@@ -83,7 +81,7 @@ def serve(options: Options) -> int:
 
     def simulated() -> None:
         custodian.restore()
-        _when(lambda: custodian.is_settled, timers, listen)
+        _when(lambda: custodian.is_settled, reactor, listen)
 
     def is_agent(peer: Peer) -> bool:
         return any(isinstance(other, Agent) and other.is_peer(peer) for other in options.companions)
@@ -91,15 +89,15 @@ def serve(options: Options) -> int:
     def listen() -> None:
         control.append(ControlServer(f"{options.run}/control", custodian, reactor, is_agent))
         for companion in options.companions:
-            companion.begin(reactor, timers)
-        _when(lambda: all(companion.is_settled for companion in options.companions), timers, configure)
+            companion.begin(reactor)
+        _when(lambda: all(companion.is_settled for companion in options.companions), reactor, configure)
 
     def configure() -> None:
         if configuring is None or not _is_wanted(configuring, custodian):
             ready()
             return
         configuring.begin(reactor)
-        _when(lambda: configuring.is_settled, timers, configured, _CONFIGURE_S)
+        _when(lambda: configuring.is_settled, reactor, configured, _CONFIGURE_S)
 
     def configured() -> None:
         if configuring is not None and not configuring.is_settled:
@@ -109,7 +107,7 @@ def serve(options: Options) -> int:
     def ready() -> None:
         _log.info("ready: %s", _status(custodian))
         sd_notify("READY=1", f"STATUS={_status(custodian)}", f"MAINPID={os.getpid()}")
-        custodian.on_state = timers.once_in(_STATUS_S, lambda: sd_notify(f"STATUS={_status(custodian)}"))
+        custodian.on_state = reactor.coalesced(_STATUS_S, lambda: sd_notify(f"STATUS={_status(custodian)}"))
 
     simulation.start(simulated)
     reactor.run()
@@ -142,7 +140,7 @@ def _is_wanted(configuring: Configuring, custodian: Custodian) -> bool:
 
 
 def _when(
-    condition: Callable[[], bool], timers: Timers, then: Callable[[], None], at_most_s: float = _SETTLE_S
+    condition: Callable[[], bool], reactor: Reactor, then: Callable[[], None], at_most_s: float = _SETTLE_S
 ) -> None:
     """Go on when it holds, or after a while without."""
     give_up = time.monotonic() + at_most_s
@@ -151,7 +149,7 @@ def _when(
         if condition() or time.monotonic() > give_up:
             then()
         else:
-            timers.call_later(0.01, look)
+            reactor.call_later(0.01, look)
 
     look()
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from gpiovirt.daemon.chip import Directories
 from gpiovirt.daemon.link import Forkserver, Link
-from gpiovirt.daemon.timers import Timers
 from gpiovirt.errors import PeerError
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
@@ -33,7 +32,6 @@ class Simulation:
         wires: Sequence[tuple[str, str]],
         directories: Directories,
         reactor: Reactor,
-        timers: Timers,
         forkserver: Forkserver,
     ) -> None:
         self.labels = {label for label, _ in chips}
@@ -44,7 +42,7 @@ class Simulation:
         self._directory = directories.sources
         self._listeners: list[SocketListener] = []
         path = f"{directories.workers}/:simulator"
-        self.link = Link("the simulator", path, self, reactor, timers, forkserver)
+        self.link = Link("the simulator", path, self, reactor, forkserver)
         self._on_ready: Callable[[], None] | None = None
 
     def start(self, on_ready: Callable[[], None]) -> None:

@@ -42,18 +42,10 @@ FDS_OF_LINE = {"kernel": 1, "remote": 2, "gone": 0}
 _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
 
 
-class _Never:
-    def next_deadline_ns(self) -> int | None:
-        return None
-
-    def on_deadline(self, now_ns: int) -> None:
-        pass
-
-
 def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
     """Be a worker, whose custodian comes through `listener`; it never returns to what it was."""
-    simulator = Simulator(now_ns) if simulates else None
-    reactor = Reactor(simulator or _Never())
+    reactor = Reactor()
+    simulator = Simulator(now_ns, reactor.deadlines) if simulates else None
     if simulator is not None:
         SimServer(simulator, reactor, socket_name(os.getuid(), os.getpid()))
     worker = _Worker(SocketListener(listener), reactor, simulator)

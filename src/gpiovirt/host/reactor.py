@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One thread's loop: callbacks for files that are ready, for deadlines, and for signals that end it.
 
-Callbacks must bear being called for nothing. One that raises is logged and not called again.
+Callbacks must bear being called for nothing. A fault in one is logged and never ends the loop: its file is
+handed to its `on_fault`, or rests for a while and is then served again. Deadlines have the same barrier.
 """
 
 from __future__ import annotations
@@ -13,25 +14,19 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Protocol
 
-__all__ = ["Clocked", "Reactor", "Waits"]
+from gpiovirt.core.deadline import Cancel, Deadlines
+
+__all__ = ["Callback", "Reactor", "Waits"]
 
 _log = logging.getLogger(__name__)
 
 Callback = Callable[[], object]
 
 _BATCH = 32  # files of one turn; poll() allocates for as many
-
-
-class Clocked(Protocol):
-    """Something that wants to be told when time has passed."""
-
-    def next_deadline_ns(self) -> int | None:
-        """When, on CLOCK_MONOTONIC; None: not at all."""
-
-    def on_deadline(self, now_ns: int) -> None:
-        """It has."""
+_RESTS_S = (0.01, 0.1, 1.0)  # of a file whose callback raises again and again
 
 
 class Waits(Protocol):
@@ -44,22 +39,34 @@ class Waits(Protocol):
         """Call back no more; to be called before the fd is closed."""
 
 
+class _Reader:
+    __slots__ = ("callback", "events", "faults", "on_fault")
+
+    def __init__(self, callback: Callback, events: int, on_fault: Callback | None) -> None:
+        self.callback = callback
+        self.events = events
+        self.on_fault = on_fault
+        self.faults = 0
+
+
 class Reactor:
     """Never wakes for nothing; with `poll_us`, it looks for so long for more after each event."""
 
-    def __init__(self, clocked: Clocked, poll_us: int = 0) -> None:
-        self._clocked = clocked
+    def __init__(self, deadlines: Deadlines | None = None, poll_us: int = 0) -> None:
+        self.deadlines = deadlines or Deadlines()
         self.poll_us = poll_us
         self._epoll = select.epoll()
-        self._readers: dict[int, Callback] = {}
-        self._on_fault: dict[int, Callback] = {}
+        self._callbacks: dict[int, Callback] = {}
+        self._readers: dict[int, _Reader] = {}
         self._soon: list[Callback] = []
         self._running = True
         self.stopped_by = 0
 
-    def add_reader(self, fd: int, callback: Callback) -> None:
-        """Call back while `fd` is readable or hung up."""
-        self._add(fd, callback, select.EPOLLIN)
+    # files
+
+    def add_reader(self, fd: int, callback: Callback, on_fault: Callback | None = None) -> None:
+        """Call back while `fd` is readable or hung up; `on_fault`, if given, is called when that raises."""
+        self._add(fd, _Reader(callback, select.EPOLLIN, on_fault))
 
     def add_edge_reader(self, fd: int, callback: Callback, on_fault: Callback) -> None:
         """Call back each time that something is written to `fd`; it need not be read.
@@ -67,26 +74,50 @@ class Reactor:
         A callback that returns true has more to do, and is called again soon. One that raises is
         logged, and then `on_fault` is called.
         """
-        self._on_fault[fd] = on_fault
-        self._add(fd, callback, select.EPOLLIN | select.EPOLLET)
+        self._add(fd, _Reader(callback, select.EPOLLIN | select.EPOLLET, on_fault))
 
     def add_hangup(self, fd: int, callback: Callback) -> None:
         """Call back when the other end of `fd` is closed, and only then."""
-        self._add(fd, callback, 0)
+        self._add(fd, _Reader(callback, 0, None))
 
-    def _add(self, fd: int, callback: Callback, events: int) -> None:
-        self._epoll.register(fd, events)
-        self._readers[fd] = callback
+    def _add(self, fd: int, reader: _Reader) -> None:
+        self._epoll.register(fd, reader.events)
+        self._readers[fd] = reader
+        self._callbacks[fd] = reader.callback
 
     def remove_reader(self, fd: int) -> None:
         """Call back no more; to be called before the fd is closed."""
-        self._on_fault.pop(fd, None)
-        if self._readers.pop(fd, None) is not None:
+        if self._readers.pop(fd, None) is not None and self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    # time
 
     def soon(self, callback: Callback) -> None:
         """Call back once, when those have had their turn that are ready."""
         self._soon.append(callback)
+
+    def call_later(self, delay_s: float, callback: Callback) -> Cancel:
+        """Call back once, after so long."""
+        return self.deadlines.call_at(time.monotonic_ns() + int(delay_s * 1e9), callback)
+
+    def coalesced(self, delay_s: float, callback: Callback) -> Callable[[], None]:
+        """What has `callback` called a while after it is called, once for all calls until then."""
+        is_due = False
+
+        def due() -> None:
+            nonlocal is_due
+            is_due = False
+            callback()
+
+        def call() -> None:
+            nonlocal is_due
+            if not is_due:
+                is_due = True
+                self.call_later(delay_s, due)
+
+        return call
+
+    # the loop
 
     def stop(self) -> None:
         """Have run() return."""
@@ -111,8 +142,8 @@ class Reactor:
     def run(self) -> None:
         """Serve until stop()."""
         poll = self._epoll.poll
-        next_deadline_ns = self._clocked.next_deadline_ns
-        readers = self._readers
+        next_deadline_ns = self.deadlines.next_deadline_ns
+        callbacks = self._callbacks
         spin_until_ns = 0
         while self._running:
             timeout_s = self._timeout_s() if self._soon or next_deadline_ns() is not None else None
@@ -120,58 +151,81 @@ class Reactor:
                 timeout_s = 0
             ready = poll(timeout_s, _BATCH)
             for fd, _ in ready:
-                callback = readers.get(fd)
+                callback = callbacks.get(fd)
                 if callback is not None:
                     try:
                         if callback():
                             self._call_again(fd, callback)
                     except Exception:
-                        self._drop(fd, callback)
+                        self._on_fault(fd, callback)
             if self._soon:
                 soon, self._soon = self._soon, []
                 for callback in soon:
-                    try:
-                        callback()
-                    except Exception:
-                        _log.exception("a fault of ours in %r", callback)
+                    self._call(callback)
             if self.poll_us and ready:
                 spin_until_ns = time.monotonic_ns() + self.poll_us * 1000
 
+    @staticmethod
+    def _call(callback: Callback) -> None:
+        try:
+            callback()
+        except Exception:
+            _log.exception("internal error in %r", callback)
+
     def _call_again(self, fd: int, callback: Callback) -> None:
         def again() -> None:
-            if self._readers.get(fd) is callback:
+            if self._callbacks.get(fd) is callback:
                 try:
                     if callback():
                         self.soon(again)
                 except Exception:
-                    self._drop(fd, callback)
+                    self._on_fault(fd, callback)
 
         self.soon(again)
 
-    def _drop(self, fd: int, callback: Callback) -> None:
-        _log.exception("a fault of ours in %r; fd %d is served no more", callback, fd)
-        on_fault = self._on_fault.get(fd)
-        if on_fault is not None:
-            on_fault()
+    def _on_fault(self, fd: int, callback: Callback) -> None:
+        """A callback has raised: whoever is at the other end may be ended, nobody is left unheard."""
+        _log.exception("internal error in %r", callback)
+        reader = self._readers.get(fd)
+        if reader is None or reader.callback is not callback:
             return
+        if reader.on_fault is not None:
+            self._call(reader.on_fault)
+            return
+        rest_s = _RESTS_S[min(reader.faults, len(_RESTS_S) - 1)]
+        reader.faults += 1
         try:
-            self.remove_reader(fd)
-        except OSError as error:
+            self._epoll.unregister(fd)
+        except OSError as error:  # it was closed
             if error.errno not in (errno.EBADF, errno.ENOENT):
                 raise
+            del self._readers[fd], self._callbacks[fd]
+            return
+        del self._callbacks[fd]
+        self.call_later(rest_s, lambda: self._resume(fd, reader))
+
+    def _resume(self, fd: int, reader: _Reader) -> None:
+        if self._readers.get(fd) is reader:
+            del self._readers[fd]
+            with suppress(OSError):  # closed without a word
+                self._add(fd, reader)
 
     def _timeout_s(self) -> float | None:
         """Until the next deadline; those that have passed are served."""
         if self._soon:
             return 0
-        while (deadline_ns := self._clocked.next_deadline_ns()) is not None:
+        while (deadline_ns := self.deadlines.next_deadline_ns()) is not None:
             now_ns = time.monotonic_ns()
             if deadline_ns > now_ns:
                 return (deadline_ns - now_ns) / 1e9
-            self._clocked.on_deadline(now_ns)
+            try:
+                self.deadlines.on_deadline(now_ns)
+            except Exception:
+                _log.exception("internal error at a deadline")
         return 0 if self._soon or not self._running else None
 
     def close(self) -> None:
         """Forget all files; they stay open."""
         self._readers.clear()
+        self._callbacks.clear()
         self._epoll.close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from gpiovirt.core.chip import LineRequest, Now, PresenceSink
+from gpiovirt.core.deadline import Cancel, Deadlines
 from gpiovirt.core.debounce import Debouncer
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
@@ -64,6 +65,7 @@ class _SimLine:
     """One line: what it drives, and what it tells its chip."""
 
     __slots__ = (
+        "cancel",
         "clock",
         "debouncer",
         "driven",
@@ -88,6 +90,7 @@ class _SimLine:
         self.edge = Edge.NONE
         self.clock = Clock.MONOTONIC
         self.debouncer: Debouncer | None = None
+        self.cancel: Cancel | None = None
 
     def drive(self, value: int) -> None:
         """An output takes a value; one that its drive cannot drive makes the hardware an input."""
@@ -111,10 +114,32 @@ class _SimLine:
         if simulator.observers:
             simulator.report(self, level)
         if self.debouncer is not None:
+            is_due = self.debouncer.deadline_ns is not None
             self.debouncer.on_edge(simulator.now(Clock.MONOTONIC))
-            simulator.debouncing.add(self)
+            if not is_due:
+                self._await_stable(self.debouncer)
         elif self.edge:
             self.report_edge(level)
+
+    def _await_stable(self, debouncer: Debouncer) -> None:
+        """One deadline at a time: edges meanwhile only move the time that it is compared with."""
+        if debouncer.deadline_ns is not None:
+            deadlines = self.driver.simulator.deadlines
+            self.cancel = deadlines.call_at(debouncer.deadline_ns, lambda: self._on_deadline(debouncer))
+
+    def end_debounce(self) -> None:
+        self.debouncer = None
+        if self.cancel is not None:
+            self.cancel()
+            self.cancel = None
+
+    def _on_deadline(self, debouncer: Debouncer) -> None:
+        self.cancel = None
+        now_ns = self.driver.simulator.now(Clock.MONOTONIC)
+        if debouncer.deadline_ns is not None and debouncer.deadline_ns > now_ns:
+            self._await_stable(debouncer)
+        elif debouncer.on_deadline(self.net.level):
+            self.report_edge(debouncer.level)
 
     def report_edge(self, level: int) -> None:
         if self.edge & (Edge.RISING if level else Edge.FALLING):
@@ -171,7 +196,7 @@ class _SimDriver:
         line.drives_low = settings.drive is not Drive.OPEN_SOURCE
         if settings.direction is Direction.OUTPUT:
             line.edge = Edge.NONE
-            self._end_debounce(line)
+            line.end_debounce()
             line.drive(settings.output_value)
             if pull is not None:
                 line.pull(pull)
@@ -182,15 +207,11 @@ class _SimDriver:
         line.edge = settings.edge
         line.clock = settings.event_clock
         if not settings.debounce_period_us:
-            self._end_debounce(line)
+            line.end_debounce()
         elif line.debouncer is not None:
             line.debouncer.period_us = settings.debounce_period_us
         else:
             line.debouncer = Debouncer(line.net.level, settings.debounce_period_us)
-
-    def _end_debounce(self, line: _SimLine) -> None:
-        line.debouncer = None
-        self.simulator.debouncing.discard(line)
 
     def free(self, offset: int) -> None:
         line = self.lines[offset]
@@ -198,7 +219,7 @@ class _SimDriver:
         line.driven = None
         line.drives_low = line.drives_high = True
         line.is_held = False
-        self._end_debounce(line)
+        line.end_debounce()
         line.net.settle()
 
     def bind(self, offsets: Sequence[int]) -> Values:
@@ -214,12 +235,15 @@ class SimChip(GpioChip):
 
 
 class Simulator:
-    """Simulated chips and the world around them; `level` and `pull` are the world's side of a line."""
+    """Simulated chips and the world around them; `level` and `pull` are the world's side of a line.
 
-    def __init__(self, now: Now) -> None:
+    Debounced lines settle when `deadlines` are served.
+    """
+
+    def __init__(self, now: Now, deadlines: Deadlines | None = None) -> None:
         self.now = now
+        self.deadlines = deadlines or Deadlines()
         self.chips: dict[str, SimChip] = {}
-        self.debouncing: set[_SimLine] = set()
         self.observers: list[Callable[[LevelChange], None]] = []
         self._hogs: list[LineRequest] = []
 
@@ -287,23 +311,6 @@ class Simulator:
         change = LevelChange(line.driver.label, line.offset, level, self.now(Clock.MONOTONIC))
         for observer in self.observers:
             observer(change)
-
-    def next_deadline_ns(self) -> int | None:
-        """When on_deadline wants to be called, on CLOCK_MONOTONIC; None: not at all."""
-        if not self.debouncing:
-            return None
-        deadlines = [line.debouncer.deadline_ns for line in self.debouncing if line.debouncer]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
-
-    def on_deadline(self, now_ns: int) -> None:
-        """Time has passed: debounced lines that have been stable take their level."""
-        for line in list(self.debouncing):
-            debouncer = line.debouncer
-            if debouncer is None or debouncer.deadline_ns is None or debouncer.deadline_ns > now_ns:
-                continue
-            self.debouncing.discard(line)
-            if debouncer.on_deadline(line.net.level):
-                line.report_edge(debouncer.level)
 
     def _chip(self, label: str) -> SimChip:
         if label not in self.chips:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gpiovirt.core.chip import Now
+from gpiovirt.core.deadline import Deadlines
 from gpiovirt.errors import HostError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
@@ -25,7 +26,6 @@ from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
 
 if TYPE_CHECKING:
     from gpiovirt.exports.process.supervisor import Openable, Supervisor
-    from gpiovirt.host.reactor import Clocked
 
 __all__ = ["launch"]
 
@@ -42,7 +42,7 @@ def launch(
     argv: list[str],
     chips: Sequence[Openable],
     now: Now,
-    clocked: Clocked,
+    deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
     environment: Mapping[str, str],
 ) -> NoReturn:
@@ -58,7 +58,7 @@ def launch(
     if _fork_detached():
         os.close(to_supervisor)
         os.close(from_supervisor)
-        _supervise(program, placeholders, chips, now, clocked, prepare, from_program, to_program)
+        _supervise(program, placeholders, chips, now, deadlines, prepare, from_program, to_program)
     os.close(from_program)
     os.close(to_program)
     for placeholder in placeholders:
@@ -108,7 +108,7 @@ def _supervise(
     placeholders: Sequence[_Placeholder],
     chips: Sequence[Openable],
     now: Now,
-    clocked: Clocked,
+    deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
     from_program: int,
     to_program: int,
@@ -131,7 +131,7 @@ def _supervise(
             for placeholder, chip in zip(placeholders, chips, strict=True):
                 slave = os.fstat(placeholder.slave)
                 nodes[slave.st_dev, slave.st_ino] = (chip, placeholder.node.name)
-            supervisor = Supervisor(nodes, now, clocked)
+            supervisor = Supervisor(nodes, now, deadlines)
             prepare(supervisor)
             supervisor.run(listener)
         status = 0

@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gpiovirt.core.chip import Now
+from gpiovirt.core.deadline import Deadlines
 from gpiovirt.core.line import Clock
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.fifo import PipeFifo
@@ -26,7 +27,7 @@ from gpiovirt.uapi import gpio as u
 from gpiovirt.uapi.seccomp import AUDIT_ARCH_I386, COMPAT_ARCHES
 
 if TYPE_CHECKING:
-    from gpiovirt.host.reactor import Clocked, Waits
+    from gpiovirt.host.reactor import Waits
 
 __all__ = ["Openable", "Supervisor"]
 
@@ -42,10 +43,10 @@ _FileId = tuple[int, int]
 class Supervisor:
     """Serves the chips of `nodes`: (device, inode) of a placeholder -> (what opens the chip, device name)."""
 
-    def __init__(self, nodes: Mapping[_FileId, tuple[Openable, str]], now: Now, clocked: Clocked) -> None:
+    def __init__(self, nodes: Mapping[_FileId, tuple[Openable, str]], now: Now, deadlines: Deadlines) -> None:
         self._nodes = nodes
         self._now = now
-        self._clocked = clocked
+        self.deadlines = deadlines
         self._tasks = Tasks()
         self._files: dict[_FileId, File] = {}
         self._slow = select.epoll()
@@ -80,11 +81,11 @@ class Supervisor:
 
     def _timeout_ms(self) -> float | None:
         """Until the next deadline; those that have passed are served."""
-        while (deadline_ns := self._clocked.next_deadline_ns()) is not None:
+        while (deadline_ns := self.deadlines.next_deadline_ns()) is not None:
             now_ns = self._now(Clock.MONOTONIC)
             if deadline_ns > now_ns:
                 return (deadline_ns - now_ns) / 1e6
-            self._clocked.on_deadline(now_ns)
+            self.deadlines.on_deadline(now_ns)
         return None
 
     def _run_readers(self) -> None:

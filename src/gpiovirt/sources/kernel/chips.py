@@ -12,7 +12,10 @@ from pathlib import Path
 import gpiod
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.deadline import Deadlines
+from gpiovirt.core.line import Clock
 from gpiovirt.errors import HostError, InvalidError
+from gpiovirt.host.clock import now_ns
 from gpiovirt.sources.kernel.chip import Event, KernelChip, Reader
 
 __all__ = ["KernelChips"]
@@ -23,11 +26,12 @@ _LOOK_AGAIN_NS = 250_000_000
 class KernelChips:
     """The chips of /dev that were asked for, and one file that is readable when one has an event."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
         self._chips: list[KernelChip] = []
         self._ready = select.epoll()
         self._readers: dict[int, Reader] = {}
-        self._look_again_ns: int | None = None
+        self._looks = False
 
     def fileno(self) -> int:
         """Readable when on_readable has something to do."""
@@ -52,12 +56,9 @@ class KernelChips:
         if self._readers.pop(fd, None) is not None:
             self._ready.unregister(fd)
 
-    def next_deadline_ns(self) -> int | None:
-        """When to look again for a chip that has vanished; None while all are there."""
-        return self._look_again_ns
-
-    def on_deadline(self, now_ns: int) -> None:
+    def _look(self) -> None:
         """Look for the chips that have vanished."""
+        self._looks = False
         missing = [chip for chip in self._chips if chip.is_incomplete]
         present = {chip.path for chip in self._chips if not chip.is_gone}
         for path in map(str, Path("/dev").glob("gpiochip*")):
@@ -66,12 +67,14 @@ class KernelChips:
                     present.add(path)
         for chip in missing:
             chip.take_back()
-        self._look_again_ns = now_ns + _LOOK_AGAIN_NS if any(chip.is_incomplete for chip in missing) else None
+        if any(chip.is_incomplete for chip in missing):
+            self.look_soon()
 
     def look_soon(self) -> None:
         """A chip has vanished."""
-        if self._look_again_ns is None:
-            self._look_again_ns = 0
+        if not self._looks:
+            self._looks = True
+            self._deadlines.call_at(now_ns(Clock.MONOTONIC) + _LOOK_AGAIN_NS, self._look)
 
     def close_unused(self, keep: Collection[Chip] = ()) -> None:
         """Close the chips that were only looked at: while one is open the kernel keeps its number."""
