@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz import harness
 from gpiovirt.errors import GpiovirtError
-from gpiovirt.protocols.new_device import format_definition, parse
+from gpiovirt.virtual.grammar import format_definition, parse
 
 INVARIANT = (
     "any text is refused with an error of ours, or parses to items that format to a text of the same items"

@@ -40,6 +40,8 @@ __all__ = [
     "UsageError",
 ]
 
+_SHOWN_MAX = 200  # characters of what somebody wrote
+
 
 class GpiovirtError(Exception):
     """Base of all errors of this package; `errno` is what a system call would return."""
@@ -59,7 +61,9 @@ class GrammarError(UsageError):
     """A definition that cannot be parsed; `token` and `column` (from 1) say where."""
 
     def __init__(self, message: str, text: str, token: str, column: int) -> None:
-        super().__init__(f"{message}: {token!r} at column {column} of {text!r}" if token else message)
+        shown = text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
+        where = f": {token[:_SHOWN_MAX]!r} at column {column} of {shown!r}" if token else ""
+        super().__init__(message + where)
         self.token = token
         self.column = column
 

@@ -73,7 +73,7 @@ def test_a_program_starts_without_what_is_slow_to_import(started: set[str]) -> N
     [
         "gpiovirt.cli.new, gpiovirt.cli.list",
         "gpiovirt.cli.daemon, gpiovirt.daemon.service",
-        "gpiovirt.daemon.forkserver",
+        "gpiovirt.worker.forkserver",
     ],
     ids=["commands", "gpiovirtd", "workers"],
 )

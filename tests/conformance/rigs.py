@@ -24,7 +24,6 @@ from gpiod import line
 from gpiovirt.control.simulator import ENVIRONMENT, SimClient
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.chip import Chip, LineRequest
-from gpiovirt.core.deadline import Deadlines
 from gpiovirt.core.line import (
     Bias,
     Clock,
@@ -37,9 +36,15 @@ from gpiovirt.core.line import (
     LineInfo,
     LineSettings,
 )
+from gpiovirt.core.task import Future, finish_now
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.clock import now_ns
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.sources.finder import Finder, LineAddress, Look
 from gpiovirt.sources.simulator import Simulator
+from gpiovirt.virtual.custody import KernelSource, take
+from gpiovirt.virtual.definition import Definition
+from gpiovirt.virtual.stack import StackedLine, VirtualChip
 from tests.conformance.hostfs import HostfsWorld
 
 LINE_NAMES = ["", "", "DOOR", "", "", "LAMP", "", ""]
@@ -211,26 +216,33 @@ class GpioSimWorld:
 
 
 class KernelRig:
-    """The Chip of a kernel's chip, in this process, and `depth` aggregates above it."""
+    """A virtual chip of all lines of a kernel's chip, in this process, and `depth` aggregates above it."""
 
     def __init__(self, path: str, world: World, depth: int) -> None:
-        from gpiovirt.sources.kernel import KernelChips
-
-        self._chips = KernelChips(Deadlines())
-        chip: Chip | None = self._chips.find(path)
-        assert chip is not None
+        self._reactor = Reactor()
+        definition = Definition.parse("rig", f"{path} 0-7")
+        with Finder().look() as look:
+            device = look.find(path)
+            assert device is not None
+            source = KernelSource(device)
+            held = finish_now(take(definition, _One(look, source), {}))
+        self._virtual = VirtualChip(
+            "rig",
+            [StackedLine(line.name, line.file, line.is_output) for line in held],
+            now_ns,
+            self._reactor,
+        )
+        chip: Chip = self._virtual
         for level in range(depth):
             chip = Aggregate(f"agg-{level}", [(chip, i) for i in range(8)], now_ns)
-        self.chip: Chip = chip
-        self._depth = depth
+        self.chip = chip
         self._world = world
         self._requests: list[CoreRequest] = []
         self.pull = world.pull
         self.level = world.level
 
     def _pump(self, seconds: float) -> None:
-        while select.select([self._chips], [], [], seconds)[0]:
-            self._chips.on_readable()
+        self._reactor.run_until(Future(), int(seconds * 1e9))
 
     wait = _pump
 
@@ -262,7 +274,28 @@ class KernelRig:
             request.release()
         if isinstance(self.chip, Aggregate):
             self.chip.close()
+        self._virtual.close()
         self._world.close()
+
+
+class _One:
+    """The one chip that a rig is about."""
+
+    def __init__(self, look: Look, source: KernelSource) -> None:
+        self._look = look
+        self._source = source
+
+    def find(self, name: str) -> KernelSource:
+        return self._source
+
+    def all(self) -> list[KernelSource]:
+        return [self._source]
+
+    def address(self, chip: object, offset: int) -> LineAddress:
+        return self._look.address(self._source.device, offset)
+
+    def at(self, address: LineAddress) -> KernelSource:
+        return self._source
 
 
 class GpiodRequest:

@@ -43,12 +43,12 @@ def pull(offset: int, way: str) -> None:
 
 def consumers() -> list[str]:
     """Who holds the lines of gpio-sim."""
-    from gpiovirt.core.deadline import Deadlines
-    from gpiovirt.sources.kernel import KernelChips
+    from gpiovirt.sources.finder import Finder
 
-    chip = KernelChips(Deadlines()).find("sim")
-    assert chip is not None
-    return [chip.line_info(offset).consumer for offset in range(4)]
+    with Finder().look() as look:
+        chip = look.find("sim")
+        assert chip is not None
+        return [chip.line_info(offset).consumer for offset in range(4)]
 
 
 def wait_until(what: Callable[[], bool]) -> bool:

@@ -78,7 +78,7 @@ def test_gpio_devices_are_the_groups(machine: Machine) -> None:
 
 def test_the_service_says_how_it_is_and_the_journal_whose_it_is(machine: Machine) -> None:
     machine.has("systemctl show gpiovirtd -p StatusText", "0 of 0 chips live")
-    machine.sh("gpiovirt new plc 'a 0-3' --safe 2=low --vm")
+    machine.sh("gpiovirt new plc 'a 0-3' --line 2=safe=low --vm")
     machine.has("systemctl show gpiovirtd -p StatusText", "1 of 1 chips live")
     assert "ready: 0 of 0 chips live" in machine.journal().splitlines()
     machine.sh("pkill -9 -u gpiovirt")

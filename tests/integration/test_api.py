@@ -71,7 +71,7 @@ def named(body: dict[str, Any]) -> set[str]:
 
 class TestChips:
     def test_a_chip_that_was_made_is_live_and_shown(self, api: ApiClient, daemon: Daemon) -> None:
-        line = {"chip": "sim-a", "offset": 3, "as": "MOTOR", "safe": "low", "how": "pull-up"}
+        line = {"chip": "sim-a", "offset": 3, "options": "pull-up,safe=low,name=MOTOR"}
         answer = api("POST", "/chips", {"name": "plc", "lines": ["DOOR", line], "vm": True, "mode": "0600"})
         assert (answer.status, answer.headers["location"]) == (201, "/chips/plc")
         assert answer.body["state"] == "live"
@@ -79,9 +79,9 @@ class TestChips:
         assert answer.body.items() <= shown.items()
         assert shown["vm"] == str(daemon.run / "vm/plc")
         assert (shown["owner"], shown["mode"]) == ("root", "0600")
-        assert [(one["name"], one["source"], one["safe"], one["settings"]) for one in shown["lines"]] == [
-            ("DOOR", "sim-b:0", "", ""),
-            ("MOTOR", "sim-a:3", "low", "pull-up"),
+        assert [(one["name"], one["source"], one["options"]) for one in shown["lines"]] == [
+            ("DOOR", "sim-b:0", ""),
+            ("MOTOR", "sim-a:3", "pull-up,safe=low,name=MOTOR"),
         ]
         assert api("GET", "/chips/plc/lines").body == shown["lines"]
         assert api("GET", "/chips").body == [answer.body]
@@ -89,7 +89,7 @@ class TestChips:
         assert api("GET", "/chips").body == []
 
     def test_what_is_shown_can_be_put_back(self, api: ApiClient) -> None:
-        make(api, lines=["DOOR", {"name": "LAMP", "as": "L", "safe": "high"}])
+        make(api, lines=["DOOR", {"name": "LAMP", "options": "safe=high,name=L"}])
         description = api("GET", "/chips/plc").body["description"]
         description["lines"].append("sim-a 7")
         changed = api("PUT", "/chips/plc", description)
@@ -147,8 +147,8 @@ class TestErrors:
         ("body", "key", "detail"),
         [
             (
-                {"name": "x", "lines": ["DOOR", {"name": "LAMP", "how": "up"}]},
-                "lines.1.how",
+                {"name": "x", "lines": ["DOOR", {"name": "LAMP", "options": "up"}]},
+                "lines.1.options",
                 "none of pull-up",
             ),
             ({"name": "x", "lines": ["DOOR", "NOTHING"]}, "lines.1", "no line is named 'NOTHING'"),
@@ -159,7 +159,7 @@ class TestErrors:
             ({"name": "x", "lines": "DOOR", "group": "4294967295"}, "group", "no group"),
             ({"name": "x", "lines": "DOOR", "mode": 432}, "mode", "octal"),
             ({"name": "x", "lines": "DOOR", "colour": 1}, "colour", "no such key"),
-            ({"name": "-x", "lines": "DOOR"}, "name", "no name for a chip"),
+            ({"name": "-x", "lines": "DOOR"}, "name", "cannot name a chip"),
             ({"lines": "DOOR"}, "name", "missing"),
             ([], "", "dictionary"),
         ],
@@ -369,7 +369,7 @@ class TestEvents:
             for stream in streams:
                 stream.__exit__(None, None, None)
 
-    def test_a_reader_that_stalls_loses_its_stream_and_holds_up_nobody(
+    def test_a_reader_that_stalls_misses_events_is_told_so_and_holds_up_nobody(
         self, path: str, api: ApiClient, daemon: Daemon
     ) -> None:
         make(api)
@@ -380,7 +380,13 @@ class TestEvents:
             program = on_plc(daemon, sys.executable, "-c", busy)
             try:
                 with api.stream("GET", "/events") as events:
-                    daemon.wait_for(lambda: next(events) and api("GET", "/state").body["watchers"] == 1)
+                    seen = [next(events)["event"] for _ in range(500)]
+                    assert {"line-requested", "line-released"} <= set(seen)
+                assert api("GET", "/state").body["watchers"] >= 1
+                stalled.settimeout(20)
+                received = b""
+                while b"event: lost" not in received:
+                    received += stalled.recv(1 << 16)
             finally:
                 program.kill()
                 program.wait()

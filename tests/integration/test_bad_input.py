@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from gpiovirt.control.simulator import socket_of
 from tests.integration.conftest import Installation, Runner, as_user, ordinary_uid
 from tests.integration.test_run import assert_nothing_left
 
@@ -131,7 +132,7 @@ def test_another_users_simulator_is_out_of_reach(run: Runner) -> None:
     with run.popen("sleep", "30", sims=["mine:2"]) as process:
         try:
             wait_for_sim(run, process)
-            command = [run.python, "-c", script, f"gpiovirt/sim/{run.uid}/{process.pid}"]
+            command = [run.python, "-c", script, socket_of(process.pid)]
             found = {
                 uid: subprocess.run(
                     command, capture_output=True, text=True, check=False, **run.options() | as_user(uid)

@@ -73,7 +73,7 @@ class TestCheck:
         describe(
             tmp_path,
             good='lines = "a 0-3"',
-            key='lines = ["a 4", {name = "DOOR", how = "pullup"}]\nvm = "yes"\n',
+            key='lines = ["a 4", {name = "DOOR", options = "pullup"}]\nvm = "yes"\n',
             syntax='lines = "a 5"\nmode =\n',
             twice='lines = ["b 0", "a 1-3"]',
             named='name = "good"\nlines = "b 1"',
@@ -91,7 +91,7 @@ class TestCheck:
         assert (done.returncode, done.stdout) == (1, "")
         expected = [
             "folder.toml: it cannot be read: Is a directory",
-            "key.toml: lines.1.how: 'pullup' is none of",
+            "key.toml: lines.1.options: 'pullup' is none of",
             "key.toml: vm: true or false is wanted",
             "latin.toml: it is no UTF-8 at byte 9",
             "owner.toml: owner: there is no user 'nobody-of-this-name'",
@@ -138,7 +138,8 @@ class TestApply:
     def test_chips_are_made_changed_and_deleted_as_files_say(self, daemon: Daemon) -> None:
         describe(
             daemon.config,
-            plc='lines = ["DOOR", {chip = "sim-a", offset = 3, as = "MOTOR", safe = "low"}]\nvm = true\n',
+            plc='lines = ["DOOR", {chip = "sim-a", offset = 3, options = "safe=low,name=MOTOR"}]\n'
+            "vm = true\n",
             motor='lines = "sim-a 5"\nowner = "4242"\nmode = "0600"\n',
         )
         assert command(daemon, "diff", status=1).count("\n+line ") == 3
@@ -146,7 +147,10 @@ class TestApply:
         assert chips(daemon) == []
         assert command(daemon, "apply") == "motor: made\nplc: made\n"
         plc, motor = daemon.show("plc"), daemon.show("motor")
-        assert [(line["name"], line["safe"]) for line in plc["lines"]] == [("DOOR", ""), ("MOTOR", "low")]
+        assert [(line["name"], line["options"]) for line in plc["lines"]] == [
+            ("DOOR", ""),
+            ("MOTOR", "safe=low,name=MOTOR"),
+        ]
         assert (plc["permanent"], bool(plc["vm"])) == (True, True)
         assert (motor["uid"], motor["mode"]) == (4242, 0o600)
         assert command(daemon, "diff") == command(daemon, "apply") == ""
@@ -160,7 +164,7 @@ class TestApply:
             "+++ plc.toml",
             "-vm = true",
             "+vm = false",
-            '-line sim-a 3 as="MOTOR" safe="low"',
+            "-line sim-a 3 safe=low,name=MOTOR",
             "+line sim-a 3",
         ]
         assert command(daemon, "apply") == "motor: deleted\nplc: changed\n"
@@ -229,9 +233,9 @@ class TestApply:
         assert chips(daemon) == ["elsewhere", "kept", "own"]
 
     def test_a_chip_of_a_files_name_becomes_the_files(self, daemon: Daemon) -> None:
-        new(daemon, "sim-a 0-1", name="plc", safe={"1": "low"})
+        new(daemon, "sim-a 0-1", name="plc", options={"1": "safe=low"})
         worker = daemon.show("plc")["worker"]
-        describe(daemon.config, plc='lines = ["sim-a 0", {chip = "sim-a", offset = 1, safe = "low"}]')
+        describe(daemon.config, plc='lines = ["sim-a 0", {chip = "sim-a", offset = 1, options = "safe=low"}]')
         assert command(daemon, "apply") == "plc: saved\n"
         plc = daemon.show("plc")
         assert (plc["permanent"], plc["origin"]) == (True, f"{daemon.config}/plc.toml")
@@ -282,9 +286,12 @@ class TestSave:
             daemon,
             "DOOR sim-a 0-2",
             name="plc",
-            names={"1": 'MO"TOR'},
-            settings={"DOOR": "pull-up", "2": "active-low,debounce=5ms"},
-            safe={"3": "high"},
+            options={
+                "1": 'name=MO"TOR',
+                "DOOR": "pull-up",
+                "2": "active-low,debounce=5ms",
+                "3": "safe=high",
+            },
             vm=True,
             poll_us=50,
             uid=4242,

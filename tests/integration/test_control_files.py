@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -136,15 +137,27 @@ def test_owner_group_and_mode_of_a_directory_are_those_of_the_sockets(drivers: P
         os.chmod(drivers / "gpio-virt-agg/new_device", 0o666)
 
 
-def test_an_ordinary_user_can_make_nothing(drivers: Path, daemon: Daemon) -> None:
+@contextmanager
+def as_other() -> Iterator[None]:
+    """As an ordinary user, in this process."""
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_an_ordinary_user_can_make_nothing_and_sees_nothing_of_others(drivers: Path, daemon: Daemon) -> None:
     for folder in (daemon.run.parent, *daemon.run.parent.parents[:-1]):
         folder.chmod(folder.stat().st_mode | 0o055)
     (drivers / "gpio-virt-agg/new_device").write_text("gpiochip0 7")
     script = f"cd {drivers}/gpio-virt-agg && ls && ! echo x > new_device && ! ls gpio-virt-agg.0"
-    done = subprocess.run(
-        ["sh", "-c", script], stderr=subprocess.PIPE, text=True, check=True, **as_user(65534)
-    )
-    assert done.stderr.count("Permission denied") == 2
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, **as_user(65534))
+    assert done.stdout.split() == ["delete_device", "new_device"]
+    assert "new_device: Permission denied" in done.stderr
+    assert "gpio-virt-agg.0': No such file" in done.stderr
+    with pytest.raises(PermissionError), as_other():
+        os.listdir(daemon.run / "chips")
 
 
 def test_the_files_survive_their_process_and_the_daemons_end(daemon: Daemon, drivers: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 from gpiovirt.control.client import RefusedError
 from gpiovirt.errors import HostError
+from gpiovirt.host.child import process_start
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import Installation, as_user, ordinary_uid
 
@@ -170,7 +171,7 @@ def test_delete_frees_lines_and_leaves_nothing(daemon: Daemon) -> None:
     for folder in ("chips", "vm"):
         assert os.listdir(daemon.run / folder) == []
     assert os.listdir(daemon.state) == []
-    assert os.listdir(daemon.run / "workers") == [":simulator"]
+    assert sorted(os.listdir(daemon.run / "workers")) == [":simulator", ":simulator.pid"]
     new(daemon, "sim-a 0-3", name="again")
 
 
@@ -278,9 +279,10 @@ def test_a_second_daemon_is_refused(daemon: Daemon, tmp_path: Path) -> None:
 
 def test_a_chip_ends_with_its_creator(daemon: Daemon) -> None:
     creator = subprocess.Popen(["sleep", "1000"])
-    pidfd = os.pidfd_open(creator.pid)
+    started = process_start(creator.pid)
     with daemon.client() as client:
-        client.call("new", definition="sim-a 0", name="plc", fds=[pidfd], lifetime="process")
+        what = {"lifetime": "process", "pid": creator.pid, "started": started}
+        client.call("new", definition="sim-a 0", name="plc", **what)
         daemon.kill()
     daemon.start()
     assert daemon.show("plc")["creator"] == creator.pid
@@ -297,7 +299,7 @@ def test_a_chip_ends_with_the_connection_that_made_it(daemon: Daemon) -> None:
 
 
 def test_lines_take_their_safe_state_when_nobody_holds_them(daemon: Daemon) -> None:
-    new(daemon, "sim-a 0-2", name="plc", safe={"1": "low"})
+    new(daemon, "sim-a 0-2", name="plc", options={"1": "safe=low"})
     with daemon.simulator() as world:
         world.pull("sim-a:1", "up")
         with Blinker(daemon, "plc"):
@@ -349,7 +351,7 @@ def test_who_breaks_the_control_protocol_is_answered_and_dropped(daemon: Daemon)
             sock.send(packet)
             assert b"error" in sock.recv(4096)
             assert sock.recv(4096) == b""
-    assert "'dance' is nothing" in str(refused(daemon, "dance"))
+    assert "unknown request 'dance'" in str(refused(daemon, "dance"))
     with daemon.client() as client:
         assert client.call("state")["chips"] == 0
 
@@ -367,7 +369,7 @@ def test_a_client_without_a_daemon_says_how_to_start_one(tmp_path: Path) -> None
 def test_a_refusal_tells_which_line_it_is_about(daemon: Daemon, definition: str, line: int) -> None:
     new(daemon, "sim-a 7", name="taken")
     assert refused(daemon, "new", definition=definition, name="plc").line == line
-    assert refused(daemon, "new", definition="sim-a 0", name="plc", safe={"3": "low"}).line is None
+    assert refused(daemon, "new", definition="sim-a 0", name="plc", options={"3": "safe=low"}).line is None
 
 
 def test_a_chip_that_ends_with_its_creator_cannot_be_permanent(daemon: Daemon) -> None:
@@ -379,18 +381,19 @@ def test_a_chip_that_ends_with_its_creator_cannot_be_permanent(daemon: Daemon) -
 
 def test_a_chip_that_waits_for_its_lines_is_shown(tmp_path: Path) -> None:
     with Daemon(tmp_path, SIMS) as former:
-        new(former, "DOOR LAMP", name="plc", permanent=True, names={"0": "GATE"}, safe={"1": "low"})
+        new(former, "DOOR LAMP", name="plc", permanent=True, options={"0": "name=GATE", "1": "safe=low"})
         former.stop(signal.SIGINT)
     with Daemon(tmp_path) as daemon:
         shown = daemon.show("plc")
-        assert (shown["state"], shown["lines"], shown["safe"]) == ("waiting", [], {"1": "low"})
+        assert (shown["state"], shown["lines"]) == ("waiting", [])
+        assert shown["options"] == {"0": "name=GATE", "1": "safe=low"}
         with daemon.client() as client:
             client.call("delete", name="plc")
 
 
 def test_a_line_cannot_be_given_a_name_that_no_line_can_have(daemon: Daemon) -> None:
-    assert "no name for a line" in str(
-        refused(daemon, "new", definition="sim-a 0", name="plc", names={"0": "x" * 32})
+    assert "cannot name a line" in str(
+        refused(daemon, "new", definition="sim-a 0", name="plc", options={"0": "name=" + "x" * 32})
     )
 
 

@@ -51,12 +51,14 @@ def shell(daemon: Daemon, installation: Installation) -> Shell:
 
 
 def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
-    made = shell("new plc 'DOOR LAMP sim-a 0-1' --vm --safe LAMP=low --line DOOR=pull-up --rename 2=MOTOR")
+    made = shell(
+        "new plc 'DOOR LAMP sim-a 0-1' --vm --line LAMP=safe=low --line DOOR=pull-up --line 2=name=MOTOR"
+    )
     assert made.splitlines()[0] == f"plc {daemon.run}/chips/plc 4 lines"
     assert "plc 4 lines, root:" in shell("list")
     shown = shell("show plc")
-    assert re.search(r"^ +1 LAMP +output +sim-b:1 +unused, safe: low$", shown, re.M)
-    assert re.search(r"^ +2 MOTOR +input +sim-a:0 +unused$", shown, re.M)
+    assert re.search(r"^ +1 LAMP +output +sim-b:1 +unused, safe=low$", shown, re.M)
+    assert re.search(r"^ +2 MOTOR +input +sim-a:0 +unused, name=MOTOR$", shown, re.M)
     assert f"path={daemon.run}/vm/plc" in shell("vm-args qemu plc")
     shell("delete plc")
     assert "no chip 'plc'" in shell("show plc", status=2)

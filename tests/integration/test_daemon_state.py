@@ -55,7 +55,10 @@ def test_after_a_reboot_the_permanent_chips_are_back_and_no_others(daemon: Daemo
     for line in range(3):
         new(daemon, f"sim-a {line}")
     new(daemon, "sim-a 3", name="passing")
-    describe(daemon.config, plc='lines = ["DOOR", {name = "LAMP", as = "GLOW"}]\nowner = "4242"\nvm = true\n')
+    describe(
+        daemon.config,
+        plc='lines = ["DOOR", {name = "LAMP", options = "name=GLOW"}]\nowner = "4242"\nvm = true\n',
+    )
     command(daemon, "apply")
     command(daemon, "save", "gpio-virt-agg.1")
     with daemon.client() as client:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import pytest
 
 from gpiovirt.errors import GpiovirtError
-from gpiovirt.protocols import new_device
+from gpiovirt.virtual import grammar
 from tests.integration.conftest import ROOT, Runner
 from tests.integration.test_run import PRELUDE
 
@@ -195,12 +195,12 @@ def compatibility() -> list[tuple[str, str]]:
 def as_in_the_table(text: str) -> str:
     """What new_device makes of a text: `chip/offset`, `"name"`, or an errno."""
     try:
-        items = new_device.parse(text)
+        items = grammar.parse(text)
     except GpiovirtError as error:
         return errno.errorcode[error.errno]
     words: list[str] = []
     for item in items:
-        if isinstance(item, new_device.NamedLine):
+        if isinstance(item, grammar.NamedLine):
             words.append(f'"{item.name}"')
         else:
             words += [f"{item.chip}/{offset}" for offset in item.offsets]

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from gpiovirt.control.configuration import format_chip
 from gpiovirt.control.model import Chip, chip_of, parse_chip
 from gpiovirt.errors import UsageError
-from gpiovirt.protocols import new_device
-from gpiovirt.protocols.new_device import ChipLines, NamedLine
+from gpiovirt.virtual import grammar
+from gpiovirt.virtual.grammar import ChipLines, NamedLine
 
 # what the grammar can say: anything but a double quote, and nothing that stands for a number
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='"'), min_size=1, max_size=8)
 LINE_NAMES = st.text(
-    st.characters(categories=["L", "N", "P", "S"], max_codepoint=0x24F), min_size=1, max_size=15
+    st.characters(categories=["L", "N", "P", "S"], max_codepoint=0x24F, exclude_characters=","),
+    min_size=1,
+    max_size=15,
 )
 HOWS = st.lists(
     st.sampled_from(["pull-up", "pull-down", "open-drain", "active-low", "debounce=5ms"]),
@@ -27,17 +29,20 @@ HOWS = st.lists(
     max_size=3,
 ).map(",".join)
 SAFES = st.sampled_from(["low", "high", "input"])
+OPTIONS = st.tuples(
+    st.one_of(st.just(""), HOWS),
+    st.one_of(st.just(""), SAFES.map("safe={}".format)),
+    st.one_of(st.just(""), LINE_NAMES.map("name={}".format)),
+).map(", ".join)
 OFFSETS = st.integers(0, 65534)
 
 ITEMS = st.one_of(
     NAMES.map(NamedLine), st.builds(ChipLines, NAMES, st.lists(OFFSETS, min_size=1, max_size=4).map(tuple))
 )
-DEFINITIONS = st.lists(ITEMS, min_size=1, max_size=3).map(new_device.format_definition)
+DEFINITIONS = st.lists(ITEMS, min_size=1, max_size=3).map(grammar.format_definition)
 TABLES = st.one_of(
-    st.fixed_dictionaries({"name": NAMES}, optional={"as": LINE_NAMES, "how": HOWS, "safe": SAFES}),
-    st.fixed_dictionaries(
-        {"chip": NAMES, "offset": OFFSETS}, optional={"as": LINE_NAMES, "how": HOWS, "safe": SAFES}
-    ),
+    st.fixed_dictionaries({"name": NAMES}, optional={"options": OPTIONS}),
+    st.fixed_dictionaries({"chip": NAMES, "offset": OFFSETS}, optional={"options": OPTIONS}),
 )
 RAW = st.fixed_dictionaries(
     {"lines": st.one_of(DEFINITIONS, st.lists(st.one_of(DEFINITIONS, TABLES), min_size=1, max_size=5))},

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from gpiovirt.errors import GrammarError, OffsetError
-from gpiovirt.protocols.gpio_aggregator import parse
-from gpiovirt.protocols.new_device import ChipLines, NamedLine
+from gpiovirt.virtual.aggregator_grammar import parse
+from gpiovirt.virtual.grammar import ChipLines, NamedLine
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ FULL: dict[str, Any] = {
     "lines": [
         "START",
         "sim-a 0-2",
-        {"chip": "sim-b", "offset": 1, "as": "LAMP", "how": "active-low,debounce=5ms", "safe": "low"},
-        {"name": "DOOR", "how": "pull-up"},
+        {"chip": "sim-b", "offset": 1, "options": "active-low, debounce=5ms, safe=low, name=LAMP"},
+        {"name": "DOOR", "options": "pull-up"},
     ],
     "owner": "0",
     "group": "12",
@@ -29,10 +29,8 @@ FULL: dict[str, Any] = {
 def test_tables_of_lines_become_what_the_daemon_keeps_by_offset() -> None:
     assert parse_chip(FULL, "plc").arguments() == {
         "name": "plc",
-        "definition": "START, sim-a 0 1 2, sim-b 1, DOOR",
-        "names": {"4": "LAMP"},
-        "settings": {"4": "active-low,debounce=5ms", "5": "pull-up"},
-        "safe": {"4": "low"},
+        "definition": "START, sim-a 0-2, sim-b 1, DOOR",
+        "options": {"4": "active-low,debounce=5ms,safe=low,name=LAMP", "5": "pull-up"},
         "uid": 0,
         "gid": 12,
         "mode": 0o640,
@@ -63,7 +61,7 @@ def test_each_line_knows_the_key_that_describes_it() -> None:
         ({"lines": "a 0-"}, "lines: not an offset"),
         ({"lines": "a 0 0"}, "lines: a 0 is named twice"),
         ({"lines": []}, "lines: a chip has at least one line"),
-        ({"lines": "a 0-1024"}, "lines: 1025 lines; a chip has at most 1024"),
+        ({"lines": "a 0-1024"}, "lines: more than 1024 lines"),
         ({"lines": 3}, "lines: a text as written to new_device is wanted"),
         ({"lines": [3]}, "lines.0: a line is wanted"),
         ({"lines": ["a", "3"]}, "lines.1: offsets need a chip before them"),
@@ -71,9 +69,11 @@ def test_each_line_knows_the_key_that_describes_it() -> None:
         ({"lines": [{"chip": "a", "name": "b"}]}, "lines.0: a line is given by chip and offset, or by name"),
         ({"lines": [{"name": 'b"'}]}, "lines.0: a name with a double quote cannot be written"),
         ({"lines": [{"name": "b", "hwo": ""}]}, "lines.0.hwo: there is no such key; the keys are: chip, "),
-        ({"lines": [{"name": "b", "how": "pullup"}]}, "lines.0.how: 'pullup' is none of pull-up, "),
-        ({"lines": [{"name": "b", "safe": "off"}]}, "lines.0.safe: 'off' is no safe state; those are: low"),
-        ({"lines": [{"name": "b", "as": "x" * 32}]}, "lines.0.as: "),
+        ({"lines": [{"name": "b", "options": "pullup"}]}, "lines.0.options: 'pullup' is none of pull-up, "),
+        ({"lines": [{"name": "b", "options": "safe=off"}]}, "lines.0.options: 'off' is not a safe state; "),
+        ({"lines": [{"name": "b", "options": "name=" + "x" * 32}]}, "lines.0.options: "),
+        ({"lines": [{"name": "b", "how": "pull-up"}]}, 'lines.0.how: write options = "pull-up,'),
+        ({"lines": [{"name": "b", "safe": "low"}]}, 'lines.0.safe: write options = "safe=low" instead'),
         ({"lines": [{"chip": "a", "offset": -1}]}, "lines.0.offset: a number from 0 is wanted"),
         ({"lines": [{"chip": "a", "offset": 70000}]}, "lines.0.offset: 65534 is the highest"),
         ({"lines": [{"chip": "a", "offset": "3"}]}, "lines.0.offset: a whole number is wanted"),
@@ -84,7 +84,7 @@ def test_each_line_knows_the_key_that_describes_it() -> None:
         ({"lines": "a", "poll_us": -1}, "poll_us: a number from 0 is wanted"),
         ({"lines": "a", "owner": 3}, "owner: a text is wanted, in quotes"),
         ({"lines": "a", "nmae": "b"}, "nmae: there is no such key; the keys are: name, lines, owner, "),
-        ({"lines": "a", "name": "a/b"}, "name: 'a/b' is no name for a chip"),
+        ({"lines": "a", "name": "a/b"}, "name: 'a/b' cannot name a chip"),
     ],
 )
 def test_what_is_no_chip_is_told_by_its_key_in_a_line(raw: dict[str, Any], wrong: str) -> None:
@@ -97,9 +97,9 @@ def test_what_is_no_chip_is_told_by_its_key_in_a_line(raw: dict[str, Any], wrong
 
 def test_everything_wrong_is_told_at_once() -> None:
     with pytest.raises(InvalidChipError) as raised:
-        parse_chip({"lines": ["a 0-", {"name": "b", "how": "x", "safe": "y"}], "vm": 1, "mode": "9"}, "plc")
+        parse_chip({"lines": ["a 0-", {"name": "b", "options": "x"}], "vm": 1, "mode": "9"}, "plc")
     keys = {problem.partition(":")[0] for problem in raised.value.problems}
-    assert keys == {"lines.0", "lines.1.how", "lines.1.safe", "vm", "mode"}
+    assert keys == {"lines.0", "lines.1.options", "vm", "mode"}
 
 
 def test_owner_and_group_must_be_there() -> None:
@@ -116,9 +116,7 @@ def shown(**what: Any) -> dict[str, Any]:
     return {
         "name": "plc",
         "definition": "START sim-a 0-1 3, sim-b 7",
-        "names": {},
-        "settings": {},
-        "safe": {},
+        "options": {},
         "uid": os.getuid(),
         "gid": 54321,
         "mode": 0o600,
@@ -136,16 +134,15 @@ def test_a_chip_of_the_daemon_with_plain_lines_keeps_its_definition() -> None:
 
 
 def test_a_chip_of_the_daemon_is_described_by_what_makes_the_same_again() -> None:
-    texts = {"names": {"2": "MOTOR"}, "settings": {"LAMP": "active-low"}, "safe": {"4": "low"}}
-    there = shown(**texts, vm="/some/socket", poll_us=50)
+    options = {"2": "name=MOTOR", "LAMP": "active-low,safe=low"}
+    there = shown(options=options, vm="/some/socket", poll_us=50)
     chip = chip_of(there)
     again = chip.arguments()
-    assert again["names"] == {"2": "MOTOR"}
-    assert (again["settings"], again["safe"]) == ({"4": "active-low"}, {"4": "low"})
+    assert again["options"] == {"2": "name=MOTOR", "4": "active-low,safe=low"}
     assert [str(line) for line in chip.lines_of()] == ["START", "sim-a 0", "sim-a 1", "sim-a 3", "sim-b 7"]
     assert (again["vm"], again["poll_us"]) == (True, 50)
 
 
 def test_a_line_by_name_of_a_chip_that_waits_cannot_be_described() -> None:
     with pytest.raises(UsageError, match="waits for its lines"):
-        chip_of(shown(settings={"LAMP": "active-low"}, lines=[]))
+        chip_of(shown(options={"LAMP": "active-low"}, lines=[]))

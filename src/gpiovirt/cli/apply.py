@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt apply: have gpiovirtd have the chips that files describe."""
+"""gpiovirt apply: make gpiovirtd's chips match the configuration files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ __all__ = ["configure", "main"]
 EPILOG = """\
 All files are checked before anything changes. Then chips are made, changed, and, if their file is gone,
 deleted; chips that were made by other means are left alone. Each chip is changed as a whole or not at all,
-and lines that stay in it are not touched. What cannot be done is told, and does not prevent the rest; the
-exit status is 1 then. Chips that files describe are there after a reboot, too. If their lines are not
-there yet then, they wait for them; with --wait new ones do so at once.
+and lines that stay in it are not touched. A line that a program or VM holds is not made another without
+--force, and with it whoever held it loses it. A failure is reported with its file and key, the remaining
+chips are still applied, and the exit status is 1. Chips that files describe are there after a reboot, too.
+If their lines are not there yet then, they wait for them; with --wait new ones do so at once.
 
 gpiovirtd does this when it starts, with --wait.
 
@@ -30,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait", action="store_true", help="have new chips wait for lines that are not there yet"
     )
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="also change and delete chips whose lines are in use"
+    )
     add_directory(parser)
 
 
@@ -44,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
             for step in steps:
                 print(f"{step.name}: would be {step.done}")
             return 0
-        for result in execute(client, steps, options.wait):
+        for result in execute(client, steps, options.wait, options.force):
             if result.problem:
                 failed = True
                 tell([result.problem])

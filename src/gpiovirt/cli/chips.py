@@ -4,27 +4,34 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol
 
 from gpiovirt.control import chip_socket
-from gpiovirt.core.aggregate import Aggregate, SourceLine
+from gpiovirt.core.aggregate import SourceLine
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.deadline import Deadlines
-from gpiovirt.core.line import Direction, LineSettings
-from gpiovirt.errors import HostError, NoSuchChipError, NoSuchLineError, UsageError
+from gpiovirt.core.line import Clock, Direction, LineInfo, LineSettings
+from gpiovirt.core.task import finish_now
+from gpiovirt.errors import LineBusyError, NoSuchChipError, NoSuchLineError, UsageError
 from gpiovirt.host.clock import now_ns
-from gpiovirt.protocols import new_device
-from gpiovirt.sources.simulator import Simulator
+from gpiovirt.host.gpio_device import ChipDevice
+from gpiovirt.sources.finder import Finder, HotPlug, LineAddress, Look
+from gpiovirt.sources.simulator import SimChip, Simulator
+from gpiovirt.virtual import grammar
+from gpiovirt.virtual.custody import Custody, HeldLine, KernelSource, SourceChip, duplicate, release, take
+from gpiovirt.virtual.definition import Definition
+from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
 if TYPE_CHECKING:
     from gpiovirt.exports.process.supervisor import Openable
-    from gpiovirt.host.reactor import Waits
+    from gpiovirt.host.reactor import Callback, Waits
     from gpiovirt.protocols.gpiochip import FifoFactory, File
-    from gpiovirt.sources.kernel import KernelChip, KernelChips
 
-__all__ = ["ChipSet", "add_options", "kernel_chips", "parse_sim", "parse_wire"]
+__all__ = ["ChipSet", "Loop", "add_options", "parse_sim", "parse_wire"]
+
+_LOOK_AGAIN_NS = 250_000_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +66,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "without LINES: the chip NAME of gpiovirtd",
     )
     parser.add_argument(
+        "--line",
+        metavar="NAME:LINE=OPTIONS",
+        action="append",
+        default=[],
+        help="options of a line of the virtual chip NAME, by offset or name (may be repeated)",
+    )
+    parser.add_argument(
         "--wait",
         metavar="SECONDS",
         type=float,
@@ -68,17 +82,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 class ChipSet:
-    """The chips that the options define: simulated and virtual ones, and the kernel's that they use."""
+    """The chips that the options define: simulated and virtual ones, and the kernel's lines that they use."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.deadlines = Deadlines()
         self.simulator = Simulator(now_ns, self.deadlines)
-        self.virtual: dict[str, Chip] = {}
-        self.handed_over: dict[str, list[tuple[KernelChip, int]]] = {}
+        self.virtual: dict[str, VirtualChip] = {}
+        self.handed_over: dict[str, list[LineAddress]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
         self.remote: dict[str, str] = {}
         """Paths of the sockets of chips that a daemon serves."""
-        self.kernel: KernelChips | None = None
+        self.finder = Finder()
+        self._custodies: list[Custody] = []
+        self._waits = _Waits()
+        self._hot_plug: HotPlug | None = None
+        self._looks = False
         self._shown: list[str] = []
         self._to_hand_over: list[str] = getattr(options, "kernel", [])
         for text in options.sim:
@@ -88,6 +106,7 @@ class ChipSet:
             self.simulator.wire(self.simulator.find_line(one), self.simulator.find_line(other))
         for text in options.hog:
             self._add_hog(text)
+        self._options = _line_options(options.line)
         give_up = time.monotonic() + options.wait
         for text in options.chip:
             while True:
@@ -97,23 +116,27 @@ class ChipSet:
                 except (NoSuchChipError, NoSuchLineError):
                     if time.monotonic() >= give_up:
                         raise
-                finally:
-                    self._close_unused()
                 time.sleep(0.1)
+        for name in [name for name in self._options if name in self.simulator.chips]:
+            self._add_options(name)
+        for name in self._options:
+            if name in self.handed_over:
+                continue
+            there = ", ".join(self.virtual) or "none; make one with --chip NAME=LINES"
+            raise UsageError(f"--line {name}:...: no virtual chip {name!r} is made here; there is: {there}")
 
     def openables(self) -> list[Openable]:
         """What opens the chips to show: those of --chip, or without any the simulated ones."""
         if not self._shown:
-            return [_local(chip) for chip in self.simulator.chips.values()]
+            return [_local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()]
         return [
             _remote(self.remote[name]) if name in self.remote else _local(self.virtual[name])
             for name in self._shown
         ]
 
-    def attach(self, reactor: Waits) -> None:
-        """Let what happens on the kernel's chips be read where the chips are served."""
-        if self.kernel is not None:
-            reactor.add_reader(self.kernel.fileno(), self.kernel.on_readable)
+    def attach(self, loop: Loop) -> None:
+        """Have what happens to the kernel's lines told where the chips are served."""
+        self._waits.attach(loop)
 
     def _add_hog(self, text: str) -> None:
         line, _, who = text.partition("=")
@@ -124,7 +147,7 @@ class ChipSet:
         self.simulator.hog(*self.simulator.find_line(line), who, settings)
 
     def _add_chip(self, text: str) -> None:
-        name, equals, definition = text.partition("=")
+        name, equals, lines = text.partition("=")
         if not equals and name and name not in self.simulator.chips:
             self._add_remote(name)
             return
@@ -132,29 +155,78 @@ class ChipSet:
             raise UsageError(f"--chip {text!r}: write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'")
         if name in self.virtual or name in self.simulator.chips or name in self.handed_over:
             raise UsageError(f"--chip {text!r}: the chip name {name!r} is in use; choose another")
-        items = new_device.parse(definition)
-        for item in items:
-            if isinstance(item, new_device.ChipLines) and item.chip in self.handed_over:
+        definition = Definition.parse(name, lines, self._options.get(name, {}))
+        for item in definition.items:
+            if isinstance(item, grammar.ChipLines) and item.chip in self.handed_over:
                 raise UsageError(
                     f"--chip {text!r}: the lines of {item.chip!r} are the kernel's, by --kernel; "
                     "name the lines that it is made of"
                 )
-        made: dict[str, Chip] = {**self.simulator.chips, **self.virtual}
-        if all(isinstance(item, new_device.ChipLines) and item.chip in made for item in items):
-            lines = new_device.resolve(items, made.get, list(made.values()))
-        else:
-            kernel = self._kernel_chips()
-            there: list[Chip] = [*made.values(), *(kernel.all() if kernel else ())]
+        with _LocalSources(self) as sources:
+            if name in self._to_hand_over:
+                self.handed_over[name] = self._of_the_kernel(definition, sources)
+                return
+            held = finish_now(take(definition, sources, {}))
+        try:
+            settled = definition.settled([line.name for line in held])
+            self.virtual[name] = self._chip(settled, held)
+        except BaseException:
+            release(held)
+            raise
+        self._options.pop(name, None)
+        self._shown.append(name)
 
-            def find(chip: str) -> Chip | None:
-                return made.get(chip) or (kernel.find(chip) if kernel else None)
+    def _add_options(self, name: str) -> None:
+        """A simulated chip, with options: a virtual one of all of its lines takes its place."""
+        chip = self.simulator.chips[name]
+        lines = (grammar.ChipLines(name, tuple(range(chip.info.num_lines))),)
+        definition = Definition.parse(name, grammar.format_definition(lines), self._options.pop(name))
+        with _LocalSources(self) as sources:
+            held = finish_now(take(definition, sources, {}))
+        self.virtual[name] = self._chip(definition.settled([line.name for line in held]), held)
 
-            lines = new_device.resolve(items, find, there)
-        if name in self._to_hand_over:
-            self.handed_over[name] = self._of_the_kernel(name, lines)
-        else:
-            self.virtual[name] = Aggregate(name, lines, now_ns)
-            self._shown.append(name)
+    def _chip(self, definition: Definition, held: list[HeldLine]) -> VirtualChip:
+        chip = VirtualChip(
+            definition.name,
+            [StackedLine(line.name, duplicate(line), line.is_output, line.local) for line in held],
+            now_ns,
+            self._waits,
+            definition.by_offset(),
+        )
+        chip.make_safe(range(len(held)))
+        name = definition.name
+
+        def gone(offset: int) -> None:
+            chip.replace(offset, None)
+            self._look_soon()
+
+        def back(offset: int) -> None:
+            chip.replace(offset, duplicate(custody.lines[offset]), custody.lines[offset].is_output)
+
+        custody = Custody(name, self._waits, gone, back)
+        custody.use(held)
+        self._custodies.append(custody)
+        return chip
+
+    def _look_soon(self) -> None:
+        if not self._looks:
+            self._looks = True
+            self.deadlines.call_at(now_ns(Clock.MONOTONIC) + _LOOK_AGAIN_NS, self._look)
+        if self._hot_plug is None:
+            self._hot_plug = HotPlug(self._waits, self._look)
+
+    def _look(self) -> None:
+        """Take lines that have vanished again, once they are back."""
+        self._looks = False
+        with _LocalSources(self) as sources:
+            for custody in self._custodies:
+                if not custody.is_complete:
+                    finish_now(custody.retake(sources))
+        if not all(custody.is_complete for custody in self._custodies):
+            self._look_soon()
+        elif self._hot_plug is not None:
+            self._hot_plug.close()
+            self._hot_plug = None
 
     def _add_remote(self, name: str) -> None:
         """A chip that gpiovirtd has."""
@@ -170,41 +242,144 @@ class ChipSet:
         self.remote[name] = path
         self._shown.append(name)
 
-    def _of_the_kernel(self, name: str, lines: list[SourceLine]) -> list[tuple[KernelChip, int]]:
+    @staticmethod
+    def _of_the_kernel(definition: Definition, sources: _LocalSources) -> list[LineAddress]:
         """The lines, all of them of chips of the kernel; UsageError if one is not."""
-        for chip, offset in lines:
-            if chip in self.simulator.chips.values():
-                what = "simulated"
-            elif chip in self.virtual.values():
-                what = "of a virtual chip of this process"
-            else:
-                continue
-            raise UsageError(
-                f"--kernel {name}: line {chip.info.label}:{offset} is {what}, and the kernel's "
-                "gpio-aggregator takes lines of the kernel's chips only; use gpiovirt run, or --vm"
+        found = []
+        for chip, offset in grammar.resolve(definition.items, sources.find, sources.all):
+            if not isinstance(chip, KernelSource):
+                what = "simulated" if isinstance(chip.chip, SimChip) else "of a virtual chip of this process"
+                raise UsageError(
+                    f"--kernel {definition.name}: line {chip.info.label}:{offset} is {what}, and the "
+                    "kernel's gpio-aggregator takes lines of the kernel's chips only; use run, or --vm"
+                )
+            found.append(sources.address(chip, offset))
+        return found
+
+
+class Loop(Protocol):
+    """What serves the chips."""
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        """Call back while `fd` is readable or hung up."""
+
+    def add_hangup(self, fd: int, callback: Callback) -> None:
+        """Call back when the other end of `fd` is closed."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Call back no more; to be called before the fd is closed."""
+
+
+class _Waits:
+    """Chips are made before there is a loop: it is told what to wait for when it comes."""
+
+    def __init__(self) -> None:
+        self._loop: Loop | None = None
+        self._early: dict[int, tuple[bool, Callback]] = {}
+
+    def attach(self, loop: Loop) -> None:
+        self._loop = loop
+        for fd, (is_reader, callback) in self._early.items():
+            (loop.add_reader if is_reader else loop.add_hangup)(fd, callback)
+        self._early.clear()
+
+    def add_reader(self, fd: int, callback: Callback) -> None:
+        if self._loop is None:
+            self._early[fd] = True, callback
+        else:
+            self._loop.add_reader(fd, callback)
+
+    def add_hangup(self, fd: int, callback: Callback) -> None:
+        if self._loop is None:
+            self._early[fd] = False, callback
+        else:
+            self._loop.add_hangup(fd, callback)
+
+    def remove_reader(self, fd: int) -> None:
+        if self._loop is None:
+            self._early.pop(fd, None)
+        else:
+            self._loop.remove_reader(fd)
+
+
+class _LocalSource:
+    """A chip of this process."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.chip = chip
+        self.info = chip.info
+
+    def line_info(self, offset: int) -> LineInfo:
+        return self.chip.line_info(offset)
+
+    async def take(self, offset: int, consumer: str) -> SourceLine:  # noqa: ARG002
+        """Whoever is stacked on it requests it; LineBusyError if somebody has it."""
+        info = self.chip.line_info(offset)
+        if info.used:
+            raise LineBusyError(
+                f'line {self.info.label}:{offset} is held by "{info.consumer}"; release it or choose another'
             )
-        return cast("list[tuple[KernelChip, int]]", lines)
-
-    def _close_unused(self) -> None:
-        """Let go of the kernel's chips that were only looked at."""
-        if self.kernel is not None:
-            self.kernel.close_unused([chip for lines in self.handed_over.values() for chip, _ in lines])
-
-    def _kernel_chips(self) -> KernelChips | None:
-        if self.kernel is None:
-            self.kernel = kernel_chips(self.deadlines)
-        return self.kernel
+        return self.chip, offset
 
 
-def kernel_chips(deadlines: Deadlines) -> KernelChips | None:
-    """The kernel's chips; None where it has none, and the binding need not be there."""
-    if not any(name.startswith("gpiochip") for name in os.listdir("/dev")):
-        return None
-    try:
-        from gpiovirt.sources.kernel import KernelChips
-    except ImportError as error:
-        raise HostError(f"the kernel's chips need the Python package gpiod ({error})") from error
-    return KernelChips(deadlines)
+class _LocalSources:
+    """A look at the chips of this process, and at the kernel's where those do not suffice."""
+
+    def __init__(self, made: ChipSet) -> None:
+        chips: dict[str, Chip] = {**made.simulator.chips, **made.virtual}
+        self._local = {name: _LocalSource(chip) for name, chip in chips.items()}
+        self._finder = made.finder
+        self._look: Look | None = None
+        self._kernel: dict[str, KernelSource] = {}
+
+    def __enter__(self) -> _LocalSources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._look is not None:
+            self._look.__exit__()
+
+    def _there(self) -> Look:
+        if self._look is None:
+            self._look = self._finder.look()
+        return self._look
+
+    def find(self, name: str) -> _LocalSource | KernelSource | None:
+        if name in self._local:
+            return self._local[name]
+        device = self._there().find(name)
+        return None if device is None else self._source(device)
+
+    def _source(self, device: ChipDevice) -> KernelSource:
+        return self._kernel.setdefault(device.path, KernelSource(device))
+
+    def all(self) -> list[_LocalSource | KernelSource]:
+        return [*self._local.values(), *map(self._source, self._there().all())]
+
+    def address(self, chip: SourceChip, offset: int) -> LineAddress:
+        if isinstance(chip, KernelSource):
+            return self._there().address(chip.device, offset)
+        return LineAddress(*chip.info[1:], offset)
+
+    def at(self, address: LineAddress) -> KernelSource:
+        return self._source(self._there().at(address))
+
+
+def _line_options(texts: list[str]) -> dict[str, dict[str, str]]:
+    """Of --line, by chip and line."""
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        where, equals, options = text.partition("=")
+        name, colon, line = where.rpartition(":")
+        if not equals or not colon or not name or not line or not options:
+            raise UsageError(f"--line {text!r}: write NAME:LINE=OPTIONS, as in plc:3=pull-up,debounce=5ms")
+        try:
+            parse_options(options)
+        except UsageError as error:
+            raise UsageError(f"--line {text!r}: {error}") from error
+        lines = found.setdefault(name, {})
+        lines[line] = f"{lines[line]},{options}" if line in lines else options
+    return found
 
 
 def _local(chip: Chip) -> Openable:
@@ -239,9 +414,9 @@ def parse_sim(text: str) -> tuple[str, list[str]]:
         raise UsageError(f"--sim {text!r}: write LABEL:COUNT or LABEL:NAME,NAME, as in sim-a:8")
     if not lines.isdecimal():
         return label, lines.split(",")
-    if 0 < int(lines) <= new_device.MAX_OFFSET + 1:
+    if 0 < int(lines) <= grammar.MAX_OFFSET + 1:
         return label, [""] * int(lines)
-    raise UsageError(f"--sim {text!r}: a chip has 1 to {new_device.MAX_OFFSET + 1} lines")
+    raise UsageError(f"--sim {text!r}: a chip has 1 to {grammar.MAX_OFFSET + 1} lines")
 
 
 def parse_wire(text: str) -> tuple[str, str]:

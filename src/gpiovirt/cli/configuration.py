@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpiovirt.control import config_directory
 from gpiovirt.control.client import Client
+from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, UsageError
 
 if TYPE_CHECKING:
@@ -65,4 +66,4 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[Client, list[Step]]]:
 def tell(problems: Iterable[str]) -> None:
     """Say on standard error what is wrong, a line each."""
     for problem in problems:
-        sys.stderr.write(f"gpiovirt: {problem}\n")
+        sys.stderr.write(f"gpiovirt: {printable(problem)}\n")

@@ -14,8 +14,7 @@ from gpiovirt.cli.main import new_parser, report
 from gpiovirt.errors import UsageError
 
 if TYPE_CHECKING:
-    from gpiovirt.daemon.companion import Agent, Companion
-    from gpiovirt.daemon.configuring import Configuring
+    from gpiovirt.daemon.helpers import ConfigurationRun, HelperProcess, SocketActivatedHelper
 
 __all__ = ["main", "parser"]
 
@@ -106,8 +105,8 @@ def _main() -> int:
             wires=[parse_wire(text) for text in options.wire],
             worker_uid=uid,
             worker_gid=gid,
-            configuring=None if options.no_config else _configuring(options.config, run),
-            companions=[
+            configuration=None if options.no_config else _configuration(options.config, run),
+            helpers=[
                 *([] if options.no_files else [_control_files(run, options.sysfs)]),
                 *([] if options.no_api else [_api(run, uid, gid)]),
             ],
@@ -115,17 +114,17 @@ def _main() -> int:
     )
 
 
-def _configuring(directory: str | None, run: str) -> Configuring:
+def _configuration(directory: str | None, run: str) -> ConfigurationRun:
     from gpiovirt.control import config_directory
-    from gpiovirt.daemon.configuring import Configuring
+    from gpiovirt.daemon.helpers import ConfigurationRun
 
     directory = os.path.abspath(directory or config_directory(os.getuid()))
-    return Configuring(directory, ["gpiovirt", "apply", "--wait", "--config", directory], run)
+    return ConfigurationRun(directory, ["gpiovirt", "apply", "--wait", "--config", directory], run)
 
 
-def _control_files(run: str, sysfs: bool) -> Companion:
+def _control_files(run: str, sysfs: bool) -> HelperProcess:
     from gpiovirt.control.mount import unmount
-    from gpiovirt.daemon.companion import Companion
+    from gpiovirt.daemon.helpers import HelperProcess
 
     directory = f"{run}/bus/platform/drivers"
     places = [directory, SYSFS] if sysfs else [directory]
@@ -134,7 +133,7 @@ def _control_files(run: str, sysfs: bool) -> Companion:
         shown = f"{SYSFS}/gpio-virt-agg" if sysfs else directory
         return os.path.ismount(shown)
 
-    return Companion(
+    return HelperProcess(
         "the process of the control files",
         "gpiovirt.control.mount",
         [f"{run}/control", *places],
@@ -143,15 +142,16 @@ def _control_files(run: str, sysfs: bool) -> Companion:
     )
 
 
-def _api(run: str, uid: int, gid: int) -> Agent:
-    from gpiovirt.daemon.companion import Agent
+def _api(run: str, uid: int, gid: int) -> SocketActivatedHelper:
+    from gpiovirt.daemon.helpers import SocketActivatedHelper
 
     name = "the process of the HTTP API"
-    return Agent(name, "gpiovirt.control.api_server", [f"{run}/control"], f"{run}/api.sock", uid, gid)
+    path = f"{run}/api.sock"
+    return SocketActivatedHelper(name, "gpiovirt.control.api_server", [f"{run}/control"], path, uid, gid)
 
 
 def _worker() -> tuple[int, int]:
-    """Whom workers become: the user made for it, or nobody."""
+    """The user that workers become: the one made for it, or nobody."""
     for name in ("gpiovirt", "nobody"):
         try:
             user = pwd.getpwnam(name)

@@ -7,16 +7,17 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from gpiovirt.cli.chips import kernel_chips
 from gpiovirt.cli.show import describe
+from gpiovirt.control import pid_of_socket
 from gpiovirt.control.client import Client
 from gpiovirt.control.simulator import SimClient, running
-from gpiovirt.core.deadline import Deadlines
+from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError
+from gpiovirt.sources.finder import Finder
 
 EPILOG = """\
 Shown are the kernel's chips that this user may open, the simulated chips of running programs, and
-gpiovirtd's chips that he may use (`gpiovirt show NAME` has their lines). A line held for a virtual chip
+gpiovirtd's chips that they may use (`gpiovirt show NAME` has their lines). A line held for a virtual chip
 is followed by `-> NAME`.
 
 example:
@@ -36,7 +37,7 @@ def main(_options: argparse.Namespace) -> int:
     for name in running():
         try:
             with SimClient(name) as client:
-                _print_simulator(client, name.rpartition("/")[2])
+                _print_simulator(client, pid_of_socket(name))
                 shown = True
         except HostError:  # it ended meanwhile
             continue
@@ -57,34 +58,37 @@ def _chips_of_daemon() -> list[dict[str, Any]]:
 
 
 def _print_kernel_chips() -> bool:
-    kernel = kernel_chips(Deadlines())
-    if kernel is None:
-        return False
+    with Finder().look() as look:
+        chips = look.all()
+        handed_over = _handed_over() if chips else _NONE
+        for chip in chips:
+            print(f"{chip.info.name} [{printable(chip.info.label)}] {chip.info.num_lines} lines")
+            for offset in range(chip.info.num_lines):
+                info = chip.line_info(offset)
+                direction = info.direction.name.lower()
+                _print_line(offset, info.name, direction, info.consumer, info.used, handed_over)
+        return bool(chips)
+
+
+def _handed_over() -> Mapping[str, str]:
     from gpiovirt.exports.kernel.record import chips_of_devices
 
-    handed_over = chips_of_devices()
-    chips = kernel.all()
-    for chip in chips:
-        print(f"{chip.info.name} [{chip.info.label}] {chip.info.num_lines} lines")
-        for offset in range(chip.info.num_lines):
-            info = chip.line_info(offset)
-            _print_line(offset, info.name, info.direction.name.lower(), info.consumer, info.used, handed_over)
-    return bool(chips)
+    return chips_of_devices()
 
 
-def _print_simulator(client: SimClient, pid: str) -> None:
+def _print_simulator(client: SimClient, pid: int) -> None:
     label = ""
     for line in client.lines():
         if line["chip"] != label:
             label = line["chip"]
-            print(f"[{label}] simulated, process {pid}")
+            print(f"[{printable(label)}] simulated, process {pid}")
         _print_line(line["offset"], line["name"], line["direction"], line["consumer"], bool(line["consumer"]))
 
 
 def _print_line(
     offset: int, name: str, direction: str, consumer: str, used: bool, handed_over: Mapping[str, str] = _NONE
 ) -> None:
-    holder = f'"{consumer}"' if consumer else "the kernel" if used else "unused"
+    holder = f'"{printable(consumer)}"' if consumer else "the kernel" if used else "unused"
     chip = consumer.removeprefix(_HOLDER) if consumer.startswith(_HOLDER) else handed_over.get(consumer)
-    virtual = f" -> {chip}" if chip else ""
-    print(f"  {offset:4} {name or '-':20} {direction:7} {holder}{virtual}")
+    virtual = f" -> {printable(chip)}" if chip else ""
+    print(f"  {offset:4} {printable(name) or '-':20} {direction:7} {holder}{virtual}")

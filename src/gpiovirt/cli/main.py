@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from gpiovirt import __version__
+from gpiovirt.core.text import printable
 from gpiovirt.errors import GpiovirtError, UsageError
 
 __all__ = ["COMMANDS", "add_poll_us", "main", "new_parser", "parser_for", "report"]
@@ -19,15 +20,16 @@ COMMANDS = {
     "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
     "serve": "host virtual chips for virtual machines",
     "vm-args": "print how a virtual machine is started on a chip that is served",
-    "new": "have gpiovirtd make a virtual chip",
-    "delete": "have gpiovirtd delete virtual chips",
+    "new": "create a virtual chip that gpiovirtd keeps",
+    "set": "set options of a virtual chip's lines: bias, drive, debounce, safe state, name",
+    "delete": "delete virtual chips",
     "show": "show all about one of gpiovirtd's chips",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",
-    "check": "check the files that describe virtual chips",
-    "diff": "show how gpiovirtd's chips differ from what files describe",
-    "apply": "have gpiovirtd have the chips that files describe",
-    "save": "describe in files what chips gpiovirtd has",
+    "check": "check configuration files",
+    "diff": "show how gpiovirtd's chips differ from the configuration files",
+    "apply": "make gpiovirtd's chips match the configuration files",
+    "save": "save gpiovirtd's chips to configuration files",
     "sim": "drive and watch simulated lines",
     "doctor": "say what this machine can do, what is missing and how to get it",
 }
@@ -129,10 +131,10 @@ def report(command: Callable[[], int]) -> int:
     try:
         return command()
     except UsageError as error:
-        sys.stderr.write(f"gpiovirt: {error}\n")
+        sys.stderr.write(f"gpiovirt: {printable(str(error))}\n")
         return 2
     except GpiovirtError as error:
-        sys.stderr.write(f"gpiovirt: {error}\n")
+        sys.stderr.write(f"gpiovirt: {printable(str(error))}\n")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt new: have gpiovirtd make a virtual chip."""
+"""gpiovirt new: create a virtual chip."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from gpiovirt.cli.main import add_poll_us
 from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.control.client import Client
 from gpiovirt.errors import HostError, UsageError
+from gpiovirt.host.child import process_start
+from gpiovirt.virtual.options import parse_options
 
-__all__ = ["configure", "main"]
+__all__ = ["configure", "main", "parse_lines"]
 
 EPILOG = """\
 LINES as written to new_device: lines by chip and offset, or by name. The chip is there when this command
 ends, for `gpiovirt run --chip NAME`, and lasts until it is deleted or this machine boots again; to have it
-then, too, save it (`gpiovirt save`). HOW, of --line, is a list of: pull-up, pull-down, bias-disabled,
-open-drain, open-source, active-low, debounce=TIME; a VM cannot ask for these. A line of --safe is made
-STATE (low, high or input) whenever nobody holds it; any other stays as it is.
+then, too, save it (`gpiovirt save`).
+
+OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
+safe=low|high|input|hold, name=NAME. They hold for every consumer of the chip that does not ask for something
+else; a line with a safe state takes it whenever nobody holds it, any other stays as it is.
 
 examples:
   gpiovirt new plc 'START STOP e6050000.gpio 20-21' --owner alice --group plc --vm
-  gpiovirt new test 'sim-a 0-3' --safe 0=low --while-me
+  gpiovirt new test 'sim-a 0-3' --line 0=safe=low --line 1=pull-up,debounce=5ms,name=DOOR --while-me
 """
 
 
@@ -36,13 +40,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vm", action="store_true", help="make a socket for virtual machines, too")
     add_poll_us(parser)
     parser.add_argument(
-        "--line", metavar="LINE=HOW", action="append", default=[], help="how a line is to be for VMs"
-    )
-    parser.add_argument(
-        "--safe", metavar="LINE=STATE", action="append", default=[], help="the safe state of a line"
-    )
-    parser.add_argument(
-        "--rename", metavar="OFFSET=NAME", action="append", default=[], help="give a line another name"
+        "--line",
+        metavar="LINE=OPTIONS",
+        action="append",
+        default=[],
+        help="options of a line, by its offset or name (may be repeated)",
     )
     lifetime = parser.add_mutually_exclusive_group()
     lifetime.add_argument(
@@ -63,31 +65,33 @@ def main(options: argparse.Namespace) -> int:
         "mode": parse_mode(options.mode),
         "vm": options.vm,
         "poll_us": options.poll_us,
-        "settings": _pairs("--line", options.line),
-        "safe": _pairs("--safe", options.safe),
-        "names": _pairs("--rename", options.rename),
+        "options": parse_lines("--line", options.line),
     }
     creator = os.getppid() if options.while_me else options.creator
     with Client() as client:
         if creator is None:
             chip = client.call("new", **wanted)
         else:
-            try:
-                pidfd = os.pidfd_open(creator)
-            except OSError as error:
-                raise HostError.of(f"--while {creator}", error) from error
-            chip = client.call("new", [pidfd], lifetime="process", **wanted)
+            started = process_start(creator)
+            if not started:
+                raise HostError(f"--while {creator}: there is no such process")
+            chip = client.call("new", lifetime="process", pid=creator, started=started, **wanted)
     print(f"{chip['name']} {chip['device']} {chip['num_lines']} lines")
     if chip["vm"]:
         print(f"{chip['name']} for VMs: {chip['vm']} (gpiovirt vm-args qemu {chip['name']})")
     return 0
 
 
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
-    pairs = {}
+def parse_lines(option: str, texts: list[str]) -> dict[str, str]:
+    """Options by line, of LINE=OPTIONS; those of one line may be given one by one."""
+    found: dict[str, str] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"{option} {text!r}: write LINE=...")
-        pairs[key] = value
-    return pairs
+        line, equals, options = text.partition("=")
+        if not equals or not line or not options:
+            raise UsageError(f"{option} {text!r}: write LINE=OPTIONS, as in DOOR=pull-up,debounce=5ms")
+        try:
+            parse_options(options)
+        except UsageError as error:
+            raise UsageError(f"{option} {text!r}: {error}") from error
+        found[line] = f"{found[line]},{options}" if line in found else options
+    return found

@@ -14,14 +14,15 @@ from signal import SIGHUP, SIGINT, SIGTERM
 from gpiovirt.cli import chips
 from gpiovirt.cli.main import add_poll_us
 from gpiovirt.control.access import gid_of, parse_mode, uid_of
-from gpiovirt.control.limits import check_poll_us
 from gpiovirt.core.chip import Chip
-from gpiovirt.core.line import AS_IS, LineSettings
+from gpiovirt.core.task import start
 from gpiovirt.errors import UsageError
 from gpiovirt.host.unix_socket import Access
-from gpiovirt.protocols.line_options import parse_how
+from gpiovirt.virtual.limits import check_poll_us
 
 __all__ = ["configure", "main"]
+
+_OFFLOAD_NS = 10_000_000_000
 
 EPILOG = """\
 A VM that connects to SOCKET (`gpiovirt vm-args` prints how) gets the whole chip as its own GPIO
@@ -31,8 +32,9 @@ as this command; SIGTERM ends it. `gpiovirt sim` drives the simulated lines from
 --kernel needs root and the kernel's driver gpio-aggregator, and takes lines of the kernel's chips. The
 chip is then a /dev/gpiochipN for every program; which one is printed, as `NAME /dev/gpiochipN`.
 
-HOW, of --line, is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low,
-debounce=TIME (as 5ms or 500us). A virtio GPIO device cannot ask for these, so the chip has them.
+OPTIONS, of --line, is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low,
+debounce=TIME (as 5ms or 500us), safe=low|high|input|hold, name=NAME. A virtio GPIO device cannot ask for
+these, so the chip has them.
 
 examples:
   gpiovirt serve --sim sim-a:8 --vm sim-a=/run/user/1000/gpio.sock
@@ -66,13 +68,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="who may use the chip's socket or device; each part may be left out, the mode is 0660 then",
     )
-    parser.add_argument(
-        "--line",
-        metavar="NAME:LINE=HOW",
-        action="append",
-        default=[],
-        help="how the chip's line (its offset or name) is to be when it is used (may be repeated)",
-    )
     add_poll_us(parser)
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log every message of the virtual machines, too"
@@ -92,7 +87,6 @@ def main(options: argparse.Namespace) -> int:
     vms = [_assigned("--vm", text, known) for text in options.vm]
     owners = [_assigned("--owner", text, [*known, *made.handed_over]) for text in options.owner]
     access = {name: _access(text) for name, text in owners}
-    lines = _lines(options.line, known)
     _start_logging(options.verbose)
 
     from gpiovirt.control.simulator import SimServer, socket_name
@@ -109,8 +103,12 @@ def main(options: argparse.Namespace) -> int:
     said = [f"{name} at {path}" for name, path in vms]
     try:
         for name, its_lines in made.handed_over.items():
-            offload = Offload(name, its_lines, access.get(name), partial(_print_node, name))
+            told = partial(_print_node, name)
+            offload = Offload(name, its_lines, made.finder, reactor, access.get(name), told)
             servers.append(offload)
+            reactor.run_until(start(offload.begin()), _OFFLOAD_NS)
+            if not offload.path:
+                return 0
             nodes.append((name, offload.path))
             said.append(f"{name} as {offload.path}")
         for name, path in vms:
@@ -120,7 +118,7 @@ def main(options: argparse.Namespace) -> int:
                     path,
                     reactor,
                     access.get(name, Access()),
-                    lines.get(name, {}),
+                    {},
                     shared=len(said) > 1,
                 )
             )
@@ -193,34 +191,3 @@ def _access(text: str) -> Access:
         return Access(uid_of(user), gid_of(group), parse_mode(mode or "0660"))
     except UsageError as error:
         raise UsageError(f"--owner: {error}") from error
-
-
-def _lines(texts: list[str], known: dict[str, Chip]) -> dict[str, dict[int, LineSettings]]:
-    """The settings of --line, by chip and offset."""
-    found: dict[str, dict[int, LineSettings]] = {}
-    for text in texts:
-        where, equals, how = text.partition("=")
-        name, colon, line = where.rpartition(":")
-        if not equals or not colon or not how:
-            raise UsageError(f"--line {text!r}: write NAME:LINE=HOW, as in plc:3=pull-up,debounce=5ms")
-        _check_chip("--line", text, name, known)
-        settings = found.setdefault(name, {})
-        offset = _offset(known[name], line, text)
-        try:
-            settings[offset] = parse_how(how, settings.get(offset, AS_IS))
-        except UsageError as error:
-            raise UsageError(f"--line {text!r}: {error}") from error
-    return found
-
-
-def _offset(chip: Chip, line: str, text: str) -> int:
-    num_lines = chip.info.num_lines
-    if line.isdecimal() and int(line) < num_lines:
-        return int(line)
-    offsets = [offset for offset in range(num_lines) if line and chip.line_info(offset).name == line]
-    if len(offsets) != 1:
-        what = f"{len(offsets)} lines" if offsets else "no line"
-        raise UsageError(
-            f"--line {text!r}: the chip has {what} {line!r}; its offsets are 0 to {num_lines - 1}"
-        )
-    return offsets[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 from gpiovirt.control.access import group_name, user_name
 from gpiovirt.control.client import Client
+from gpiovirt.core.text import printable
 
 __all__ = ["configure", "describe", "main"]
 
@@ -32,7 +33,7 @@ def main(options: argparse.Namespace) -> int:
         print(json.dumps(chip, indent=2))
         return 0
     print(describe(chip))
-    print(f"  lines: {chip['definition']}")
+    print(f"  lines: {printable(chip['definition'])}")
     print(f"  for programs: gpiovirt run --chip {chip['name']} -- PROGRAM  ({chip['device']})")
     if chip["vm"]:
         print(f"  for VMs: gpiovirt vm-args qemu {chip['name']}  ({chip['vm']})")
@@ -53,16 +54,13 @@ def describe(chip: dict[str, Any]) -> str:
     """One line about a chip."""
     access = f"{user_name(chip['uid'])}:{group_name(chip['gid'])} {chip['mode']:04o}"
     saved = "saved" if chip["permanent"] else "until reboot"
-    state = chip["state"] + (f" ({chip['trouble']})" if chip["trouble"] else "")
+    state = chip["state"] + (f" ({printable(chip['trouble'])})" if chip["trouble"] else "")
     return f"{chip['name']} {chip['num_lines']} lines, {access}, {state}, {saved}"
 
 
 def _line(line: dict[str, Any]) -> str:
-    holder = f'"{line["consumer"]}"' if line["consumer"] else "in use" if line["used"] else "unused"
-    more = "".join(
-        f", {text}"
-        for text in (line["settings"], line["safe"] and f"safe: {line['safe']}", not line["there"] and "gone")
-        if text
-    )
-    where = f"{line['offset']:4} {line['name'] or '-':20} {line['direction']:7} {line['source']:24}"
-    return f"  {where} {holder}{more}"
+    consumer, used = printable(line["consumer"]), line["used"]
+    holder = f'"{consumer}"' if consumer else "in use" if used else "unused"
+    more = "".join(f", {text}" for text in (line["options"], not line["there"] and "gone") if text)
+    name, source = printable(line["name"]) or "-", printable(line["source"])
+    return f"  {line['offset']:4} {name:20} {line['direction']:7} {source:24} {holder}{more}"

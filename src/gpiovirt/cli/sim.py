@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 
+from gpiovirt.control import pid_of_socket
 from gpiovirt.control.simulator import SimClient, running
+from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, UsageError
 
 EPILOG = """\
@@ -51,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _connect(pid: int | None, line: str) -> SimClient:
-    names = [name for name in running() if pid is None or name.endswith(f"/{pid}")]
+    names = [name for name in running() if pid is None or pid_of_socket(name) == pid]
     if not names:
         what = "no simulator is running" if pid is None else f"no simulator runs for process {pid}"
         raise HostError(f"{what}; start one with: gpiovirt run --sim sim-a:8 -- PROGRAM")
@@ -59,7 +61,7 @@ def _connect(pid: int | None, line: str) -> SimClient:
         label = line.rpartition(":")[0]
         names = [name for name in names if not label or label in _labels(name)] or names
     if len(names) > 1:
-        pids = ", ".join(name.rpartition("/")[2] for name in names)
+        pids = ", ".join(str(pid_of_socket(name)) for name in names)
         raise UsageError(f"{len(names)} simulators are running; choose one with --pid ({pids})")
     return SimClient(names[0])
 
@@ -74,14 +76,15 @@ def _labels(name: str) -> set[str]:
 
 def _print_lines(client: SimClient) -> None:
     for line in client.lines():
-        where = f"{line['chip']}:{line['offset']}"
-        consumer = f'"{line["consumer"]}"' if line["consumer"] else "unused"
-        print(f"{where:16} {line['name'] or '-':16} {line['level']}  {line['direction']:7} {consumer}")
+        where = f"{printable(line['chip'])}:{line['offset']}"
+        name = printable(line["name"]) or "-"
+        consumer = f'"{printable(line["consumer"])}"' if line["consumer"] else "unused"
+        print(f"{where:16} {name:16} {line['level']}  {line['direction']:7} {consumer}")
 
 
 def _watch(client: SimClient, num_changes: int | None) -> None:
     for count, change in enumerate(client.watch(), 1):
         level = "up" if change.level else "down"
-        print(f"{change.timestamp_ns / 1e9:.6f} {change.chip}:{change.offset} {level}", flush=True)
+        print(f"{change.timestamp_ns / 1e9:.6f} {printable(change.chip)}:{change.offset} {level}", flush=True)
         if count == num_changes:
             return

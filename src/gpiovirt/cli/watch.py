@@ -5,17 +5,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 from gpiovirt.control.client import Client
+from gpiovirt.core.text import printable
+from gpiovirt.errors import HostError
 
 __all__ = ["configure", "main"]
 
+_AGAIN_S = 0.2
+
 EPILOG = """\
 Events of a chip: live, changed, owned, deleted, worker-ended; of a line: line-requested, line-released,
-line-config (by a consumer), line-gone and line-back (its source).
+line-config (by a consumer), line-gone and line-back (its source). When gpiovirtd is restarted it goes on.
 
 examples:
   gpiovirt watch
@@ -31,14 +38,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print events until interrupted, or the daemon ends."""
-    with Client() as client:
-        events: Iterator[dict[str, Any]] = client.watch(options.name)
-        for event in islice(events, options.count):
-            print(json.dumps(event) if options.json else _text(event), flush=True)
+    """Print events until interrupted, or until there were enough."""
+    left = options.count
+    was_there = False
+    while left is None or left > 0:
+        try:
+            with Client() as client:
+                events = client.watch(options.name)
+                if was_there:
+                    sys.stderr.write("gpiovirt: gpiovirtd is back\n")
+                was_there = True
+                for event in islice(events, left):
+                    print(json.dumps(event) if options.json else _text(event), flush=True)
+                    left = None if left is None else left - 1
+        except HostError:
+            if not was_there:
+                raise
+        if left is None or left > 0:
+            sys.stderr.write("gpiovirt: gpiovirtd has ended; waiting for it to be back\n")
+            _await_daemon()
     return 0
 
 
+def _await_daemon() -> None:
+    while True:
+        time.sleep(_AGAIN_S)
+        with suppress(HostError), Client():
+            return
+
+
 def _text(event: Mapping[str, Any]) -> str:
-    rest = [f"{key}={value}" for key, value in event.items() if key not in ("event", "chip", "timestamp_ns")]
+    rest = [
+        f"{key}={printable(str(value))}"
+        for key, value in event.items()
+        if key not in ("event", "chip", "timestamp_ns")
+    ]
     return " ".join([str(event["chip"]), str(event["event"]), *rest])

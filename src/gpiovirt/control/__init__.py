@@ -13,6 +13,7 @@ __all__ = [
     "SOCKETS",
     "chip_socket",
     "config_directory",
+    "pid_of_socket",
     "runtime_directories",
     "socket_name",
     "vm_socket",
@@ -23,8 +24,17 @@ SOCKETS = "gpiovirt/sim/"
 
 
 def socket_name(uid: int, pid: int) -> str:
-    """Name of the abstract socket of the simulator that the program `pid` of user `uid` runs on."""
-    return f"{SOCKETS}{uid}/{pid}"
+    """A name for the abstract socket of the simulator that the program `pid` of user `uid` runs on.
+
+    Nobody can foresee it: such names are anybody's to take.
+    """
+    return f"{SOCKETS}{uid}/{pid}.{os.urandom(4).hex()}"
+
+
+def pid_of_socket(name: str) -> int:
+    """The program's pid in such a name; 0 if it is none."""
+    pid = name.rpartition("/")[2].partition(".")[0]
+    return int(pid) if pid.isdecimal() and len(pid) < 10 else 0
 
 
 def runtime_directories() -> list[str]:

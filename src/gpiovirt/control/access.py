@@ -37,18 +37,14 @@ _GROUPS_MAX = 256  # the most that getsockopt() of Python has room for
 
 
 class Identity(NamedTuple):
-    """A user and all his groups."""
+    """A user and all of their groups."""
 
     uid: int
     gids: frozenset[int]
 
-    def may_manage(self, daemon_uid: int) -> bool:
-        """Make, change and delete any chip."""
-        if self.uid in (0, daemon_uid):
-            return True
-        with suppress(KeyError):
-            return grp.getgrnam(GROUP).gr_gid in self.gids
-        return False
+    def may_manage(self, daemon_uid: int, manager_gid: int) -> bool:
+        """Make, change and delete any chip; `manager_gid` is that of GROUP, -1 if there is none."""
+        return self.uid in (0, daemon_uid) or manager_gid in self.gids
 
     def may_use(self, uid: int, gid: int, mode: int) -> bool:
         """Connect to a socket of that owner, group and mode: the first that applies decides."""
@@ -94,7 +90,7 @@ def _number_of(text: str) -> int:
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or his number."""
+    """The user's name, or their number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -118,5 +114,5 @@ def parse_mode(text: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number <= 0o777:
-        raise UsageError(f"{text!r} is no mode, as 0660 is one")
+        raise UsageError(f"{text!r} is not an octal mode; use e.g. 0660")
     return number

@@ -2,7 +2,7 @@
 """The HTTP API: what the control protocol has, as resources.
 
 It decides nothing: every request asks the daemon on behalf of who is connected, who is in the ASGI scope's
-state as `peer`; the server puts him there.
+state as `peer`; the server puts it there.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _AT_ONCE = 8
 _DESCRIPTION = """\
 Virtual GPIO chips of this machine, at the Unix socket `/run/gpiovirt/api.sock`.
 
-Who asks is known by the kernel's word, there are no passwords or tokens: root and members of the group
-`gpiovirt` make, change and delete chips; a chip's owner and group, as its mode says, see and use it; others
-see nothing of it.
+Callers are identified by kernel peer credentials; there are no passwords or tokens: root and members of
+the group `gpiovirt` make, change and delete chips; a chip's owner and group, as its mode says, see and use
+it; others see nothing of it.
 """
 
 _STREAM = {
@@ -153,17 +153,23 @@ async def show_chip(name: Name, daemon: Daemon) -> ChipDetails:
 
 
 @router.put("/chips/{name}", tags=["chips"], responses=responses(400, 403, 404, 409, 413, 422))
-async def change_chip(name: Name, chip: Chip, daemon: Daemon) -> ChipSummary:
+async def change_chip(
+    name: Name,
+    chip: Chip,
+    daemon: Daemon,
+    force: Annotated[bool, Query(description="Also if a line that is in use becomes another.")] = False,
+) -> ChipSummary:
     """Make another chip of this one, all or nothing; lines that are in both are not touched.
 
-    Without `owner` or `group`, these stay. A chip keeps its name.
+    Without `owner` or `group`, these stay. A chip keeps its name. A line that somebody holds does not become
+    another, unless forced: then whoever holds it loses it.
     """
     await daemon.call("look", name=name)
     if chip.name != name:
         what = f"it is {chip.name!r} here, and {name!r} in the path; a chip keeps its name"
         raise ProblemError(422, f"name: {what}", errors=[Fault(path="name", detail=what)])
     try:
-        told = await daemon.call("change", **await run_in_threadpool(chip.arguments))
+        told = await daemon.call("change", force=force, **await run_in_threadpool(chip.arguments))
     except RefusedError as error:
         raise problem_of_chip(error, chip) from error
     return await run_in_threadpool(chip_summary, told)

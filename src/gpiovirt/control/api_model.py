@@ -95,10 +95,8 @@ class LineState(_Told):
     """What its holder calls itself."""
     used: bool
     """Somebody holds it."""
-    settings: str
-    """What virtual machines cannot ask for: pull-up,debounce=5ms."""
-    safe: str
-    """The state that it takes when nobody holds it: low, high, input; empty: it stays as it is."""
+    options: str
+    """What it is for consumers that do not ask for something else, as pull-up,debounce=5ms,safe=low."""
 
 
 class Consumer(_Told):

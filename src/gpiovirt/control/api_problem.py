@@ -59,7 +59,7 @@ class Fault(_Model):
     """One thing that is wrong with a request."""
 
     path: str
-    """Where, as `lines.0.how`, or the parameter's name; empty: all of it."""
+    """Where, as `lines.0.options`, or the parameter's name; empty: all of it."""
     detail: str
     """What is wrong, and what to write instead."""
 

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Ask gpiovirtd from an asyncio loop: gpiovirt.control.client, for whoever must not wait."""
+"""gpiovirt.control.client for an asyncio loop."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from typing import Any
 
 from gpiovirt.control.access import Identity
-from gpiovirt.control.client import PACKET_MAX, result_of, unreachable
+from gpiovirt.control.client import result_of, unreachable
 from gpiovirt.errors import HostError
+from gpiovirt.host.packets import PACKET_MAX, decode, encode
 
 __all__ = ["AsyncClient"]
 
-_ANSWER_S = 30.0
+_ANSWER_S = 10.0
 _CONNECT_S = 5.0
 _AGAIN_S = 0.01
 
@@ -45,7 +45,7 @@ class AsyncClient:
                         return cls(sock, acting_for)
         except TimeoutError:
             sock.close()
-            raise HostError("gpiovirtd does not answer") from None
+            raise HostError(f"gpiovirtd does not answer within {_ANSWER_S:g} s") from None
         except OSError as error:
             sock.close()
             raise unreachable(path, error) from error
@@ -66,13 +66,13 @@ class AsyncClient:
     async def call(self, do: str, **arguments: Any) -> Any:
         """Ask for something; the answer."""
         loop = asyncio.get_running_loop()
-        request = json.dumps({"do": do, **arguments, "as": self._as}).encode()
+        request = encode({"do": do, **arguments, "as": self._as})
         try:
             async with asyncio.timeout(_ANSWER_S):
                 await loop.sock_sendall(self._socket, request)
                 return result_of(await self._receive())
         except TimeoutError:
-            raise HostError("gpiovirtd does not answer") from None
+            raise HostError(f"gpiovirtd does not answer within {_ANSWER_S:g} s") from None
         except OSError as error:
             raise HostError.of("gpiovirtd does not listen", error) from error
 
@@ -80,8 +80,7 @@ class AsyncClient:
         packet = await asyncio.get_running_loop().sock_recv(self._socket, PACKET_MAX)
         if not packet:
             raise HostError("gpiovirtd has ended")
-        message: dict[str, Any] = json.loads(packet)
-        return message
+        return decode(packet)
 
     async def chips(self) -> list[dict[str, Any]]:
         """All chips that may be seen, by name."""

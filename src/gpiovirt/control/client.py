@@ -1,44 +1,49 @@
 # SPDX-License-Identifier: MIT
-"""Ask gpiovirtd: its control socket, from the client's side.
+"""Client for gpiovirtd's control socket.
 
 SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do": NAME, ...}; its answer is
 {"ok": ...} or {"error": TEXT, "errno": NUMBER}, with "line": OFFSET beside it if it is about one line of a
 chip. After "watch" events come, an object each.
 
-    new       definition, name, names, settings, safe, vm, poll_us, uid, gid, mode, driver,
+    new       definition, name, options (texts by line), vm, poll_us, uid, gid, mode, driver,
               permanent, origin (the file that describes it),
-              lifetime ("connection", or "process" with a pidfd beside it),
+              lifetime ("connection", or "process" with its pid and when it started),
               wait (be there, too, if lines are not yet)                               -> the chip
     delete    name, force
-    change    name, and what of `new` is to be otherwise                             -> the chip
+    change    name, what of `new` is to be otherwise, force                          -> the chip
+    change-all  changes (objects, as of change), force: all or none                  -> the chips
+    set       name, options (of some lines), replace (drop what they have), force    -> the chip
     own       name, uid, gid, mode (-1: as it is)                                    -> the chip
     list      after (a name)                                                         -> chips by name; more
     look      name                                                                   -> the chip
+    describe  name                                                  -> the chip and its options
     show      name                                                                   -> the chip and its lines
     save      name, permanent, origin                                                -> the chip
     sources                                                                          -> chips to take lines of
     state                                                                            -> of the daemon
     watch     name (all, without)
 
-Who asks on behalf of another adds "as": {"uid", "gids"}; only root, the daemon's own user and the process
-of the HTTP API that the daemon started may.
+No files are taken beside a request. Whoever asks on behalf of another adds "as": {"uid", "gids"}; only root,
+the daemon's own user and the process of the HTTP API that the daemon started may.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
+from struct import Struct
 from typing import Any
 
 from gpiovirt.control import runtime_directories
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.host.packets import PACKET_MAX, decode, encode
 
-__all__ = ["PACKET_MAX", "Client", "RefusedError", "control_socket", "result_of", "unreachable"]
+__all__ = ["Client", "RefusedError", "control_socket", "result_of", "unreachable"]
 
-PACKET_MAX = 1 << 20
+_ANSWER_S = 30  # deletions and new chips take up to a few
+_timeval = Struct("ll")
 
 
 class RefusedError(UsageError):
@@ -66,6 +71,12 @@ def unreachable(path: str, error: OSError) -> HostError:
     return HostError.of(f"cannot reach gpiovirtd at {path}", error)
 
 
+def _too_late() -> HostError:
+    error = HostError(f"gpiovirtd does not answer within {_ANSWER_S} s; is it stopped?")
+    error.errno = errno.ETIMEDOUT
+    return error
+
+
 def result_of(answer: Mapping[str, Any]) -> Any:
     """What an answer says; RefusedError if that is no."""
     if "error" in answer:
@@ -81,6 +92,7 @@ class Client:
         path = path or control_socket()
         self._as = None if acting_for is None else {"uid": acting_for[0], "gids": list(acting_for[1])}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._patience(_ANSWER_S)
         try:
             self._socket.connect(path)
         except OSError as error:
@@ -101,26 +113,33 @@ class Client:
         """Readable when there is an event, or the daemon has ended."""
         return self._socket.fileno()
 
-    def call(self, do: str, fds: Sequence[int] = (), **arguments: Any) -> Any:
-        """Ask for something; the answer."""
+    def _patience(self, seconds: int) -> None:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _timeval.pack(seconds, 0))
+
+    def call(self, do: str, **arguments: Any) -> Any:
+        """Ask for something; the answer. HostError if that takes too long."""
         request = {"do": do, **arguments}
         if self._as is not None:
             request["as"] = self._as
         try:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], fds, socket.MSG_NOSIGNAL)
+            self._socket.send(encode(request), socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            raise _too_late() from None
         except OSError as error:
-            raise HostError.of("gpiovirtd does not listen", error) from error
+            raise HostError.of("cannot send to gpiovirtd", error) from error
         return result_of(self._receive())
 
     def _receive(self) -> dict[str, Any]:
         try:
             packet = self._socket.recv(PACKET_MAX)
+        except BlockingIOError:
+            raise _too_late() from None
         except OSError as error:
             raise HostError.of("gpiovirtd does not answer", error) from error
         if not packet:
             raise HostError("gpiovirtd has ended")
-        message: dict[str, Any] = json.loads(packet)
-        return message
+        return decode(packet)
 
     def chips(self) -> list[dict[str, Any]]:
         """All chips that we may see, by name."""
@@ -134,6 +153,7 @@ class Client:
     def watch(self, name: str | None = None) -> Iterator[dict[str, Any]]:
         """Every event from now on, until the daemon ends."""
         self.call("watch", name=name)
+        self._patience(0)
         return self._events()
 
     def _events(self) -> Iterator[dict[str, Any]]:

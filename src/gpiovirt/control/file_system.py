@@ -23,7 +23,7 @@ import mfusepy
 from gpiovirt.control.access import GROUP, gid_of, group_name, user_name
 from gpiovirt.control.client import Client
 from gpiovirt.errors import GpiovirtError, UsageError
-from gpiovirt.protocols import gpio_aggregator, new_device
+from gpiovirt.virtual import aggregator_grammar, grammar
 
 __all__ = ["DRIVERS", "ControlFileSystem"]
 
@@ -38,7 +38,7 @@ def _proposals(text: str) -> str:
 
 
 def _mainline(text: str) -> str:
-    return new_device.format_definition(gpio_aggregator.parse(text))
+    return grammar.format_definition(aggregator_grammar.parse(text))
 
 
 DRIVERS: Mapping[str, Callable[[str], str]] = {"gpio-virt-agg": _proposals, "gpio-aggregator": _mainline}
@@ -95,16 +95,21 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
 
     # what there is
 
+    def _client(self) -> Client:
+        """For whoever called, who sees and may do what the daemon says."""
+        uid, gid, pid = mfusepy.fuse_get_context()
+        return Client(self._control, acting_for=(uid, [gid, *_groups_of(pid)]))
+
     def _ask(self, do: str, **what: Any) -> Any:
         try:
-            with Client(self._control) as client:
+            with self._client() as client:
                 return client.call(do, **what)
         except GpiovirtError as error:
             raise mfusepy.FuseOSError(error.errno) from error
 
     def _chips(self, driver: str) -> list[dict[str, Any]]:
         try:
-            with Client(self._control) as client:
+            with self._client() as client:
                 chips = client.chips()
         except GpiovirtError as error:
             raise mfusepy.FuseOSError(error.errno) from error
@@ -168,12 +173,16 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         """Make or delete a chip."""
-        driver, entry = self._split(path)
+        match self._split(path):
+            case [driver, entry] if entry in _ENTRY:
+                pass
+            case _:  # root may open what nobody may write
+                raise mfusepy.FuseOSError(errno.EACCES)
         try:
             if offset or len(data) > _WRITE_MAX:
                 raise UsageError(f"more than {_WRITE_MAX} bytes in a write")
             text = data.decode(errors="surrogateescape").strip()
-            with Client(self._control) as client:
+            with self._client() as client:
                 if entry == "new_device":
                     client.call("new", definition=DRIVERS[driver](text), driver=driver)
                 else:
@@ -188,7 +197,7 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
     @staticmethod
     def _delete(client: Client, driver: str, name: str) -> None:
         if not re.fullmatch(rf"{re.escape(driver)}\.\d+", name):
-            raise UsageError(f"{name!r} is not the name of a chip here, as {driver}.0 is one")
+            raise UsageError(f"{name!r} is not the name of a chip here; they are like {driver}.0")
         client.call("delete", name=name)
 
     def chmod(self, path: str, mode: int) -> int:
@@ -210,6 +219,15 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
     def utimens(self, path: str, times: Any = None) -> int:
         """As `touch` does: nothing."""
         return 0
+
+
+def _groups_of(pid: int) -> list[int]:
+    """A process's supplementary groups; none of one that has ended."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+            return next(list(map(int, row.split()[1:])) for row in status if row.startswith("Groups:"))
+    except (OSError, StopIteration, ValueError):
+        return []
 
 
 def _or_none(number: int) -> int:

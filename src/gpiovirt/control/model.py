@@ -23,11 +23,11 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from gpiovirt.control.access import gid_of, group_name, parse_mode, uid_of, user_name
-from gpiovirt.control.limits import LINES_MAX, POLL_US_MAX, check_line_name, check_name
 from gpiovirt.errors import UsageError
-from gpiovirt.protocols import new_device
-from gpiovirt.protocols.line_options import SAFE_STATES, parse_how, parse_safe
-from gpiovirt.protocols.new_device import MAX_OFFSET, ChipLines, NamedLine
+from gpiovirt.virtual import grammar
+from gpiovirt.virtual.grammar import MAX_OFFSET, ChipLines, NamedLine
+from gpiovirt.virtual.limits import LINES_MAX, POLL_US_MAX, check_name
+from gpiovirt.virtual.options import format_options, parse_options
 
 __all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "describe", "parse_chip", "problems"]
 
@@ -48,7 +48,7 @@ class LineOf(NamedTuple):
     """(chip, offset), or a line's name"""
 
     @property
-    def item(self) -> new_device.Item:
+    def item(self) -> grammar.Item:
         """As new_device has it."""
         if isinstance(self.source, str):
             return NamedLine(self.source)
@@ -56,7 +56,7 @@ class LineOf(NamedTuple):
         return ChipLines(chip, (offset,))
 
     def __str__(self) -> str:
-        return new_device.format_definition([self.item])
+        return grammar.format_definition([self.item])
 
     def described(self) -> dict[str, Any]:
         """As a table of a line begins."""
@@ -72,7 +72,7 @@ def _value_error(error: UsageError) -> ValueError:
 
 def _definition(text: str) -> str:
     try:
-        new_device.parse(text)
+        grammar.parse(text)
     except UsageError as error:
         raise _value_error(error) from error
     return text
@@ -91,42 +91,18 @@ class Line(_Model):
     """Its offset there."""
     name: str = ""
     """Its name, in place of chip and offset."""
-    as_: str = Field("", alias="as")
-    """The name that it has in the virtual chip, if not its own."""
-    how: str = ""
-    """What a virtual machine cannot ask for: pull-up, pull-down, bias-disabled, open-drain, open-source,
-    active-low, debounce=TIME, separated by commas."""
-    safe: str = Field("", json_schema_extra={"enum": ["", *SAFE_STATES]})
-    """The state that it takes when nobody holds it; without, it stays as it is."""
+    options: str = ""
+    """What it is for every consumer that does not ask for something else: pull-up, pull-down, bias-disabled,
+    open-drain, open-source, active-low, debounce=TIME, safe=low|high|input|hold (when nobody holds it),
+    name=NAME (in this chip), separated by commas."""
 
-    @field_validator("how")
+    @field_validator("options")
     @classmethod
-    def _check_how(cls, text: str) -> str:
+    def _check_options(cls, text: str) -> str:
         try:
-            if text:
-                parse_how(text)
+            return format_options(parse_options(text))
         except UsageError as error:
-            raise ValueError(f'{error}; write for example "pull-up,debounce=5ms"') from error
-        return text
-
-    @field_validator("safe")
-    @classmethod
-    def _check_safe(cls, text: str) -> str:
-        try:
-            if text:
-                parse_safe(text)
-        except UsageError as error:
-            raise _value_error(error) from error
-        return text
-
-    @field_validator("as_")
-    @classmethod
-    def _check_as(cls, text: str) -> str:
-        try:
-            check_line_name(text)
-        except UsageError as error:
-            raise _value_error(error) from error
-        return text
+            raise ValueError(f'{error}; write for example "pull-up,debounce=5ms,safe=low"') from error
 
     @model_validator(mode="after")
     def _check_source(self) -> Line:
@@ -139,7 +115,7 @@ class Line(_Model):
         return self
 
     @property
-    def item(self) -> new_device.Item:
+    def item(self) -> grammar.Item:
         """As new_device has it."""
         return NamedLine(self.name) if self.offset is None else ChipLines(self.chip, (self.offset,))
 
@@ -232,10 +208,10 @@ class Chip(_Model):
         """Its lines as written to new_device."""
         if isinstance(self.lines, str):
             return self.lines
-        items: list[new_device.Item] = []
+        items: list[grammar.Item] = []
         for entry in self.lines:
-            items += new_device.parse(entry) if isinstance(entry, str) else [entry.item]
-        return new_device.format_definition(items)
+            items += grammar.parse(entry) if isinstance(entry, str) else [entry.item]
+        return grammar.format_definition(items)
 
     def arguments(self) -> dict[str, Any]:
         """What `new` and `change` of the control protocol take; InvalidChipError for an owner there is not.
@@ -257,17 +233,15 @@ class Chip(_Model):
         return {
             "name": self.name,
             "definition": self.definition,
-            "names": self.texts("as_"),
-            "settings": self.texts("how"),
-            "safe": self.texts("safe"),
+            "options": self.options(),
             **ids,
             "mode": parse_mode(self.mode),
             "vm": self.vm,
             "poll_us": self.poll_us,
         }
 
-    def texts(self, field: str) -> dict[str, str]:
-        """What the tables of lines say in `as_`, `how` or `safe`, by offset."""
+    def options(self) -> dict[str, str]:
+        """What the tables of lines say of them, by offset."""
         if isinstance(self.lines, str):
             return {}
         found: dict[str, str] = {}
@@ -276,23 +250,23 @@ class Chip(_Model):
             if isinstance(entry, str):
                 offset += len(_lines_of(entry))
                 continue
-            if text := getattr(entry, field):
-                found[str(offset)] = text
+            if entry.options:
+                found[str(offset)] = entry.options
             offset += 1
         return found
 
 
 def _lines_of(lines: str | Sequence[str | Line]) -> list[LineOf]:
     if isinstance(lines, str):
-        return list(_split("lines", new_device.parse(lines)))
+        return list(_split("lines", grammar.parse(lines)))
     found: list[LineOf] = []
     for index, entry in enumerate(lines):
-        items = new_device.parse(entry) if isinstance(entry, str) else [entry.item]
+        items = grammar.parse(entry) if isinstance(entry, str) else [entry.item]
         found += _split(f"lines.{index}", items)
     return found
 
 
-def _split(key: str, items: Iterable[new_device.Item]) -> Iterable[LineOf]:
+def _split(key: str, items: Iterable[grammar.Item]) -> Iterable[LineOf]:
     for item in items:
         if isinstance(item, NamedLine):
             yield LineOf(key, item.name)
@@ -318,14 +292,11 @@ def chip_of(shown: Mapping[str, Any]) -> Chip:
     UsageError if a line that is not there now cannot be told from another by its name, InvalidChipError if
     it has names that no description can have.
     """
-    texts: dict[int, dict[str, str]] = {}
-    for key, what in (("as", shown["names"]), ("how", shown["settings"]), ("safe", shown["safe"])):
-        for line, text in what.items():
-            texts.setdefault(_offset(line, shown), {})[key] = text
+    options = {_offset(line, shown): text for line, text in shown["options"].items()}
     return parse_chip(
         {
             "name": shown["name"],
-            "lines": _described(shown["definition"], texts),
+            "lines": _described(shown["definition"], options),
             "owner": user_name(shown["uid"]),
             "group": group_name(shown["gid"]),
             "mode": f"{shown['mode']:04o}",
@@ -339,28 +310,28 @@ def _offset(line: str, shown: Mapping[str, Any]) -> int:
     """The daemon knows lines by offset or by name."""
     if line.isdecimal():
         return int(line)
-    names = [told["name"] for told in shown["lines"]]
+    names = [told["name"] for told in shown.get("lines", ())]
     if names.count(line) != 1:
         raise UsageError(f"{shown['name']} waits for its lines: which one is {line!r} cannot be told")
     return names.index(line)
 
 
-def _described(definition: str, texts: Mapping[int, Mapping[str, str]]) -> str | list[Any]:
+def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:
     """`definition` itself, or a list with a table for each line that there is something to be said of."""
-    if not any(texts.values()):
+    if not any(options.values()):
         return definition
     entries: list[Any] = []
-    plain: list[new_device.Item] = []
+    plain: list[grammar.Item] = []
 
     def end_plain() -> None:
         if plain:
-            entries.append(new_device.format_definition(plain))
+            entries.append(grammar.format_definition(plain))
             plain.clear()
 
     for offset, line in enumerate(_lines_of(definition)):
-        if offset in texts:
+        if offset in options:
             end_plain()
-            entries.append({**line.described(), **texts[offset]})
+            entries.append({**line.described(), "options": options[offset]})
             continue
         item = line.item
         last = plain[-1] if plain else None
@@ -371,6 +342,9 @@ def _described(definition: str, texts: Mapping[int, Mapping[str, str]]) -> str |
     end_plain()
     return entries
 
+
+_FORMER = {"as": "name=NAME", "how": "pull-up,debounce=5ms", "safe": "safe=low"}
+"""Keys that a line had before options were said in one"""
 
 _MESSAGES = {
     "missing": "it is missing",
@@ -385,7 +359,7 @@ _MESSAGES = {
 
 
 def problems(error: ValidationError) -> list[str]:
-    """What is wrong with a description, in a line each: `KEY: what`, the key being `lines.2.how` or so."""
+    """What is wrong with a description, a line each: `KEY: what`, the key being `lines.2.options` or so."""
     found = map(describe, error.errors(include_url=False))
     return [f"{key}: {what}" if key else what for key, what in found]
 
@@ -398,6 +372,8 @@ def describe(details: ErrorDetails) -> tuple[str, str]:
         model: type[_Model] = Line if len(location) > 1 else Chip
         keys = [field.alias or name for name, field in model.model_fields.items()]
         message = f"there is no such key; the keys are: {', '.join(keys)}"
+        if model is Line and location[-1] in _FORMER:
+            message = f'write options = "{_FORMER[location[-1]]}" instead'
     elif kind == "value_error":
         message = str(details["ctx"]["error"])
     elif kind == "string_type" and location[-1] == "mode":

@@ -7,7 +7,6 @@ Chips that were made at run time are nobody's business here, unless a file has o
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,15 +18,13 @@ from gpiovirt.control.client import Client, RefusedError
 from gpiovirt.control.configuration import Configuration, Entry, parse_file
 from gpiovirt.control.model import Chip, InvalidChipError, chip_of
 from gpiovirt.errors import GpiovirtError, UsageError
+from gpiovirt.virtual.definition import Definition
 
 __all__ = ["Result", "Step", "execute", "is_described", "make_plan", "origin_of"]
 
 _MAY_DEPEND = (errno.EBUSY, errno.ENODEV, errno.ENOENT, errno.ERANGE)  # on what another step does
 
 _DONE = {"new": "made", "change": "changed", "own": "changed", "save": "saved", "delete": "deleted"}
-
-
-_OWNER = ("# ", "owner = ", "group = ", "mode = ")
 
 
 class Step(NamedTuple):
@@ -77,7 +74,7 @@ def make_plan(client: Client, configuration: Configuration, directory: str) -> l
     present: dict[str, Mapping[str, Any]] = {}
     for chip in client.chips():
         with suppress(RefusedError):  # it was deleted meanwhile
-            present[chip["name"]] = client.call("show", name=chip["name"])
+            present[chip["name"]] = client.call("describe", name=chip["name"])
     steps = [_deletion(chip) for chip in present.values() if _is_orphan(chip, configuration, directory)]
     for name, entry in configuration.entries.items():
         steps += _steps(entry, present.get(name), default)
@@ -116,17 +113,22 @@ def _steps(entry: Entry, shown: Mapping[str, Any] | None, default: Mapping[str, 
             wanted[key] = default[key]
     origin = origin_of(entry.path)
     wanted.update(permanent=True, origin=origin)
-    after = _normal(_owned(chip, wanted), origin)
+    after = _text(_owned(chip, wanted), origin)
     if shown is None:
         yield Step("new", chip.name, entry.file, wanted, "", after, chip)
         return
-    before = _present(shown)
-    if before == after:
+    same_use = _definition(wanted).may_be(_definition({**shown, "vm": shown["vm"] is not None}))
+    same_access = all(shown[key] == wanted[key] for key in ("uid", "gid", "mode"))
+    if same_use and same_access and shown["permanent"] and shown["origin"] == origin:
         return
-    do = "change"
-    if _without_owner(before) == _without_owner(after):
-        do = "save" if all(shown[key] == wanted[key] for key in ("uid", "gid", "mode")) else "own"
-    yield Step(do, chip.name, entry.file, wanted, before, after, chip)
+    do = "change" if not same_use else "save" if same_access else "own"
+    yield Step(do, chip.name, entry.file, wanted, _present(shown), after, chip)
+
+
+def _definition(told: Mapping[str, Any]) -> Definition:
+    return Definition.parse(
+        told["name"], told["definition"], told["options"], vm=told["vm"], poll_us=told["poll_us"]
+    )
 
 
 def _owned(chip: Chip, wanted: Mapping[str, Any]) -> Chip:
@@ -138,13 +140,13 @@ def _owned(chip: Chip, wanted: Mapping[str, Any]) -> Chip:
 def _present(shown: Mapping[str, Any]) -> str:
     """The description of a chip that is there."""
     try:
-        return _normal(chip_of(shown), shown["origin"] if shown["permanent"] else "", shown["creator"])
+        return _text(chip_of(shown), shown["origin"] if shown["permanent"] else "", shown["creator"])
     except UsageError as error:
         return f"# {error}\n"
 
 
-def _normal(chip: Chip, origin: str, creator: int | None = None) -> str:
-    """A description that is the same for the same chip: each line apart, every key of the chip there."""
+def _text(chip: Chip, origin: str, creator: int | None = None) -> str:
+    """A description to be compared by people: each line apart, every key of the chip there."""
     kept = (
         f"ends with process {creator}" if creator else f"described in {origin}" if origin else "until reboot"
     )
@@ -156,41 +158,56 @@ def _normal(chip: Chip, origin: str, creator: int | None = None) -> str:
         f"vm = {'true' if chip.vm else 'false'}",
         f"poll_us = {chip.poll_us}",
     ]
-    texts = [(key, chip.texts(field)) for key, field in (("as", "as_"), ("how", "how"), ("safe", "safe"))]
+    options = chip.options()
     for offset, line in enumerate(chip.lines_of()):
-        said = [f" {key}={json.dumps(of[str(offset)])}" for key, of in texts if str(offset) in of]
-        rows.append(f"line {line}{''.join(said)}")
+        said = options.get(str(offset), "")
+        rows.append(f"line {line} {said}".rstrip())
     return "".join(f"{row}\n" for row in rows)
 
 
-def _without_owner(text: str) -> list[str]:
-    return [row for row in text.splitlines() if not row.startswith(_OWNER)]
-
-
-def execute(client: Client, steps: Sequence[Step], may_wait: bool = False) -> Iterator[Result]:
+def execute(
+    client: Client, steps: Sequence[Step], may_wait: bool = False, force: bool = False
+) -> Iterator[Result]:
     """Do it, and tell what came of each step; one's failure is not another's.
 
-    A step that may have failed for want of another is tried again after those that succeed. New chips
-    `may_wait` for lines that are not there then.
+    A step that may have failed for want of another is tried again after those that succeed; changes that
+    want lines of each other are made in one. New chips `may_wait` for lines that are not there then.
     """
     pending = list(steps)
     while pending:
         refused: list[tuple[Step, GpiovirtError]] = []
         for step in pending:
             try:
-                _do(client, step)
+                _do(client, step, force)
             except RefusedError as error:
                 refused.append((step, error))
             else:
                 yield Result(step, "")
         again = [step for step, error in refused if error.errno in _MAY_DEPEND]
         if len(refused) == len(pending):
+            together = [step for step in again if step.do == "change"]
             again = []
+            if _do_together(client, together, force):
+                refused = [(step, error) for step, error in refused if step not in together]
+                again = [step for step, _ in refused]
+                for step in together:
+                    yield Result(step, "")
         for step, why in refused:
             if step not in again:
                 waiting = _leave_waiting(client, step) if may_wait else None
                 yield waiting or Result(step, _problem(step, why))
         pending = again
+
+
+def _do_together(client: Client, steps: Sequence[Step], force: bool) -> bool:
+    """Whether several chips could be changed in one."""
+    if len(steps) < 2:
+        return False
+    try:
+        client.call("change-all", changes=[dict(step.arguments) for step in steps], force=force)
+    except RefusedError:
+        return False
+    return True
 
 
 def _leave_waiting(client: Client, step: Step) -> Result | None:
@@ -204,10 +221,10 @@ def _leave_waiting(client: Client, step: Step) -> Result | None:
     return Result(step, "", chip["trouble"])
 
 
-def _do(client: Client, step: Step) -> None:
+def _do(client: Client, step: Step, force: bool) -> None:
     arguments = step.arguments
     if step.do != "own":
-        client.call(step.do, **arguments)
+        client.call(step.do, **arguments, **({"force": True} if force and step.do != "save" else {}))
         return
     client.call("own", **{key: arguments[key] for key in ("name", "uid", "gid", "mode")})
     client.call("save", **{key: arguments[key] for key in ("name", "permanent", "origin")})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Drive a simulator in another process: a socket that leaves nothing behind, and its client.
 
-Abstract Unix socket `gpiovirt/sim/UID/PID`, sequential packets, one JSON object each. Only the
+Abstract Unix socket `gpiovirt/sim/UID/PID.TOKEN`, sequential packets, one JSON object each. Only the
 user who runs the simulator, and root, are served.
 """
 
@@ -16,16 +16,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gpiovirt.control import ENVIRONMENT, SOCKETS, socket_name
+from gpiovirt.control import ENVIRONMENT, SOCKETS, pid_of_socket, socket_name
+from gpiovirt.core.text import printable
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.sources.simulator import LevelChange, Simulator
 
 if TYPE_CHECKING:
     from gpiovirt.host.reactor import Waits
 
-__all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name"]
+__all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name", "socket_of"]
 
 _MAX_MESSAGE = 1 << 16
+_ANSWER_MAX = 1 << 20
+_ANSWER_S = 3
 _LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
 
 
@@ -137,21 +140,46 @@ def running() -> list[str]:
     """Names of the sockets of the simulators that this user may drive."""
     if ENVIRONMENT in os.environ:
         return [os.environ[ENVIRONMENT]]
+    return _listening()
+
+
+def socket_of(pid: int) -> str:
+    """Name of the socket of the simulator that a program runs on; HostError if there is none (yet)."""
+    for name in _listening():
+        if pid_of_socket(name) == pid:
+            return name
+    raise HostError(f"no simulator runs for process {pid}")
+
+
+def _listening() -> list[str]:
     mine = SOCKETS if os.getuid() == 0 else f"{SOCKETS}{os.getuid()}/"
     names = set()
     with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
         for row in table:
             path = row.split()[-1]
-            if path.startswith("@" + mine):
+            if path.startswith("@" + mine) and _is_owners(path[1:]):
                 names.add(path[1:])
     return sorted(names)
+
+
+def _is_owners(name: str) -> bool:
+    """Whether the user in an abstract name is who listens there; names are anybody's to take."""
+    uid = name.removeprefix(SOCKETS).partition("/")[0]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.connect("\0" + name)
+            return uid == str(_peer_uid(sock))
+        except OSError:
+            return False
 
 
 class SimClient:
     """A connection to a simulator. HostError if it cannot be had, UsageError if it refuses a command."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._patience(_ANSWER_S)
         # the program that asks may have been started so lately that its simulator is not yet there
         patience_s = 1.0 if name == os.environ.get(ENVIRONMENT) else 0.0
         try:
@@ -161,10 +189,14 @@ class SimClient:
             self._socket.getpeername()
         except OSError as error:
             self._socket.close()
-            raise HostError(f"no simulator answers at {name}") from error
+            raise HostError(f"no simulator answers at {printable(name)}") from error
         if _peer_uid(self._socket) not in (0, os.getuid()) and os.getuid() != 0:
             self._socket.close()
-            raise HostError(f"the socket {name} belongs to another user; not used")
+            raise HostError(f"the socket {printable(name)} belongs to another user; not used")
+
+    def _patience(self, seconds: int) -> None:
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
 
     def __enter__(self) -> SimClient:
         return self
@@ -188,12 +220,19 @@ class SimClient:
 
     def _message(self) -> dict[str, Any]:
         try:
-            message = self._socket.recv(1 << 20)
+            message = self._socket.recv(_ANSWER_MAX)
+        except BlockingIOError:
+            raise HostError(f"the simulator does not answer within {_ANSWER_S} s") from None
         except ConnectionError:
             message = b""
         if not message:
             raise HostError("the simulator has ended")
-        decoded: dict[str, Any] = _decode(message)
+        try:
+            decoded = _decode(message)
+        except (ValueError, RecursionError):
+            decoded = None
+        if not isinstance(decoded, dict):
+            raise HostError("the simulator breaks the protocol")
         return decoded
 
     def pull(self, line: str, level: str) -> None:
@@ -210,13 +249,16 @@ class SimClient:
         return lines
 
     def watch(self) -> Iterator[LevelChange]:
-        """Every change of level from now on, until the simulator ends."""
-        self._call(do="watch")
-        return self._changes()
+        """Every change of level from now on, until the simulator ends; commands may go on meanwhile."""
+        watcher = SimClient(self._name)
+        watcher._call(do="watch")
+        watcher._patience(0)
+        return watcher._changes()
 
     def _changes(self) -> Iterator[LevelChange]:
-        while True:
-            try:
-                yield LevelChange(**self._message())
-            except HostError:
-                return
+        with self:
+            while True:
+                try:
+                    yield LevelChange(**self._message())
+                except HostError:
+                    return

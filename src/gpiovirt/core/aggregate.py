@@ -13,7 +13,7 @@ from gpiovirt.core.chip import Chip, LineRequest, Now, PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.line import AS_IS, Direction, EdgeEvent, LineSettings
 
-__all__ = ["Aggregate", "SourceLine"]
+__all__ = ["Aggregate", "AggregateDriver", "SourceLine"]
 
 SourceLine = tuple[Chip, int]
 """(source chip, offset on it)"""
@@ -33,9 +33,13 @@ class _Source:
 
     def hold(self, consumer: str, edge: PhysicalEdge, presence: PresenceSink) -> None:
         virtual = self.virtual
+        last_seqno: dict[int, int] = {}
 
         def on_edge(event: EdgeEvent) -> None:
-            edge(virtual[event.offset], event.rising, event.timestamp_ns)
+            offset = virtual[event.offset]
+            lost = event.line_seqno - last_seqno.get(offset, 0) - 1
+            last_seqno[offset] = event.line_seqno
+            edge(offset, event.rising, event.timestamp_ns, lost)
 
         def on_presence(offset: int, there: bool) -> None:
             presence(virtual[offset], there)
@@ -107,7 +111,7 @@ class _Scattered:
             request.set_values(their_mask, their_bits)
 
 
-class _AggregateDriver:
+class AggregateDriver:
     """Driver over lines held on the source chips."""
 
     def __init__(self, label: str, lines: Sequence[SourceLine]) -> None:
@@ -166,7 +170,7 @@ class Aggregate(GpioChip):
     """
 
     def __init__(self, label: str, lines: Sequence[SourceLine], now: Now, name: str = "") -> None:
-        self._aggregated = _AggregateDriver(label, lines)
+        self._aggregated = AggregateDriver(label, lines)
         super().__init__(self._aggregated, now, name)
 
     def close(self) -> None:

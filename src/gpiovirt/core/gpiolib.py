@@ -14,6 +14,7 @@ from typing import Protocol
 from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now, PresenceSink
 from gpiovirt.core.line import (
     AS_IS,
+    SWAPPED_EDGE,
     Clock,
     Direction,
     Edge,
@@ -27,8 +28,12 @@ from gpiovirt.errors import ChipGoneError, InvalidError, LineBusyError, NotPermi
 
 __all__ = ["Driver", "GpioChip", "PhysicalEdge", "Values"]
 
-PhysicalEdge = Callable[[int, bool, int], None]
-"""(offset, rising, timestamp in ns on the clock the line was configured with)"""
+
+class PhysicalEdge(Protocol):
+    """Told of each edge, with its time in ns on the clock that the line was configured with."""
+
+    def __call__(self, offset: int, rising: bool, timestamp_ns: int, lost: int = 0, /) -> None:
+        """`lost` events of the line came before this one and are gone."""
 
 
 class Values(Protocol):
@@ -111,19 +116,11 @@ class _Line:
         return settings
 
 
-_SWAPPED = {
-    Edge.NONE: Edge.NONE,
-    Edge.RISING: Edge.FALLING,
-    Edge.FALLING: Edge.RISING,
-    Edge.BOTH: Edge.BOTH,
-}
-
-
 def _physical(settings: LineSettings) -> LineSettings:
     if not settings.active_low:
         return settings
     return settings._replace(
-        active_low=False, edge=_SWAPPED[settings.edge], output_value=settings.output_value ^ 1
+        active_low=False, edge=SWAPPED_EDGE[settings.edge], output_value=settings.output_value ^ 1
     )
 
 
@@ -219,6 +216,7 @@ class GpioChip:
 
     def _free(self, line: _Line) -> None:
         self._driver.free(line.offset)
+        line.is_output = self._driver.is_output(line.offset)
         line.settings = AS_IS
         line.edge = Edge.NONE
 
@@ -228,13 +226,13 @@ class GpioChip:
             for sink in self._watchers:
                 sink(event)
 
-    def _edge(self, offset: int, rising: bool, timestamp_ns: int) -> None:
+    def _edge(self, offset: int, rising: bool, timestamp_ns: int, lost: int = 0, /) -> None:
         line = self._lines[offset]
         request = line.request
         if request is None or request.on_edge is None:
             return
-        line.line_seqno += 1
-        request.seqno += 1
+        line.line_seqno += 1 + lost
+        request.seqno += 1 + lost
         if line.edge in (Edge.RISING, Edge.FALLING):
             rising = line.edge is Edge.RISING
         else:

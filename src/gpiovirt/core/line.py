@@ -7,10 +7,12 @@ Values and bits are logical (active-low applied) unless a name says physical.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple, NewType
+from typing import NamedTuple
 
 __all__ = [
     "AS_IS",
+    "PLAIN",
+    "SWAPPED_EDGE",
     "Bias",
     "Clock",
     "Direction",
@@ -20,11 +22,9 @@ __all__ = [
     "InfoEvent",
     "InfoEventType",
     "LineInfo",
+    "LineOptions",
     "LineSettings",
-    "Offset",
 ]
-
-Offset = NewType("Offset", int)
 
 
 class Direction(IntEnum):
@@ -42,6 +42,15 @@ class Edge(IntEnum):
     RISING = 1
     FALLING = 2
     BOTH = 3
+
+
+SWAPPED_EDGE = {
+    Edge.NONE: Edge.NONE,
+    Edge.RISING: Edge.FALLING,
+    Edge.FALLING: Edge.RISING,
+    Edge.BOTH: Edge.BOTH,
+}
+"""As seen with the other polarity"""
 
 
 class Bias(IntEnum):
@@ -85,6 +94,36 @@ class LineSettings(NamedTuple):
 
 
 AS_IS = LineSettings()
+
+
+class LineOptions(NamedTuple):
+    """What a virtual chip's definition says of a line: what its consumers leave open, whoever they are.
+
+    `name` is the line's name in the chip, if not its source's; `safe` is what it is when nobody holds it,
+    in physical terms: without, it stays as it is.
+    """
+
+    bias: Bias = Bias.AS_IS
+    drive: Drive = Drive.PUSH_PULL
+    active_low: bool = False
+    debounce_period_us: int = 0
+    safe: LineSettings | None = None
+    name: str = ""
+
+    def applied_to(self, settings: LineSettings) -> LineSettings:
+        """`settings`, of an input or output, with what they leave open filled in, and for the source line."""
+        is_output = settings.direction is Direction.OUTPUT
+        return settings._replace(
+            bias=self.bias if settings.bias is Bias.AS_IS else settings.bias,
+            drive=self.drive if is_output and settings.drive is Drive.PUSH_PULL else settings.drive,
+            debounce_period_us=settings.debounce_period_us or (0 if is_output else self.debounce_period_us),
+            output_value=settings.output_value ^ self.active_low,
+            edge=SWAPPED_EDGE[settings.edge] if self.active_low else settings.edge,
+        )
+
+
+PLAIN = LineOptions()
+"""Nothing is said of the line"""
 
 
 class LineInfo(NamedTuple):

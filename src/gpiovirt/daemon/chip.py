@@ -1,319 +1,187 @@
 # SPDX-License-Identifier: MIT
-"""A virtual chip as the custodian has it: its lines' files, its sockets, and the worker that has copies."""
+"""A virtual chip as the custodian has it: lines, sockets, memory, and the worker that has copies of them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from gpiovirt.control.limits import LINES_MAX, check_line_name
-from gpiovirt.core.line import Direction, LineSettings
-from gpiovirt.daemon.link import Link
-from gpiovirt.daemon.sources import Place, SourceChip, Sources
+from gpiovirt.core.line import LineOptions
+from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
+from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.sources import OwnChip
 from gpiovirt.daemon.store import Record
-from gpiovirt.daemon.worker import FDS_OF_LINE
-from gpiovirt.errors import GpiovirtError, PeerError, UsageError
-from gpiovirt.exports.vm.state import state_size
+from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
+from gpiovirt.errors import HostError, PeerError
+from gpiovirt.exports.vm.state import vm_bytes
 from gpiovirt.host.device_socket import DeviceSocket
-from gpiovirt.host.mapping import shared_memory
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
-from gpiovirt.protocols import new_device
-from gpiovirt.protocols.gpiochip.holder import encode_config
-from gpiovirt.protocols.line_options import parse_how, parse_safe
-from gpiovirt.sources.held import KernelLine, LineFile, RemoteLine
-from gpiovirt.uapi import gpio as u
+from gpiovirt.sources.line_files import FDS_OF_LINE, KernelLine, LineFile, RemoteLine
+from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
+from gpiovirt.virtual.memory import copy_lines, held_lines, new_memory
+from gpiovirt.virtual.options import format_options
 
-__all__ = ["Directories", "Line", "VirtualChip", "make_safe", "release", "take"]
+__all__ = ["KeptChip", "Use"]
 
 _log = logging.getLogger(__name__)
 
+_END_S = 0.5
+_LIVE_NS = 10_000_000_000
+_UNSERVED_S = 1.0  # without a worker for so long, lines are made safe here
 
-class Directories(NamedTuple):
-    """Where sockets are."""
-
-    run: str
-
-    @property
-    def chips(self) -> str:
-        return f"{self.run}/chips"
-
-    @property
-    def vms(self) -> str:
-        return f"{self.run}/vm"
-
-    @property
-    def workers(self) -> str:
-        return f"{self.run}/workers"
-
-    @property
-    def sources(self) -> str:
-        return f"{self.run}/sources"
+Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
 
 
-class Line:
-    """A line that is kept; `file` is None while its chip is not there."""
+class Use(NamedTuple):
+    """Who uses a chip, as its worker said last: number of lines held, and the VM's process (0: none)."""
 
-    __slots__ = ("file", "is_output", "kind", "name", "place")
-
-    def __init__(self, place: Place, name: str, kind: str, file: LineFile | None, is_output: bool) -> None:
-        self.place = place
-        self.name = name
-        self.kind = kind
-        self.file = file
-        self.is_output = is_output
-
-    def drop(self) -> None:
-        """Its chip has vanished."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-        self.kind = "gone"
+    lines: int = 0
+    vm: int = 0
 
 
-def take(
-    record: Record, sources: Sources, reactor: Reactor, kept: Mapping[Place, Line] | None = None
-) -> list[Line]:
-    """The lines of a record's definition, all or none; those in `kept` are held already.
-
-    NoSuchChipError, NoSuchLineError, OffsetError, LineBusyError and other errors of new_device.
-    """
-    kept = kept or {}
-    chips = sources.all()
-    found = new_device.resolve(new_device.parse(record.definition), sources.find, chips)
-    if len(found) > LINES_MAX:
-        raise UsageError(f"{len(found)} lines; a chip has at most {LINES_MAX}")
-    lines: list[Line] = []
-    try:
-        for chip, offset in found:
-            place = sources.place(chip, offset)
-            lines.append(kept.get(place) or hold(chip, place, record.name))
-    except BaseException as error:
-        if isinstance(error, GpiovirtError):
-            error.line = len(lines)
-        release([line for line in lines if line.place not in kept], reactor)
-        raise
-    return lines
-
-
-def hold(chip: SourceChip, place: Place, name: str) -> Line:
-    """Take one line for the chip `name`."""
-    file = chip.take(place.offset, f"gpiovirt:{name}")
-    try:
-        info = chip.line_info(place.offset)
-        return Line(place, info.name, chip.kind, file, info.direction is Direction.OUTPUT)
-    except BaseException:
-        file.close()
-        raise
-
-
-def release(
-    lines: Sequence[Line], reactor: Reactor, safe: Mapping[Place, LineSettings] | None = None
-) -> None:
-    """Give lines back, each in its safe state if it has one."""
-    make_safe(lines, safe or {})
-    for line in lines:
-        if line.file is not None:
-            reactor.remove_reader(line.file.fds[0])
-            line.file.close()
-
-
-def make_safe(lines: Iterable[Line], safe: Mapping[Place, LineSettings]) -> None:
-    """Put lines that have a safe state into it."""
-    for line in lines:
-        wanted = safe.get(line.place)
-        if wanted is not None and line.file is not None:
-            try:
-                line.file.ioctl(u.GPIO_V2_LINE_SET_CONFIG_IOCTL, encode_config(wanted))
-                line.is_output = wanted.direction is Direction.OUTPUT
-            except (OSError, GpiovirtError) as error:
-                _log.error("line %s is not in its safe state: %s", line.place, error)
-
-
-class VirtualChip:
-    """One chip. `on_changed` is told (event, details) of what happens to it."""
+class KeptChip:
+    """One chip. `tell` is called with (chip, event, details) of what happens to it."""
 
     simulates = False
 
     def __init__(
-        self,
-        record: Record,
-        directories: Directories,
-        reactor: Reactor,
-        link: Callable[[VirtualChip], Link],
-        on_changed: Callable[[VirtualChip, str, dict[str, Any]], None],
-        on_line_gone: Callable[[VirtualChip], None],
+        self, record: Record, directories: Directories, reactor: Reactor, forkserver: Forkserver, tell: Told
     ) -> None:
         self.record = record
-        self.lines: list[Line] = []
+        self.lock = Lock()
+        """Whoever makes, changes, begins or deletes the chip has it"""
         self.trouble = ""
-        self._reactor = reactor
-        self.device_path = f"{directories.chips}/{record.name}"
-        self._vm_path = f"{directories.vms}/{record.name}"
-        self._device: SocketListener | None = None
-        self._vm: SocketListener | None = None
-        self._state = -1
-        self.link = link(self)
-        self._on_changed = on_changed
-        self._on_line_gone = on_line_gone
-        self._waiting: list[Callable[[str], None]] = []
-        self._asked: dict[int, Callable[[dict[str, Any] | None], None]] = {}
-        self._tag = 0
         self.watched = False
         self.creator_fd = -1
+        self.use = Use()
         self.about = {"chip": record.name}
         """Of what is logged of it"""
+        self.device_path = f"{directories.chips}/{record.name}"
+        self._vm_path = f"{directories.vms}/{record.name}"
+        self._reactor = reactor
+        self._tell = tell
+        self.custody = Custody(record.name, reactor, self._on_gone, self._on_back)
+        self.handle = WorkerHandle(
+            record.name, f"{directories.workers}/{record.name}", self, reactor, forkserver
+        )
+        self._device: SocketListener | None = None
+        self._vm: SocketListener | None = None
+        self._memory = -1
+        self._fresh: set[int] = set()
+        self._ready: Future[str] = Future()
+        self._unserved: Callable[[], None] | None = None
+
+    # what it is
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def lines(self) -> list[HeldLine]:
+        """Its lines, by offset; none while it waits for them."""
+        return self.custody.lines
 
     @property
     def state(self) -> str:
         """live; starting; waiting for lines."""
         if not self.lines:
             return "waiting"
-        return "live" if self.link.is_ready else "starting"
+        return "live" if self.handle.is_ready else "starting"
 
     @property
     def vm_path(self) -> str | None:
         """The socket for VMs."""
-        return self._vm_path if self.record.vm else None
+        return self._vm_path if self.record.definition.vm else None
 
-    def check(self) -> None:
-        """UsageError for what its record says that its lines cannot have."""
-        self.settings()
-        self.safe()
-        self.names()
+    @property
+    def memory(self) -> int:
+        """The fd of what outlives its workers; -1 while it has no lines."""
+        return self._memory
 
-    def settings(self) -> dict[int, str]:
-        """Settings by offset; UsageError for a line that is not there, or settings that are none."""
-        return self._by_offset(self.record.settings, "settings", parse_how)
-
-    def safe(self) -> dict[int, str]:
-        """Safe states by offset; UsageError likewise."""
-        return self._by_offset(self.record.safe, "safe", parse_safe)
-
-    def _by_offset(
-        self, given: Mapping[str, str], what: str, parse: Callable[[str], object]
-    ) -> dict[int, str]:
-        names = self.names()
-        found: dict[int, str] = {}
-        for key, text in given.items():
-            if key.isdecimal() and int(key) < len(names):
-                offset = int(key)
-            elif key and names.count(key) == 1:
-                offset = names.index(key)
-            else:
-                raise UsageError(
-                    f"{what}: the chip {self.record.name} has no line {key!r}; its offsets are "
-                    f"0 to {len(names) - 1}"
-                )
-            try:
-                parse(text)
-            except UsageError as error:
-                raise UsageError(f"{what} of line {key}: {error}") from error
-            found[offset] = text
-        return found
+    def options(self) -> list[LineOptions]:
+        """Of each line."""
+        return self.record.definition.by_offset()
 
     def names(self) -> list[str]:
-        """Names of its lines."""
-        names = [line.name for line in self.lines]
-        for key, name in self.record.names.items():
-            if not key.isdecimal() or int(key) >= len(names):
-                raise UsageError(f"names: the chip {self.record.name} has no line {key}")
-            check_line_name(name)
-            names[int(key)] = name
-        return names
+        """Of its lines, here; none while it waits for them."""
+        if not self.lines:
+            return []
+        return [options.name or line.name for options, line in zip(self.options(), self.lines, strict=True)]
+
+    def held(self) -> list[int]:
+        """Offsets of lines that have a holder: what its worker has written is known without asking it."""
+        return held_lines(self._memory, len(self.lines)) if self._memory >= 0 else []
+
+    def as_source(self) -> OwnChip | None:
+        """To take lines of; None while it has none itself."""
+        return OwnChip(self.name, self.names(), self.handle) if self.lines else None
 
     # life
 
-    def use(self, lines: list[Line], new: Iterable[Line] = ()) -> None:
-        """These are its lines from now on; those of them that are new go to their safe states."""
-        self.lines = lines
-        self.record.places = [list(line.place) for line in lines]
-        for line in lines:
-            self._look_after(line)
-        make_safe(new, self.safe_places())
+    def take_on(
+        self, lines: list[HeldLine], record: Record, fresh: Iterable[HeldLine] = (), memory: int = -1
+    ) -> list[HeldLine]:
+        """Be this from now on; the lines that it no longer has, for the caller to release.
 
-    def _look_after(self, line: Line) -> None:
-        if line.file is not None:
-            file = line.file
-            self._reactor.remove_reader(file.fds[0])
-            self._reactor.add_hangup(file.fds[0], lambda: self._lose(line, file))
+        Lines that are `fresh` go to their safe states as soon as they are served. `memory` is one that was
+        kept. HostError, and nothing has changed, if there is none to be had.
+        """
+        had = (len(self.lines), self.record.definition.vm)
+        wants = (len(lines), record.definition.vm)
+        if memory < 0 and (self._memory < 0 or had != wants):
+            memory = new_memory(record.name, len(lines), vm_bytes(record.definition.vm, len(lines)))
+            if self._memory >= 0:
+                stay = [o for o, (a, b) in enumerate(zip(self.lines, lines, strict=False)) if a is b]
+                copy_lines(self._memory, len(self.lines), memory, len(lines), stay)
+        if memory >= 0:
+            if self._memory >= 0:
+                os.close(self._memory)
+            self._memory = memory
+        self.record = record._replace(addresses=tuple(line.address for line in lines))
+        fresh = list(fresh)
+        self._fresh = {offset for offset, line in enumerate(lines) if line in fresh}
+        return self.custody.use(lines)
 
-    def _lose(self, line: Line, file: LineFile) -> None:
-        """The chip that the line is of has vanished."""
-        self._reactor.remove_reader(file.fds[0])
-        if line.file is file and line in self.lines:
-            offset = self.lines.index(line)
-            line.drop()
-            _log.warning(
-                "%s: line %d (%s) has vanished", self.record.name, offset, line.place, extra=self.about
-            )
-            self._tell_line(offset)
-            self._on_changed(self, "line-gone", {"offset": offset, "source": str(line.place)})
-            self._on_line_gone(self)
-
-    def retake(self, sources: Sources) -> bool:
-        """Look for lines that are gone; True if none is left."""
-        for offset, line in enumerate(self.lines):
-            if line.file is None:
-                try:
-                    again = hold(sources.at(line.place), line.place, self.record.name)
-                except (OSError, GpiovirtError):
-                    continue
-                line.file, line.kind, line.is_output = again.file, again.kind, again.is_output
-                self._look_after(line)
-                _log.info("%s: line %d (%s) is back", self.record.name, offset, line.place, extra=self.about)
-                self._tell_line(offset)
-                self._on_changed(self, "line-back", {"offset": offset, "source": str(line.place)})
-        return all(line.file is not None for line in self.lines)
-
-    def _tell_line(self, offset: int) -> None:
-        if self.link.is_ready:
-            line = self.lines[offset]
-            fds = line.file.fds if line.file else ()
-            self.link.send({"do": "line", "offset": offset, "kind": line.kind, "output": line.is_output}, fds)
+    async def go_live(self) -> None:
+        """Have a worker serve it; HostError that says why it cannot."""
+        self.listen()
+        self._ready = Future()
+        self.handle.start()
+        deadline_ns = time.monotonic_ns() + _LIVE_NS
+        try:
+            message = await wait_for(self._ready, self._reactor.deadlines, deadline_ns)
+        except TooLateError:
+            message = "its process does not get ready"
+        if message:
+            raise HostError(f"the chip {self.name} cannot be served: {message}")
 
     def listen(self) -> None:
         """Make its sockets, as far as they are not there; HostError if one cannot be had."""
-        access = Access(self.record.uid, self.record.gid, self.record.mode)
+        definition = self.record.definition
+        access = Access(definition.uid, definition.gid, definition.mode)
         if self._device is None:
-            self._device = PathListener(self.device_path, access, socket.SOCK_SEQPACKET)
-        if self.record.vm and self._vm is None:
-            self._vm = PathListener(self._vm_path, access)
-        if self.record.vm and self._state < 0:
-            self._state = shared_memory(f"gpiovirt:{self.record.name}", state_size(len(self.lines)))
+            self._device = PathListener(self.device_path, access, socket.SOCK_SEQPACKET, replace=True)
+        if definition.vm and self._vm is None:
+            self._vm = PathListener(self._vm_path, access, replace=True)
+        if not definition.vm and self._vm is not None:
+            self._close_socket(self._vm, self._vm_path)
+            self._vm = None
 
-    def start(self, ready: Callable[[str], None] | None = None) -> None:
-        """Have a worker serve it; `ready` is told when it does ("") or why not."""
-        if ready is not None:
-            self._waiting.append(ready)
-        self.listen()
-        self.link.start()
-
-    def change(self, record: Record, lines: list[Line]) -> None:
-        """Be another chip of the same name; lines that stay are not touched."""
-        safe = self.safe_places()
-        former = self.lines
-        had_vm, count = self.record.vm, len(former)
-        self.record = record
-        self.link.end_worker()
-        self.use(lines, [line for line in lines if line not in former])
-        release([line for line in former if line not in lines], self._reactor, safe)
-        if had_vm and (not record.vm or len(lines) != count):
-            self._close_vm()
-        self.own(record.uid, record.gid, record.mode)
-
-    def safe_places(self) -> dict[Place, LineSettings]:
-        """Safe states by line; none of a chip that waits for its lines."""
-        if not self.lines:
-            return {}
-        return {self.lines[offset].place: parse_safe(text) for offset, text in self.safe().items()}
+    async def hang_up(self) -> None:
+        """End its worker: consumers lose their lines, and those go to their safe states."""
+        with suppress(HostError):
+            await self.handle.ask(_END_S, do="end")
+        await self.handle.stop()
 
     def own(self, uid: int, gid: int, mode: int) -> None:
-        """Owner, group and mode of its sockets."""
+        """Owner, group and mode of its sockets; OSError."""
         for path in (self.device_path, self._vm_path):
             with suppress(FileNotFoundError):
                 status = os.lstat(path)
@@ -321,7 +189,6 @@ class VirtualChip:
                     os.chown(path, uid, gid, follow_symlinks=False)
                 if status.st_mode & 0o777 != mode:
                     os.chmod(path, mode)
-        self.record.uid, self.record.gid, self.record.mode = uid, gid, mode
 
     def access(self) -> tuple[int, int, int] | None:
         """(uid, gid, mode) as its socket has them now; None while there is none."""
@@ -331,158 +198,225 @@ class VirtualChip:
             return None
         return status.st_uid, status.st_gid, status.st_mode & 0o777
 
-    def _close_vm(self) -> None:
-        if self._vm is not None:
-            self._vm.close()
-            self._vm = None
+    @staticmethod
+    def _close_socket(listener: SocketListener | None, path: str) -> None:
+        if listener is not None:
+            listener.close()
             with suppress(FileNotFoundError):
-                os.unlink(self._vm_path)
-        if self._state >= 0:
-            os.close(self._state)
-            self._state = -1
+                os.unlink(path)
 
-    def close(self) -> None:
-        """Be no more: no worker, no sockets, the lines given back."""
-        safe: dict[Place, LineSettings] = {}
-        with suppress(UsageError):  # a record that was refused
-            safe = self.safe_places()
-        self.link.close()
-        if self._device is not None:
-            self._device.close()
-            with suppress(FileNotFoundError):
-                os.unlink(self.device_path)
-        self._close_vm()
-        release(self.lines, self._reactor, safe)
-        self.lines = []
-        self._answer_all()
+    async def close(self) -> None:
+        """Be no more: no sockets, no worker, the lines safe and given back."""
+        self._close_socket(self._device, self.device_path)
+        self._close_socket(self._vm, self._vm_path)
+        self._device = self._vm = None
+        await self.hang_up()
+        self.close_now()
+
+    def close_now(self) -> None:
+        """The same, without waiting for anybody."""
+        self._close_socket(self._device, self.device_path)
+        self._close_socket(self._vm, self._vm_path)
+        self._device = self._vm = None
+        self.handle.close()
+        self._stop_waiting()
+        self._make_lines_safe()
+        self.custody.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
+        self._ready.set("it was deleted meanwhile")
         if self.creator_fd >= 0:
             self._reactor.remove_reader(self.creator_fd)
             os.close(self.creator_fd)
             self.creator_fd = -1
-        for ready in self._waiting:
-            ready("it was deleted meanwhile")
-        self._waiting.clear()
+
+    # lines that come and go
+
+    def _on_gone(self, offset: int) -> None:
+        line = self.lines[offset]
+        _log.warning("%s: line %d (%s) is gone", self.name, offset, line.address, extra=self.about)
+        self._tell_line(offset)
+        self._tell(self, "line-gone", {"offset": offset, "source": str(line.address)})
+
+    def _on_back(self, offset: int) -> None:
+        line = self.lines[offset]
+        _log.info("%s: line %d (%s) is back", self.name, offset, line.address, extra=self.about)
+        self._tell_line(offset)
+        self._tell(self, "line-back", {"offset": offset, "source": str(line.address)})
+
+    def _tell_line(self, offset: int) -> None:
+        if self.handle.is_ready:
+            line = self.lines[offset]
+            fds = line.file.fds if line.file else ()
+            self.handle.send(
+                {"do": "line", "offset": offset, "kind": line.kind, "output": line.is_output}, fds
+            )
 
     # its worker
 
     def serve(self) -> tuple[dict[str, Any], list[int]]:
         """What a new worker is told, and the files it needs."""
         assert self._device is not None
-        names = self.names()
+        definition = self.record.definition
         spec = {
-            "name": self.record.name,
+            "name": self.name,
             "lines": [
-                {"name": name, "kind": line.kind, "output": line.is_output}
-                for name, line in zip(names, self.lines, strict=True)
+                {"name": line.name, "kind": line.kind, "output": line.is_output} for line in self.lines
             ],
-            "settings": self.settings(),
-            "safe": self.safe(),
-            "vm": self.record.vm,
-            "poll_us": self.record.poll_us,
+            "options": [format_options(options) for options in self.options()],
+            "fresh": sorted(self._fresh),
+            "vm": definition.vm,
+            "poll_us": definition.poll_us,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
-        fds.append(self._device.socket.fileno())
+        fds += [self._memory, self._device.socket.fileno()]
         if self._vm is not None:
-            fds += [self._vm.socket.fileno(), self._state]
+            fds.append(self._vm.socket.fileno())
         return spec, fds
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
         """A worker that was there before us has these files; of what it says only their kinds count."""
-        lines = spec["lines"]
-        if len(lines) != len(self.record.places) or spec["vm"] != self.record.vm:
+        record, lines = self.record, spec["lines"]
+        vm = record.definition.vm
+        count = len(record.addresses)
+        if len(lines) != count or count != record.definition.num_lines or spec["vm"] != vm:
             raise PeerError("it serves another chip than was meant")
-        if sum(FDS_OF_LINE[line["kind"]] for line in lines) + (3 if self.record.vm else 1) != len(fds):
+        if sum(FDS_OF_LINE[line["kind"]] for line in lines) + (3 if vm else 2) != len(fds):
             raise PeerError("it does not have the files that it should")
-        release(self.lines, self._reactor)
-        taken = list(fds)
-        fds.clear()
+        release(self.custody.use([]))
         found = []
-        for line, place in zip(lines, self.record.lines(), strict=True):
-            file: LineFile | None = None
-            if line["kind"] == "kernel":
-                file = KernelLine(taken.pop(0))
-            elif line["kind"] == "remote":
-                remote = DeviceSocket(socket.socket(fileno=taken.pop(0)))
-                file = RemoteLine(remote, taken.pop(0))
-            found.append(Line(place, str(line["name"]), line["kind"], file, bool(line["output"])))
-        self._device = SocketListener(socket.socket(fileno=taken.pop(0)))
-        if self.record.vm:
-            self._vm = SocketListener(socket.socket(fileno=taken.pop(0)))
-            self._state = taken.pop(0)
-        self.use(found)
-        if any(line.file is None for line in found):
-            self._on_line_gone(self)
+        for line, address in zip(lines, record.addresses, strict=True):
+            found.append(HeldLine(address, str(line["name"]), _file(line["kind"], fds), bool(line["output"])))
+        if self._memory >= 0:
+            os.close(self._memory)
+        self._memory = fds.pop(0)
+        self._device = SocketListener(socket.socket(fileno=fds.pop(0)))
+        if vm:
+            self._vm = SocketListener(socket.socket(fileno=fds.pop(0)))
+        self.custody.use(found)
 
     def on_ready(self) -> None:
         """It is served from now on."""
         self.trouble = ""
+        self._fresh.clear()
+        self._stop_waiting()
         if self.watched:
             self.watch(True)
-        self._settle("")
-        self._on_changed(self, "live", {})
+        self._ready.set("")
+        self._tell(self, "live", {})
 
     def on_failed(self, message: str) -> None:
         """A worker cannot serve it."""
         self.trouble = message
-        _log.error("%s: %s", self.record.name, message, extra=self.about)
-        self._settle(message)
+        _log.error("%s: %s", self.name, message, extra=self.about)
+        self._ready.set(message)
 
-    def _settle(self, message: str) -> None:
-        waiting, self._waiting = self._waiting, []
-        for ready in waiting:
-            ready(message)
-
-    def on_message(self, body: dict[str, Any]) -> None:
-        """Whatever else the worker says."""
+    def on_told(self, body: Mapping[str, Any]) -> None:
+        """Who uses it, or what happens to its lines."""
         match body:
-            case {"tag": int(tag), "status": dict(status)}:
-                if done := self._asked.pop(tag, None):
-                    done(status)
-            case {"event": str(event), **details}:
-                self._on_changed(self, "line-" + event, details)
+            case {"use": {"lines": int(lines), "vm": int(vm)}}:
+                self.use = Use(lines, vm)
+                self.handle.watch_over(bool(lines or vm))
+            case {"event": "lost", "count": int(number)}:
+                self._tell(self, "lost", {"count": number})
+            case {
+                "event": ("requested" | "released" | "config") as what,
+                "timestamp_ns": int(timestamp_ns),
+                "offset": int(offset),
+                "direction": ("input" | "output") as direction,
+                "consumer": str(consumer),
+                "used": bool(used),
+            } if 0 <= offset < len(self.lines):
+                self._tell(
+                    self,
+                    f"line-{what}",
+                    {
+                        "timestamp_ns": timestamp_ns,
+                        "offset": offset,
+                        "direction": direction,
+                        "consumer": consumer[:64],
+                        "used": used,
+                    },
+                )
+            case _:
+                raise PeerError("an event that makes no sense")
 
     def on_lost(self) -> None:
-        """The worker is gone. Where its lines stand now, the next one is told."""
-        self._answer_all()
-        self._on_changed(self, "worker-ended", {})
+        """The worker is gone. Whoever held lines may come back for them when there is another."""
+        self._stop_waiting()
+        self._unserved = self._reactor.call_later(_UNSERVED_S, self._make_safe)
+        self._tell(self, "worker-ended", {})
 
-    def begin_again(self) -> None:
+    def _make_safe(self) -> None:
+        """Nobody serves it: who held lines has lost them."""
+        self._unserved = None
+        _log.error("%s: nobody serves it, its lines are made safe", self.name, extra=self.about)
+        self._make_lines_safe()
+
+    def _make_lines_safe(self) -> None:
+        for failure in make_safe(self.lines, self.options(), range(len(self.lines))):
+            _log.error("%s: %s", self.name, failure, extra=self.about)
+
+    def _stop_waiting(self) -> None:
+        if self._unserved is not None:
+            self._unserved()
+            self._unserved = None
+
+    def start_again(self) -> None:
         """Have another worker; without lines, they are looked for first."""
         if self.lines:
             self.listen()
-            self.link.start()
+            self.handle.start()
         else:
-            self._on_line_gone(self)
+            self._tell(self, "waiting", {})
 
-    def look_at_directions(self, sources: Sources) -> None:
-        """Which lines are outputs by now."""
-        for line in self.lines:
-            if line.file is not None:
-                with suppress(GpiovirtError, OSError):
-                    line.is_output = sources.at(line.place).is_output(line.place.offset)
-
-    def ask(self, done: Callable[[dict[str, Any] | None], None]) -> int:
-        """Ask the worker for its status; `done` gets it, or None if there is no telling. Returns a tag."""
-        if not self.link.is_ready:
-            done(None)
-            return 0
-        self._tag += 1
-        self._asked[self._tag] = done
-        self.link.send({"do": "status", "tag": self._tag})
-        return self._tag
-
-    def give_up_asking(self, tag: int) -> None:
-        """It took too long."""
-        if done := self._asked.pop(tag, None):
-            done(None)
-
-    def _answer_all(self) -> None:
-        asked, self._asked = self._asked, {}
-        for done in asked.values():
-            done(None)
+    async def status(self, timeout_s: float) -> dict[str, Any] | None:
+        """What its worker says of it; None if there is none, or none that answers."""
+        try:
+            answer = await self.handle.ask(timeout_s, do="status")
+        except HostError:
+            return None
+        return _checked(answer.body.get("status"), len(self.lines))
 
     def watch(self, on: bool) -> None:
         """Have the worker tell what happens to the lines."""
         self.watched = on
-        if self.link.is_ready:
-            self.link.send({"do": "watch", "on": on})
+        if self.handle.is_ready:
+            self.handle.send({"do": "watch", "on": on})
+
+
+def _file(kind: str, fds: list[int]) -> LineFile | None:
+    """A line's files, which come first, are taken out."""
+    if kind == "kernel":
+        return KernelLine(fds.pop(0))
+    if kind == "lent":
+        return RemoteLine(DeviceSocket(socket.socket(fileno=fds.pop(0))), fds.pop(0))
+    return None
+
+
+def _checked(status: Any, num_lines: int) -> dict[str, Any] | None:
+    """A worker's word, as far as it has the form that it should; None if it has not."""
+    match status:
+        case {"consumers": list(consumers), "vm": vm, "lines": list(lines)} if len(lines) == num_lines:
+            if all(map(_is_line, lines)) and all(map(_is_peer, consumers)) and (vm is None or _is_peer(vm)):
+                return {
+                    "consumers": consumers,
+                    "vm": vm,
+                    "lines": [{**line, "consumer": line["consumer"][:64]} for line in lines],
+                }
+    return None
+
+
+def _is_line(line: object) -> bool:
+    match line:
+        case {"direction": "input" | "output", "consumer": str(), "used": bool()}:
+            return True
+    return False
+
+
+def _is_peer(peer: object) -> bool:
+    match peer:
+        case {"pid": int(), "uid": int(), "gid": int()}:
+            return True
+    return False

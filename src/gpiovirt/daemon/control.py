@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The control socket: who asks is known by the kernel's word, and gets what he may have.
+"""The control socket: callers are identified by kernel peer credentials, and get what those allow.
 
 The protocol is described in gpiovirt.control.client. Whoever may neither manage nor use a chip sees
-nothing of it: for him it is not there.
+nothing of it: for them it is not there. A caller has one question under way, and a share of each turn.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from gpiovirt import __version__
-from gpiovirt.control.access import ID_MAX, Identity, identity_of
-from gpiovirt.control.limits import check_poll_us
-from gpiovirt.daemon.chip import VirtualChip
-from gpiovirt.daemon.custodian import Custodian, process_start
-from gpiovirt.daemon.sources import SourceChip
+from gpiovirt.control.access import GROUP, ID_MAX, Identity, gid_of, identity_of
+from gpiovirt.core.line import PLAIN
+from gpiovirt.core.task import Future, start
+from gpiovirt.core.text import printable
+from gpiovirt.daemon.chip import KeptChip
+from gpiovirt.daemon.custodian import DRIVERS, Custodian, take_numbered_name
 from gpiovirt.daemon.store import Record
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
-from gpiovirt.host.channel import Channel, Message
+from gpiovirt.host.child import process_start
+from gpiovirt.host.packets import Channel, encode
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
+from gpiovirt.virtual.definition import MODE, Definition
+from gpiovirt.virtual.options import format_options, parse_options
 
 __all__ = ["ControlServer"]
 
@@ -32,13 +37,15 @@ _log = logging.getLogger(__name__)
 
 _PER_PAGE = 64
 _CLIENTS_PER_USER = 64
-
-_MAPS = ("names", "settings", "safe")
-_NUMBERS = ("uid", "gid", "mode")
+_WATCHERS_PER_USER = 16
+_MESSAGES_PER_TURN = 4
+_STATUS_S = 1.0
+_CHANGES_MAX = 256
+_TEXT_MAX = 65536
 
 
 class DeniedError(UsageError):
-    """He may not."""
+    """The caller is not permitted to do this."""
 
     errno = errno.EPERM
 
@@ -53,8 +60,13 @@ class ControlServer:
         self.custodian = custodian
         self.reactor = reactor
         self.uid = os.geteuid()
+        # looked up once: whoever knows groups may be far away, and take its time
+        self.manager_gid = _gid_of(GROUP)
+        self.default_gid = os.getegid() if self.uid else max(_gid_of("gpio"), 0)
         self.clients: list[_Client] = []
-        self._listener = PathListener(path, Access(mode=0o666), socket.SOCK_SEQPACKET)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._per_user = min(_CLIENTS_PER_USER, max(soft // 8, 2))
+        self._listener = PathListener(path, Access(mode=0o666), socket.SOCK_SEQPACKET, replace=True)
         reactor.add_reader(self._listener.socket.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -67,13 +79,28 @@ class ControlServer:
             return
         identity = identity_of(sock)
         is_agent = self._is_agent(peer_of(sock))
-        if identity.uid != 0 and not is_agent and self._connected(identity.uid) >= _CLIENTS_PER_USER:
+        client = _Client(self, sock, identity, is_agent)
+        if identity.uid != 0 and not is_agent and self.connected(identity.uid) >= self._per_user:
+            client.refuse(
+                HostError.of(
+                    f"you have {self._per_user} connections to gpiovirtd already",
+                    OSError(errno.EMFILE, "close one first"),
+                )
+            )
             sock.close()
             return
-        self.clients.append(_Client(self, sock, identity, is_agent))
+        self.clients.append(client)
+        client.begin()
 
-    def _connected(self, uid: int) -> int:
+    def connected(self, uid: int) -> int:
+        """How many connections this user has."""
         return sum(client.peer.uid == uid and not client.is_agent for client in self.clients)
+
+    def watching(self, uid: int) -> int:
+        """How many of them watch."""
+        return sum(
+            client.peer.uid == uid and client.watches and not client.is_agent for client in self.clients
+        )
 
     def close(self) -> None:
         """Listen no more."""
@@ -89,44 +116,75 @@ class _Client:
         self.is_agent = is_agent
         self._server = server
         self._custodian = server.custodian
-        self._channel = Channel(sock, fds_max=4)
+        self._channel = Channel(sock)
         self._unwatch: Callable[[], None] | None = None
+        self._is_busy = False
+        self._lost = 0
         self._owned: list[str] = []
         """Chips that end with the connection"""
-        server.reactor.add_reader(sock.fileno(), self._receive)
+
+    def begin(self) -> None:
+        """Listen to it."""
+        self._server.reactor.add_reader(self._channel.fileno(), self._receive, self._close)
+
+    @property
+    def watches(self) -> bool:
+        """It is told events."""
+        return self._unwatch is not None
 
     def _receive(self) -> None:
         try:
-            while (message := self._channel.receive()) is not None:
-                self._handle(message)
+            for _ in range(_MESSAGES_PER_TURN):
+                if self._is_busy:
+                    # a question at a time: what comes meanwhile is looked at when this one is answered
+                    self._server.reactor.remove_reader(self._channel.fileno())
+                    self._server.reactor.add_hangup(self._channel.fileno(), self._close)
+                    return
+                if self not in self._server.clients or (message := self._channel.receive()) is None:
+                    return
+                self._handle(message.body)
         except EOFError:
             self._close()
         except PeerError as error:
-            self._answer({"error": str(error), "errno": errno.EINVAL})
+            self.refuse(UsageError(str(error)))
             self._close()
 
-    def _handle(self, message: Message) -> None:
-        fds = list(message.fds)
+    def _handle(self, body: dict[str, Any]) -> None:
+        what = body.get("do")
+        handler = _HANDLERS.get(what) if isinstance(what, str) else None
         try:
-            who = self._who(message.body)
-            what = message.body.get("do")
-            handler = _HANDLERS.get(what) if isinstance(what, str) else None
+            who = self._who(body)
             if handler is None:
-                raise UsageError(
-                    f"{what!r} is nothing that can be asked for; that is: {', '.join(_HANDLERS)}"
-                )
-            handler(self, who, message.body, fds)
+                raise UsageError(f"unknown request {what!r}; expected one of: {', '.join(_HANDLERS)}")
         except GpiovirtError as error:
-            self._refuse(error)
+            self.refuse(error)
+            return
+        outcome = start(handler(self, who, body))
+        if outcome.is_done:
+            self._settle(outcome, what)
+            return
+        self._is_busy = True
+
+        def done() -> None:
+            self._is_busy = False
+            self._settle(outcome, what)
+            if self in self._server.clients:
+                self._server.reactor.remove_reader(self._channel.fileno())
+                self.begin()
+
+        outcome.then(done)
+
+    def _settle(self, outcome: Future[Any], what: object) -> None:
+        try:
+            self._answer({"ok": outcome.result()})
+        except GpiovirtError as error:
+            self.refuse(error)
         except Exception as error:
-            _log.exception("a fault of ours in answering %r", message.body.get("do"))
-            self._answer({"error": f"a fault of gpiovirtd: {error}", "errno": errno.EIO})
-        finally:
-            for fd in fds:
-                os.close(fd)
+            _log.exception("internal error in answering %r", what)
+            self._answer({"error": f"internal error in gpiovirtd: {error}", "errno": errno.EIO})
 
     def _who(self, body: dict[str, Any]) -> Identity:
-        """Who asks: our peer, or whom he acts for."""
+        """Who asks: our peer, or whom they act for."""
         other = body.get("as")
         if other is None:
             return self.peer
@@ -135,17 +193,30 @@ class _Client:
         match other:
             case {"uid": int(uid), "gids": list(gids)} if all(isinstance(gid, int) for gid in gids):
                 return Identity(uid, frozenset(gids))
-        raise UsageError("as: write {uid, gids}")
+        raise UsageError("as: expected {uid, gids}")
 
-    def _answer(self, answer: dict[str, Any]) -> None:
+    def _answer(self, answer: Mapping[str, Any]) -> None:
         try:
             self._channel.send(answer)
         except OSError:
             self._close()
 
-    def _refuse(self, error: GpiovirtError) -> None:
+    def refuse(self, error: GpiovirtError) -> None:
+        """Say no."""
         where = {} if error.line is None else {"line": error.line}
-        self._answer({"error": str(error), "errno": error.errno, **where})
+        self._answer({"error": printable(str(error)), "errno": error.errno, **where})
+
+    def tell(self, event: Mapping[str, Any], packet: bytes) -> None:
+        """An event; one that a slow reader has no room for is counted, and the count told when there is."""
+        try:
+            if self._lost:
+                self._channel.send({"event": "lost", "chip": event["chip"], "count": self._lost})
+                self._lost = 0
+            self._channel.send_packet(packet)
+        except BlockingIOError:
+            self._lost += 1
+        except OSError:
+            self._server.reactor.soon(self._close)
 
     def _close(self) -> None:
         if self not in self._server.clients:
@@ -155,150 +226,223 @@ class _Client:
         self._channel.close()
         if self._unwatch is not None:
             self._unwatch()
+            self._unwatch = None
         for name in self._owned:
-            self._custodian.delete(name, True, lambda _: None)
+            start(self._custodian.delete(name, True))
 
     # what can be asked
 
-    def _manager(self, who: Identity) -> None:
-        if not who.may_manage(self._server.uid):
+    def _manages(self, who: Identity) -> bool:
+        return who.may_manage(self._server.uid, self._server.manager_gid)
+
+    def _check_manager(self, who: Identity) -> None:
+        if not self._manages(who):
             raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
 
-    def _sees(self, who: Identity, chip: VirtualChip) -> bool:
-        record = chip.record
-        return who.may_manage(self._server.uid) or who.may_use(record.uid, record.gid, record.mode)
+    def _sees(self, who: Identity, chip: KeptChip) -> bool:
+        definition = chip.record.definition
+        return who.may_use(definition.uid, definition.gid, definition.mode) or self._manages(who)
 
-    def _find(self, who: Identity, body: dict[str, Any]) -> VirtualChip:
+    def _seen(self, who: Identity) -> list[KeptChip]:
+        chips = list(self._custodian.chips.values())
+        if self._manages(who):
+            return chips
+        return [chip for chip in chips if self._sees(who, chip)]
+
+    def _find(self, who: Identity, body: dict[str, Any]) -> KeptChip:
         name = _text(body, "name")
         chip = self._custodian.chips.get(name)
         if chip is None or not self._sees(who, chip):
-            there = ", ".join(other for other in self._custodian.chips if self._sees_named(who, other))
+            there = ", ".join(other.name for other in self._seen(who))
             raise NoSuchDeviceError(f"there is no chip {name!r}; there is: {there or 'none'}")
         return chip
 
-    def _sees_named(self, who: Identity, name: str) -> bool:
-        return self._sees(who, self._custodian.chips[name])
+    async def _new(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_manager(who)
+        driver = _text(body, "driver", "")
+        if driver and driver not in DRIVERS:
+            raise UsageError(f"driver: {driver!r} is none of {', '.join(DRIVERS)}")
+        name = _text(body, "name", "")
+        permanent = bool(body.get("permanent"))
+        if name and (numbered := take_numbered_name(name)):
+            if not permanent:
+                raise UsageError(f"{name!r}: names of this form are given by new_device")
+            driver = numbered
+        if not name:
+            driver = driver or DRIVERS[0]
+            name = self._custodian.next_name(driver)
+        default = {"uid": self._server.uid, "gid": self._server.default_gid}
+        definition = Definition.parse(
+            name, _text(body, "definition"), _options(body), **{**default, **_rest(body)}
+        )
+        creator, creator_fd = self._creator(body)
+        record = Record(definition, driver, permanent, _text(body, "origin", ""), creator)
+        chip = await self._custodian.new(record, creator_fd, creator is None and bool(body.get("wait")))
+        if body.get("lifetime") == "connection":
+            if self not in self._server.clients:
+                await self._custodian.delete(name, True)
+            self._owned.append(name)
+        return _summary(chip)
 
-    def _told(self, result: VirtualChip | GpiovirtError) -> None:
-        if isinstance(result, GpiovirtError):
-            self._refuse(result)
-        else:
-            self._answer({"ok": _summary(result)})
+    @staticmethod
+    def _creator(body: dict[str, Any]) -> tuple[tuple[int, int] | None, int]:
+        """(process that the chip ends with, a pidfd of it)"""
+        match body.get("lifetime"):
+            case None:
+                return None, -1
+            case "connection":
+                return (os.getpid(), process_start(os.getpid())), -1
+            case "process":
+                pid, started = _number(body, "pid", 0), _number(body, "started", 0, (1 << 63) - 1)
+                try:
+                    fd = os.pidfd_open(pid)
+                except OSError as error:
+                    raise UsageError(f"lifetime: there is no process {pid}") from error
+                if not started or process_start(pid) != started:
+                    os.close(fd)
+                    raise UsageError("lifetime: that process has ended already")
+                return (pid, started), fd
+        raise UsageError("lifetime: expected connection or process")
 
-    def _new(self, who: Identity, body: dict[str, Any], fds: list[int]) -> None:
-        self._manager(who)
-        record = _record(body, Record("", "", uid=self._server.uid, gid=_default_gid()))
-        creator_fd = -1
-        lifetime = body.get("lifetime")
-        if lifetime == "connection":
-            record.creator = [os.getpid(), process_start(os.getpid())]
-        elif lifetime == "process":
-            if len(fds) != 1:
-                raise UsageError("lifetime: a pidfd is to come beside the request")
-            record.creator = _creator(fds[0])
-            creator_fd = fds.pop()
-        elif lifetime is not None:
-            raise UsageError("lifetime: connection or process")
+    async def _delete(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_manager(who)
+        await self._custodian.delete(_text(body, "name"), bool(body.get("force")))
+        return {}
 
-        def done(result: VirtualChip | GpiovirtError) -> None:
-            if lifetime == "connection" and isinstance(result, VirtualChip):
-                if self not in self._server.clients:
-                    self._custodian.delete(result.record.name, True, lambda _: None)
-                    return
-                self._owned.append(result.record.name)
-            self._told(result)
+    async def _change(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_manager(who)
+        (chip,) = await self._custodian.change([self._changed(who, body)], bool(body.get("force")))
+        return _summary(chip)
 
-        self._custodian.new(record, done, creator_fd, creator_fd < 0 and bool(body.get("wait")))
+    async def _change_all(self, who: Identity, body: dict[str, Any]) -> list[dict[str, Any]]:
+        self._check_manager(who)
+        changes = body.get("changes")
+        if not isinstance(changes, list) or not 0 < len(changes) <= _CHANGES_MAX:
+            raise UsageError(f"changes: expected a list of 1 to {_CHANGES_MAX}")
+        if not all(isinstance(change, dict) for change in changes):
+            raise UsageError("changes: expected objects, as of change")
+        records = [self._changed(who, change) for change in changes]
+        return [_summary(chip) for chip in await self._custodian.change(records, bool(body.get("force")))]
 
-    def _delete(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        self._manager(who)
-
-        def done(error: GpiovirtError | None) -> None:
-            if error is not None:
-                self._refuse(error)
-            else:
-                self._answer({"ok": {}})
-
-        self._custodian.delete(_text(body, "name"), bool(body.get("force")), done)
-
-    def _change(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        self._manager(who)
-        chip = self._find(who, body)
-        self._custodian.change(_record(body, chip.record), self._told)
-
-    def _own(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        self._manager(who)
-        chip = self._find(who, body)
-        uid, gid, mode = (_number(body, key, -1) for key in _NUMBERS)
-        self._custodian.own(chip, uid, gid, mode)
-        self._told(chip)
-
-    def _save(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        self._manager(who)
-        chip = self._find(who, body)
-        origin = _text(body, "origin") if "origin" in body else chip.record.origin
-        self._custodian.make_permanent(chip, bool(body.get("permanent", True)), origin)
-        self._told(chip)
-
-    def _list(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        after = _text(body, "after") if body.get("after") else ""
-        chips = self._custodian.chips
-        names = sorted(name for name in chips if name > after and self._sees_named(who, name))
-        page = [_summary(chips[name]) for name in names[:_PER_PAGE]]
-        self._answer({"ok": {"chips": page, "more": len(names) > _PER_PAGE}})
-
-    def _look(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        self._told(self._find(who, body))
-
-    def _show(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
-        chip = self._find(who, body)
-        self._custodian.status(chip, lambda status: self._answer({"ok": _details(chip, status)}))
-
-    def _sources(self, who: Identity, _body: dict[str, Any], _fds: list[int]) -> None:
-        self._manager(who)
-        with self._custodian.sources() as sources:
-            found = [_source(chip) for chip in sources.all()]
-        self._answer({"ok": found})
-
-    def _state(self, who: Identity, _body: dict[str, Any], _fds: list[int]) -> None:
-        seen = [chip for chip in self._custodian.chips.values() if self._sees(who, chip)]
-        self._answer(
-            {
-                "ok": {
-                    "version": __version__,
-                    "pid": os.getpid(),
-                    "chips": len(seen),
-                    "live": sum(chip.state == "live" for chip in seen),
-                    "lines": sum(len(chip.lines) for chip in seen),
-                    "restarts": sum(chip.link.restarts for chip in seen),
-                    "watchers": len(self._custodian.watchers),
-                    "default": {"uid": self._server.uid, "gid": _default_gid(), "mode": Record("", "").mode},
-                    "manager": who.may_manage(self._server.uid),
-                }
-            }
+    def _changed(self, who: Identity, body: dict[str, Any]) -> Record:
+        """The chip's record, with what the request says otherwise."""
+        record = self._find(who, body).record
+        definition = record.definition
+        options = _options(body) if "options" in body else definition.texts()
+        rest = {key: getattr(definition, key) for key in ("vm", "poll_us", "uid", "gid", "mode")}
+        lines = _text(body, "definition", definition.lines)
+        return record._replace(
+            definition=Definition.parse(record.name, lines, options, **{**rest, **_rest(body)}),
+            permanent=bool(body.get("permanent", record.permanent)),
+            origin=_text(body, "origin", record.origin),
         )
 
-    def _watch(self, who: Identity, body: dict[str, Any], _fds: list[int]) -> None:
+    async def _set(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        """Options of some lines, the others as they are."""
+        self._check_manager(who)
+        chip = self._find(who, body)
+        definition = chip.record.definition
+        if not chip.lines:
+            raise UsageError(f"{chip.name} waits for its lines; their options can be set when they are there")
+        wanted = dict(definition.texts())
+        names = chip.names()
+        for key, text in _options(body).items():
+            if key.isdecimal():
+                offset = int(key)
+            elif names.count(key) == 1:
+                offset = names.index(key)
+            else:
+                raise UsageError(f"{chip.name} has no line {key!r}; use its offset or name")
+            if not 0 <= offset < len(names):
+                raise UsageError(f"{chip.name} has no line {key}; its offsets are 0 to {len(names) - 1}")
+            former = PLAIN if body.get("replace") else definition.by_offset()[offset]
+            wanted[str(offset)] = format_options(parse_options(text, former))
+        record = chip.record._replace(
+            definition=definition._replace(
+                options={key: parse_options(text) for key, text in wanted.items()}
+            ),
+        )
+        (changed,) = await self._custodian.change([record], bool(body.get("force")))
+        return _summary(changed)
+
+    async def _own(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_manager(who)
+        chip = self._find(who, body)
+        uid, gid, mode = (_number(body, key, -1) for key in ("uid", "gid", "mode"))
+        self._custodian.own(chip, uid, gid, mode)
+        return _summary(chip)
+
+    async def _save(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        self._check_manager(who)
+        chip = self._find(who, body)
+        origin = _text(body, "origin", chip.record.origin)
+        self._custodian.make_permanent(chip, bool(body.get("permanent", True)), origin)
+        return _summary(chip)
+
+    async def _list(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        after = _text(body, "after", "")
+        seen = sorted((chip.name, chip) for chip in self._seen(who) if chip.name > after)
+        page = [_summary(chip) for _, chip in seen[:_PER_PAGE]]
+        return {"chips": page, "more": len(seen) > _PER_PAGE}
+
+    async def _look(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        return _summary(self._find(who, body))
+
+    async def _describe(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        chip = self._find(who, body)
+        return {**_summary(chip), "options": chip.record.definition.texts()}
+
+    async def _show(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
+        chip = self._find(who, body)
+        return _details(chip, await chip.status(_STATUS_S))
+
+    async def _sources(self, who: Identity, _body: dict[str, Any]) -> list[dict[str, Any]]:
+        self._check_manager(who)
+        return await self._custodian.list_sources()
+
+    async def _state(self, who: Identity, _body: dict[str, Any]) -> dict[str, Any]:
+        seen = self._seen(who)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "chips": len(seen),
+            "live": sum(chip.state == "live" for chip in seen),
+            "lines": sum(len(chip.lines) for chip in seen),
+            "restarts": sum(chip.handle.restarts for chip in seen),
+            "watchers": self._custodian.num_watchers,
+            "default": {"uid": self._server.uid, "gid": self._server.default_gid, "mode": MODE},
+            "manager": self._manages(who),
+        }
+
+    async def _watch(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         name = body.get("name")
         if name is not None:
             self._find(who, body)
+        is_limited = self.peer.uid != 0 and not self.is_agent
+        if is_limited and self._server.watching(self.peer.uid) >= _WATCHERS_PER_USER:
+            raise DeniedError(f"you watch {_WATCHERS_PER_USER} times already; end one first")
+        manages = self._manages(who)
 
-        def watcher(chip: VirtualChip, event: dict[str, Any]) -> None:
-            if (name is None or chip.record.name == name) and self._sees(who, chip):
-                self._answer(event)
+        def watcher(chip: KeptChip, event: Mapping[str, Any]) -> None:
+            if (name is None or chip.name == name) and (manages or self._sees(who, chip)):
+                self.tell(event, encode(event))
 
         if self._unwatch is None:
             self._unwatch = self._custodian.watch(watcher)
-        self._answer({"ok": {}})
+        return {}
 
 
-_HANDLERS: dict[str, Callable[[_Client, Identity, dict[str, Any], list[int]], None]] = {
+_Handler = Callable[[_Client, Identity, dict[str, Any]], Coroutine[Any, None, Any]]
+_HANDLERS: dict[str, _Handler] = {
     "new": _Client._new,
     "delete": _Client._delete,
     "change": _Client._change,
+    "change-all": _Client._change_all,
+    "set": _Client._set,
     "own": _Client._own,
     "list": _Client._list,
     "look": _Client._look,
+    "describe": _Client._describe,
     "show": _Client._show,
     "save": _Client._save,
     "sources": _Client._sources,
@@ -307,140 +451,92 @@ _HANDLERS: dict[str, Callable[[_Client, Identity, dict[str, Any], list[int]], No
 }
 
 
-def _text(body: dict[str, Any], key: str) -> str:
-    value = body.get(key)
-    if not isinstance(value, str) or len(value) > 65536:
-        raise UsageError(f"{key}: a text is wanted")
-    return value
-
-
-def _number(body: dict[str, Any], key: str, default: int) -> int:
+def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
     value = body.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= ID_MAX:
-        raise UsageError(f"{key}: a number is wanted")
+    if not isinstance(value, str) or len(value) > _TEXT_MAX:
+        raise UsageError(f"{key}: expected a text")
+    if "\0" in value and key != "name":  # no chip has one: it is not found
+        raise UsageError(f"{key}: a NUL cannot be in a name")
     return value
 
 
-def _record(body: dict[str, Any], base: Record) -> Record:
-    """`base`, with what the request says otherwise."""
-    texts = {key: _text(body, key) for key in ("name", "definition", "driver", "origin") if key in body}
-    if any("\0" in text for text in texts.values()):
-        raise UsageError("a NUL is in no name")
-    maps = {key: _map(body, key) for key in _MAPS if key in body}
-    numbers = {key: _number(body, key, -1) for key in _NUMBERS}
-    if numbers["mode"] > 0o777:
-        raise UsageError("mode: 0 to 0777")
-    poll_us = _number(body, "poll_us", base.poll_us)
-    check_poll_us(poll_us)
-    return Record(
-        texts.get("name", base.name),
-        texts.get("definition", base.definition),
-        maps.get("names", base.names),
-        maps.get("settings", base.settings),
-        maps.get("safe", base.safe),
-        bool(body.get("vm", base.vm)),
-        poll_us,
-        base.uid if numbers["uid"] < 0 else numbers["uid"],
-        base.gid if numbers["gid"] < 0 else numbers["gid"],
-        base.mode if numbers["mode"] < 0 else numbers["mode"],
-        texts.get("driver", base.driver),
-        bool(body.get("permanent", base.permanent)),
-        texts.get("origin", base.origin),
-        creator=base.creator,
-    )
+def _number(body: dict[str, Any], key: str, default: int, most: int = ID_MAX) -> int:
+    value = body.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= most:
+        raise UsageError(f"{key}: expected a number")
+    return value
 
 
-def _map(body: dict[str, Any], key: str) -> dict[str, str]:
-    value = body[key]
+def _options(body: dict[str, Any]) -> dict[str, str]:
+    value = body.get("options", {})
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise UsageError(f"{key}: an object of texts is wanted")
+        raise UsageError("options: expected an object of texts, by line")
     return dict(value)
 
 
-def _default_gid() -> int:
-    """The group that GPIO devices have, if there is one."""
-    import grp
+def _rest(body: dict[str, Any]) -> dict[str, Any]:
+    """What else a definition has, as far as it is given: -1 leaves owner, group and mode."""
+    given: dict[str, Any] = {
+        key: number for key in ("uid", "gid", "mode") if (number := _number(body, key, -1)) >= 0
+    }
+    if "vm" in body:
+        given["vm"] = bool(body["vm"])
+    if "poll_us" in body:
+        given["poll_us"] = _number(body, "poll_us", 0)
+    return given
 
-    if os.geteuid():
-        return os.getegid()
+
+def _gid_of(group: str) -> int:
+    """Of the group of that name; -1 if there is none."""
     try:
-        return grp.getgrnam("gpio").gr_gid
-    except KeyError:
-        return 0
+        return gid_of(group)
+    except UsageError:
+        return -1
 
 
-def _creator(pidfd: int) -> list[int]:
-    """[pid, start time] of the process that a pidfd is of; UsageError if it is none, or has ended."""
-    try:
-        with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
-            pid = next(int(line.split()[1]) for line in file if line.startswith("Pid:"))
-    except (OSError, StopIteration, ValueError) as error:
-        raise UsageError("lifetime: what came is no pidfd") from error
-    started = process_start(pid) if pid > 0 else 0
-    if not started:
-        raise UsageError("lifetime: that process has ended already")
-    return [pid, started]
-
-
-def _summary(chip: VirtualChip) -> dict[str, Any]:
-    record = chip.record
+def _summary(chip: KeptChip) -> dict[str, Any]:
+    record, definition = chip.record, chip.record.definition
     return {
         "name": record.name,
-        "definition": record.definition,
-        "num_lines": len(record.places),
-        "uid": record.uid,
-        "gid": record.gid,
-        "mode": record.mode,
+        "definition": definition.lines,
+        "num_lines": definition.num_lines,
+        "uid": definition.uid,
+        "gid": definition.gid,
+        "mode": definition.mode,
         "state": chip.state,
         "trouble": chip.trouble,
         "permanent": record.permanent,
         "origin": record.origin,
         "driver": record.driver,
         "vm": chip.vm_path,
-        "poll_us": record.poll_us,
+        "poll_us": definition.poll_us,
         "device": chip.device_path,
-        "worker": chip.link.pid,
-        "restarts": chip.link.restarts,
+        "worker": chip.handle.pid,
+        "restarts": chip.handle.restarts,
         "creator": record.creator[0] if record.creator else None,
     }
 
 
-def _source(chip: SourceChip) -> dict[str, Any]:
-    infos = map(chip.line_info, range(chip.info.num_lines))
-    return {
-        "name": chip.info.name,
-        "label": chip.info.label,
-        "kind": "kernel" if chip.kind == "kernel" else "simulated",
-        "lines": [
-            {"name": info.name, "consumer": info.consumer, "direction": info.direction.name.lower()}
-            for info in infos
-        ],
-    }
-
-
-def _details(chip: VirtualChip, status: dict[str, Any] | None) -> dict[str, Any]:
-    names = chip.names() if chip.lines else []
-    told = {line["offset"]: line for line in status["lines"]} if status else {}
-    settings, safe = (chip.settings(), chip.safe()) if chip.lines else ({}, {})
-    lines = [
-        {
-            "offset": offset,
-            "name": names[offset],
-            "source": str(line.place),
-            "there": line.file is not None,
-            "direction": told.get(offset, {}).get("direction", "output" if line.is_output else "input"),
-            "consumer": told.get(offset, {}).get("consumer", ""),
-            "used": told.get(offset, {}).get("used", False),
-            "settings": settings.get(offset, ""),
-            "safe": safe.get(offset, ""),
-        }
-        for offset, line in enumerate(chip.lines)
-    ]
+def _details(chip: KeptChip, status: dict[str, Any] | None) -> dict[str, Any]:
+    names, options, held = chip.names(), chip.options(), set(chip.held())
+    lines = []
+    for offset, line in enumerate(chip.lines):
+        told = status["lines"][offset] if status else {}
+        lines.append(
+            {
+                "offset": offset,
+                "name": names[offset],
+                "source": str(line.address),
+                "there": line.file is not None,
+                "direction": told.get("direction", "output" if line.is_output else "input"),
+                "consumer": told.get("consumer", ""),
+                "used": told.get("used", offset in held),
+                "options": format_options(options[offset]),
+            }
+        )
     return {
         **_summary(chip),
-        "names": chip.record.names,
-        "settings": chip.record.settings,
-        "safe": chip.record.safe,
+        "options": chip.record.definition.texts(),
         "lines": lines,
         "consumers": status["consumers"] if status else [],
         "vm_consumer": status["vm"] if status else None,

@@ -2,7 +2,8 @@
 """The custodian: it keeps the lines of all virtual chips, and has a worker for each chip.
 
 What it has, it has three times: as records, as files that its workers have copies of, and, where there is
-one, with the service manager. So any process may die without a line being given back.
+one, with the service manager. So any process may die without a line being given back. It waits for nobody:
+what takes time is a task, and one chip's task never holds another's.
 """
 
 from __future__ import annotations
@@ -11,46 +12,58 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from gpiovirt.control.limits import check_name
 from gpiovirt.core.line import Direction
-from gpiovirt.daemon.chip import Directories, Line, VirtualChip, release, take
-from gpiovirt.daemon.link import Forkserver, Link
+from gpiovirt.core.task import Future, start
+from gpiovirt.daemon.chip import KeptChip
+from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.simulation import Simulation
-from gpiovirt.daemon.sources import Place, Sources
+from gpiovirt.daemon.sources import DaemonSources, OwnChip
 from gpiovirt.daemon.store import Record, Store
+from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import (
     DeviceBusyError,
     DeviceExistsError,
     GpiovirtError,
     HostError,
+    LineBusyError,
     NoSuchDeviceError,
     UsageError,
 )
-from gpiovirt.host.notify import keep_fds, sd_notify
+from gpiovirt.host.child import process_start
+from gpiovirt.host.notify import keep_fds
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.sources.held import KernelLine
+from gpiovirt.sources.finder import Finder, HotPlug, LineAddress
+from gpiovirt.sources.line_files import KernelLine
+from gpiovirt.virtual.custody import HeldLine, make_safe, release, take
 
-__all__ = ["Custodian", "Done"]
+__all__ = ["DRIVERS", "Custodian", "Watcher", "take_numbered_name"]
 
 _log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.25
-_ANSWER_S = 2.0
+_STATUS_S = 1.0
 _STATE_EVENTS = "live", "worker-ended", "deleted"
 DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
-_NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9]\d*)")
+_NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9][0-9]*)")
+_STATE = "state"
+"""What a chip's memory is called beside its lines, at the service manager"""
 
-Done = Callable[[VirtualChip | GpiovirtError], None]
-"""Told the chip, once it is live, or why it is not"""
+Watcher = Callable[[KeptChip, Mapping[str, Any]], None]
+_Files = dict[str, int]
+
+
+def take_numbered_name(name: str) -> str:
+    """The driver whose new_device gives names of this form; empty if it is another name."""
+    match = _NUMBERED.fullmatch(name)
+    return match[1] if match else ""
 
 
 class Custodian:
-    """All virtual chips. `restored` has fds of lines that a service manager kept, by chip and offset."""
+    """All virtual chips. `restored` has files that a service manager kept: `CHIP/OFFSET`, `CHIP/state`."""
 
     def __init__(
         self,
@@ -59,353 +72,424 @@ class Custodian:
         reactor: Reactor,
         forkserver: Forkserver,
         simulation: Simulation,
-        restored: Mapping[str, dict[int, int]],
+        restored: Mapping[str, int],
     ) -> None:
-        self.chips: dict[str, VirtualChip] = {}
-        self.watchers: list[Callable[[VirtualChip, dict[str, Any]], None]] = []
-        """Called with (chip, event)"""
+        self.chips: dict[str, KeptChip] = {}
         self.on_state: Callable[[], None] = lambda: None
         """Called when a chip is made, is live, or ends"""
         self.directories = directories
         self.simulation = simulation
+        self._watchers: list[Watcher] = []
         self._store = store
         self._reactor = reactor
         self._forkserver = forkserver
-        self._restored = dict(restored)
+        self._finder = Finder()
+        self._making: set[str] = set()
+        self._restored: dict[str, _Files] = {}
+        for key, fd in restored.items():
+            chip, _, what = key.rpartition("/")
+            self._restored.setdefault(chip, {})[what] = fd
         self._look_soon = reactor.coalesced(_LOOK_AGAIN_S, self._look)
         """A line is missing"""
+        self._is_looking = False
+        self._hot_plug: HotPlug | None = None
+        simulation.on_back = self._look_soon
 
-    def sources(self) -> Sources:
+    def sources(self) -> DaemonSources:
         """The chips that lines can be taken of."""
-        return Sources(self.directories.sources, self.directories.chips)
+        return DaemonSources(self._finder, self)
 
-    def _virtual_chip(self, record: Record) -> VirtualChip:
-        def link(chip: VirtualChip) -> Link:
-            path = f"{self.directories.workers}/{record.name}"
-            return Link(record.name, path, chip, self._reactor, self._forkserver)
+    def simulated(self) -> Sequence[OwnChip]:
+        return self.simulation.chips
 
-        return VirtualChip(
-            record, self.directories, self._reactor, link, self._on_changed, lambda _: self._look_soon()
-        )
+    def virtual(self, name: str) -> OwnChip | None:
+        chip = self.chips.get(name)
+        return chip.as_source() if chip is not None else None
+
+    def _kept_chip(self, record: Record) -> KeptChip:
+        return KeptChip(record, self.directories, self._reactor, self._forkserver, self._on_event)
 
     # what is asked for
 
-    def new(self, record: Record, done: Done, creator_fd: int = -1, may_wait: bool = False) -> None:
-        """Make a chip; without a name it gets its driver's, with the lowest free number.
+    def next_name(self, driver: str) -> str:
+        """What new_device of this driver calls its next chip: the lowest free number."""
+        taken = {*self.chips, *self._making}
+        return next(name for n in range(len(taken) + 1) if (name := f"{driver}.{n}") not in taken)
+
+    async def new(self, record: Record, creator_fd: int = -1, may_wait: bool = False) -> KeptChip:
+        """Make a chip, and have it live.
 
         `creator_fd` is readable when it is to go away again; it is ours from now on. A chip that `may_wait`
         is there, too, if its lines are not yet.
         """
+        name = record.name
         try:
-            if not record.name:
-                record.driver = record.driver or DRIVERS[0]
-                record.name = self._next_name(record.driver)
-            elif numbered := _NUMBERED.fullmatch(record.name):
-                if not record.permanent:
-                    raise UsageError(f"{record.name!r}: names of this form are given by new_device")
-                record.driver = numbered[1]
-            check_name(record.name)
-            if record.name in self.chips or record.name in self.simulation.labels:
-                raise DeviceExistsError(f"there is a chip {record.name!r}; choose another name, or delete it")
-            chip = self._virtual_chip(record)
-            try:
-                with self.sources() as sources:
-                    chip.lines = lines = take(record, sources, self._reactor)
-            except GpiovirtError as error:
-                if not may_wait or not _may_come(error):
-                    raise
-                self._store.save(record)
-                self.chips[record.name] = chip
-                self._wait(chip, error)
-                self._look_soon()
-                done(chip)
-                return
-            try:
-                chip.check()
-                chip.use(lines, lines)
-                chip.listen()
-                self._store.save(record)
-            except BaseException:
-                chip.close()
-                raise
-        except GpiovirtError as error:
+            if name in self.chips or name in self._making or name in self.simulation.labels:
+                raise DeviceExistsError(f"there is a chip {name!r}; choose another name, or delete it")
+            self._making.add(name)
+            chip = self._kept_chip(record)
+            async with chip.lock:
+                await self._make(chip, may_wait)
+        except BaseException:
             if creator_fd >= 0:
                 os.close(creator_fd)
-            done(error)
-            return
-        self.chips[record.name] = chip
-        self._keep(chip)
+            raise
+        finally:
+            self._making.discard(name)
         if creator_fd >= 0:
             self._end_with(chip, creator_fd)
-        self._start(chip, done)
+        return chip
 
-    def _start(self, chip: VirtualChip, done: Done) -> None:
-        def ready(message: str) -> None:
-            if not message:
-                done(chip)
-                return
-            done(HostError(f"the chip {chip.record.name} cannot be served: {message}"))
-            self._remove(chip)
-
+    async def _make(self, chip: KeptChip, may_wait: bool) -> None:
+        record, name = chip.record, chip.name
         try:
-            chip.start(ready)
+            with self.sources() as sources:
+                lines = await take(record.definition, sources, {})
         except GpiovirtError as error:
-            self._remove(chip)
-            done(error)
+            if not may_wait or not _may_come(error):
+                raise
+            self._store.save(record)
+            self.chips[name] = chip
+            self._wait(chip, error)
+            return
+        try:
+            settled = record._replace(definition=record.definition.settled([line.name for line in lines]))
+            self._check_reach(name, lines)
+            chip.take_on(lines, settled, lines)
+            chip.listen()
+            self._store.save(chip.record)
+        except BaseException:
+            chip.close_now()
+            release(lines)
+            raise
+        self.chips[name] = chip
+        self._keep(chip)
+        try:
+            await chip.go_live()
+        except BaseException:
+            await self._remove(chip)
+            raise
 
-    def _next_name(self, driver: str) -> str:
-        numbers = {
-            int(match[2])
-            for name in self.chips
-            if (match := _NUMBERED.fullmatch(name)) and match[1] == driver
-        }
-        return f"{driver}.{next(n for n in range(len(numbers) + 1) if n not in numbers)}"
+    def _check_reach(self, name: str, lines: Iterable[HeldLine]) -> None:
+        """UsageError if the chip would be made of itself."""
+        pending = [line.address.label for line in lines]
+        seen: set[str] = set()
+        while pending:
+            label = pending.pop()
+            if label == name:
+                raise UsageError(f"the chip {name} would be made of lines of its own")
+            if label in self.chips and label not in seen:
+                seen.add(label)
+                pending += [address.label for address in self.chips[label].record.addresses]
 
-    def _end_with(self, chip: VirtualChip, fd: int) -> None:
+    def _end_with(self, chip: KeptChip, fd: int) -> None:
         def gone() -> None:
-            _log.info("%s: its creator has ended, and so does it", chip.record.name, extra=chip.about)
-            self._remove(chip)
+            self._reactor.remove_reader(fd)
+            _log.info("%s: its creator has ended, and so does it", chip.name, extra=chip.about)
+            self._in_background(self.delete(chip.name, force=True), chip.name)
 
+        if self.chips.get(chip.name) is not chip:
+            os.close(fd)
+            return
         chip.creator_fd = fd
         self._reactor.add_reader(fd, gone)
 
-    def find(self, name: str) -> VirtualChip:
+    def find(self, name: str) -> KeptChip:
         """NoSuchDeviceError if there is none."""
         if name not in self.chips:
             there = ", ".join(self.chips) or "none"
             raise NoSuchDeviceError(f"there is no chip {name!r}; there is: {there}")
         return self.chips[name]
 
-    def delete(self, name: str, force: bool, done: Callable[[GpiovirtError | None], None]) -> None:
+    async def delete(self, name: str, force: bool) -> None:
         """Delete a chip; DeviceBusyError, unless forced, if one of its lines is in use."""
-        try:
-            chip = self.find(name)
-        except UsageError as error:
-            done(error)
-            return
-
-        def decide(status: dict[str, Any] | None) -> None:
+        chip = self.find(name)
+        async with chip.lock:
             if self.chips.get(name) is not chip:
-                done(NoSuchDeviceError(f"there is no chip {name!r}"))
-                return
-            if not force and status and (why := _why_busy(name, status)):
-                done(DeviceBusyError(why))
-                return
-            try:
-                self._remove(chip)
-            except GpiovirtError as error:
-                done(error)
-            else:
-                done(None)
+                raise NoSuchDeviceError(f"there is no chip {name!r}")
+            if not force and (why := await self._why_busy(chip, range(len(chip.lines)))):
+                raise DeviceBusyError(f"{why}; end that, or force")
+            await self._remove(chip)
 
-        if force:
-            decide(None)
-        else:
-            self.status(chip, decide)
+    async def _why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
+        """Who uses these lines; empty if nobody does."""
+        if chip.use.vm:
+            return f"the chip {chip.name} is used by a virtual machine (pid {chip.use.vm})"
+        held = set(chip.held()).intersection(offsets)
+        if not held:
+            return ""
+        offset = min(held)
+        status = await chip.status(_STATUS_S)
+        consumer = status["lines"][offset]["consumer"] if status else ""
+        return f'line {offset} of {chip.name} is held by "{consumer or "?"}"'
 
-    def _remove(self, chip: VirtualChip) -> None:
-        """Whatever it is, it goes; HostError if its record stays."""
-        if self.chips.pop(chip.record.name, None) is None:
+    async def _remove(self, chip: KeptChip) -> None:
+        """It goes; HostError, and it stays, if its record does."""
+        if self.chips.get(chip.name) is not chip:
             return
-        for offset in range(len(chip.lines)):
-            keep_fds(_kept_name(chip, offset), ())
-        chip.close()
-        self._on_changed(chip, "deleted", {})
-        self._store.remove(chip.record.name)
+        self._store.remove(chip.name)
+        del self.chips[chip.name]
+        self._forget(chip)
+        await chip.close()
+        self._on_event(chip, "deleted", {})
 
-    def change(self, record: Record, done: Done) -> None:
-        """Make another chip of one: as a whole, or not at all. Lines that are in both are not touched."""
-        try:
-            chip = self.find(record.name)
-            _check_permanent(record)
-            trial = self._virtual_chip(record)
-            kept = {line.place: line for line in chip.lines}
-            with self.sources() as sources:
-                lines = take(record, sources, self._reactor, kept)
-            trial.lines = lines
-            record.places = [list(line.place) for line in lines]
-            try:
-                trial.check()
-                self._store.save(record)
-            except BaseException:
-                release([line for line in lines if line.place not in kept], self._reactor)
-                raise
-        except GpiovirtError as error:
-            done(error)
-            return
-        for offset in range(len(chip.lines)):
-            keep_fds(_kept_name(chip, offset), ())
-        chip.change(record, lines)
-        self._keep(chip)
-        self._on_changed(chip, "changed", {})
+    async def change(self, wanted: Sequence[Record], force: bool = False) -> list[KeptChip]:
+        """Make other chips of some, all of them or none; lines that are in both are not touched.
 
-        def ready(message: str) -> None:
-            done(HostError(message) if message else chip)
+        They may exchange lines. DeviceBusyError, unless forced, if a line that somebody holds would become
+        another, or another's; whoever holds it then loses it.
+        """
+        names = [record.name for record in wanted]
+        if len(set(names)) != len(names):
+            raise UsageError("a chip is changed twice")
+        chips = {name: self.find(name) for name in names}
+        async with AsyncExitStack() as stack:
+            for name in sorted(names):
+                await stack.enter_async_context(chips[name].lock)
+                if self.chips.get(name) is not chips[name]:
+                    raise NoSuchDeviceError(f"there is no chip {name!r}")
+            return await _Change(self, [(chips[record.name], record) for record in wanted]).make(force)
 
-        try:
-            chip.start(ready)
-        except GpiovirtError as error:
-            done(error)
-
-    def own(self, chip: VirtualChip, uid: int, gid: int, mode: int) -> None:
-        """Owner (-1: as it is), group and mode of a chip's sockets."""
-        record = chip.record
-        wanted = replace(
-            record,
-            uid=record.uid if uid < 0 else uid,
-            gid=record.gid if gid < 0 else gid,
-            mode=record.mode if mode < 0 else mode & 0o777,
+    def own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
+        """Owner, group and mode (-1: as it is) of a chip's sockets."""
+        former = chip.record
+        definition = former.definition
+        wanted = definition._replace(
+            uid=definition.uid if uid < 0 else uid,
+            gid=definition.gid if gid < 0 else gid,
+            mode=definition.mode if mode < 0 else mode & 0o777,
         )
-        self._store.save(wanted)
-        chip.own(wanted.uid, wanted.gid, wanted.mode)
-        self._on_changed(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
+        self._store.save(former._replace(definition=wanted))
+        try:
+            chip.own(wanted.uid, wanted.gid, wanted.mode)
+        except OSError as error:
+            self._store.save(former)
+            raise HostError.of(f"cannot change who may use {chip.name}", error) from error
+        chip.record = former._replace(definition=wanted)
+        self._on_event(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
 
-    def make_permanent(self, chip: VirtualChip, permanent: bool, origin: str) -> None:
+    def make_permanent(self, chip: KeptChip, permanent: bool, origin: str) -> None:
         """Have it there after a reboot, or not; `origin` is the file that describes it."""
-        wanted = replace(chip.record, permanent=permanent, origin=origin)
-        _check_permanent(wanted)
+        wanted = chip.record._replace(permanent=permanent, origin=origin)
+        check_permanent(wanted)
         self._store.save(wanted)
-        chip.record.permanent, chip.record.origin = permanent, origin
+        chip.record = wanted
 
-    def status(self, chip: VirtualChip, done: Callable[[dict[str, Any] | None], None]) -> None:
-        """What the chip's worker says of it; None if it does not."""
-        cancel: Callable[[], None] = _nothing
-
-        def answered(status: dict[str, Any] | None) -> None:
-            cancel()
-            done(status)
-
-        tag = chip.ask(answered)
-        if tag:
-            cancel = self._reactor.call_later(_ANSWER_S, lambda: chip.give_up_asking(tag))
-
-    def watch(self, watcher: Callable[[VirtualChip, dict[str, Any]], None]) -> Callable[[], None]:
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Tell `watcher` what happens; returns what ends that."""
-        self.watchers.append(watcher)
-        if len(self.watchers) == 1:
+        self._watchers.append(watcher)
+        if len(self._watchers) == 1:
             for chip in self.chips.values():
                 chip.watch(True)
 
         def unwatch() -> None:
-            self.watchers.remove(watcher)
-            if not self.watchers:
+            self._watchers.remove(watcher)
+            if not self._watchers:
                 for chip in self.chips.values():
                     chip.watch(False)
 
         return unwatch
 
+    @property
+    def num_watchers(self) -> int:
+        """How many watch."""
+        return len(self._watchers)
+
+    async def list_sources(self) -> list[dict[str, Any]]:
+        """The chips that lines can be taken of, and their lines."""
+        found: list[dict[str, Any]] = []
+        with self.sources() as sources:
+            for source in sources.kernel():
+                infos = map(source.line_info, range(source.info.num_lines))
+                lines = [
+                    {
+                        "name": info.name,
+                        "consumer": info.consumer,
+                        "direction": info.direction.name.lower(),
+                    }
+                    for info in infos
+                ]
+                found.append(
+                    {"name": source.info.name, "label": source.info.label, "kind": "kernel", "lines": lines}
+                )
+        if self.simulation.labels:
+            for chip, lines in zip(self.simulation.chips, await self.simulation.lines(), strict=True):
+                label = chip.info.label
+                told = [
+                    {
+                        "name": chip.line_info(offset).name,
+                        "consumer": str(line["consumer"])[:64],
+                        "direction": "output" if line["direction"] == "output" else "input",
+                    }
+                    for offset, line in zip(range(chip.info.num_lines), lines, strict=True)
+                ]
+                found.append({"name": label, "label": label, "kind": "simulated", "lines": told})
+        return found
+
     # what happens
 
-    def _on_changed(self, chip: VirtualChip, event: str, details: dict[str, Any]) -> None:
-        if event == "worker-ended":
-            with self.sources() as sources:
-                chip.look_at_directions(sources)
+    def _on_event(self, chip: KeptChip, event: str, details: Mapping[str, Any]) -> None:
+        if event in ("line-gone", "waiting"):
+            self._look_soon()
         elif event == "line-back":
             self._keep(chip)
         elif event == "live":
-            self._forget_restored(chip.record.name)  # its worker had them, too
-            self.on_attributes_changed(chip.record.name)  # while there was no gpiovirtd
-            if self.watchers and not chip.watched:
+            self._drop_restored(chip.name)  # its worker had them, too
+            self.on_attributes_changed(chip.name)  # while there was no gpiovirtd
+            self._look_soon()  # chips made of its lines can have them now
+            if self._watchers and not chip.watched:
                 chip.watch(True)
+        if event == "waiting":
+            return
         if event in _STATE_EVENTS:
             self.on_state()
-        for watcher in list(self.watchers):
-            watcher(chip, {"event": event, "chip": chip.record.name, **details})
+        told = {"event": event, "chip": chip.name, **details}
+        for watcher in list(self._watchers):
+            watcher(chip, told)
 
     def on_attributes_changed(self, name: str) -> None:
-        """Somebody changed owner, group or mode of a chip's socket: they hold for all its sockets."""
+        """Somebody changed owner, group or mode of a chip's socket: they hold for all its sockets.
+
+        What cannot be recorded does not hold: the socket is as it was.
+        """
         chip = self.chips.get(name)
         if chip is None:
             return
-        record = chip.record
+        definition = chip.record.definition
         access = chip.access()
-        if access is not None and access != (record.uid, record.gid, record.mode):
-            with suppress(GpiovirtError):
-                self.own(chip, *access)
+        known = (definition.uid, definition.gid, definition.mode)
+        if access is None or access == known:
+            return
+        try:
+            self.own(chip, *access)
+        except GpiovirtError as error:
+            _log.error("%s: its new owner and mode do not hold: %s", name, error, extra=chip.about)
+            with suppress(OSError):
+                chip.own(*known)
+
+    # lines that are missing
 
     def _look(self) -> None:
-        complete = True
-        with self.sources() as sources:
-            for chip in list(self.chips.values()):
-                if not chip.lines:
-                    complete &= self._begin(chip, sources)
-                elif any(line.file is None for line in chip.lines):
-                    complete &= chip.retake(sources)
-        if not complete:
-            self._look_soon()
+        if not self._is_looking:
+            self._is_looking = True
+            start(self._look_for_lines()).then(self._looked)
 
-    def _begin(self, chip: VirtualChip, sources: Sources) -> bool:
-        """Start a chip that waits for its lines; False if it still does."""
-        try:
-            restored = self._restored_lines(chip, sources)
-            lines = take(chip.record, sources, self._reactor, restored)
-        except GpiovirtError as error:
-            self._wait(chip, error)
-            return not _may_come(error)
-        chip.use(lines, [line for line in lines if line.place not in restored])
-        self._forget_restored(chip.record.name, [line.file.fds[0] for line in lines if line.file])
-        self._keep(chip)
-        try:
-            chip.start()
-        except GpiovirtError as error:
-            chip.trouble = str(error)
-            _log.error("%s: %s", chip.record.name, error, extra=chip.about)
-        return True
+    def _looked(self) -> None:
+        self._is_looking = False
+        if any(not self._is_complete(chip) for chip in self.chips.values()):
+            if self._hot_plug is None:
+                self._hot_plug = HotPlug(self._reactor, self._look)
+            self._look_soon()
+        elif self._hot_plug is not None:
+            self._hot_plug.close()
+            self._hot_plug = None
 
     @staticmethod
-    def _wait(chip: VirtualChip, error: GpiovirtError) -> None:
+    def _is_complete(chip: KeptChip) -> bool:
+        return bool(chip.lines or chip.handle.is_found) and chip.custody.is_complete
+
+    async def _look_for_lines(self) -> None:
+        for chip in list(self.chips.values()):
+            if self._is_complete(chip) or chip.lock.is_held:
+                continue
+            async with chip.lock:
+                if self.chips.get(chip.name) is not chip:
+                    continue
+                with self.sources() as sources:
+                    if chip.lines:
+                        await chip.custody.retake(sources)
+                    else:
+                        await self._begin(chip, sources)
+
+    async def _begin(self, chip: KeptChip, sources: DaemonSources) -> None:
+        """Have a chip live that has no lines: one that waits for them, or that was there before us."""
+        kept = self._restored_lines(chip, sources)
+        try:
+            lines = await take(chip.record.definition, sources, kept)
+            settled = chip.record.definition.settled([line.name for line in lines])
+            self._check_reach(chip.name, lines)
+        except GpiovirtError as error:
+            self._wait(chip, error)
+            return
+        files = self._restored.get(chip.name, {})
+        memory = files.pop(_STATE, -1) if kept else -1
+        chip.take_on(
+            lines,
+            chip.record._replace(definition=settled),
+            [line for line in lines if line.address not in kept],
+            memory,
+        )
+        used = {line.file.fds[0] for line in lines if line.file}
+        self._restored[chip.name] = {key: fd for key, fd in files.items() if fd not in used}
+        self._drop_restored(chip.name)
+        self._keep(chip)
+        try:
+            self._store.save(chip.record)
+            await chip.go_live()
+        except GpiovirtError as error:
+            self._wait(chip, error)
+            chip.handle.try_again()
+
+    @staticmethod
+    def _wait(chip: KeptChip, error: GpiovirtError) -> None:
         if str(error) != chip.trouble:
             chip.trouble = str(error)
-            _log.warning("%s waits: %s", chip.record.name, error, extra=chip.about)
+            _log.warning("%s waits: %s", chip.name, error, extra=chip.about)
 
-    def _restored_lines(self, chip: VirtualChip, sources: Sources) -> dict[Place, Line]:
+    def _restored_lines(self, chip: KeptChip, sources: DaemonSources) -> dict[LineAddress, HeldLine]:
         """Those of the chip's lines that the service manager has kept, as far as their chips are there."""
-        kept: dict[Place, Line] = {}
-        places = chip.record.lines()
-        for offset, fd in self._restored.get(chip.record.name, {}).items():
-            if offset < len(places):
-                place = places[offset]
-                with suppress(GpiovirtError):
-                    source = sources.at(place)
-                    info = source.line_info(place.offset)
-                    is_output = info.direction is Direction.OUTPUT
-                    kept[place] = Line(place, info.name, "kernel", KernelLine(fd), is_output)
+        kept: dict[LineAddress, HeldLine] = {}
+        for key, fd in self._restored.get(chip.name, {}).items():
+            if not key.isdecimal() or int(key) >= len(chip.record.addresses):
+                continue
+            address = chip.record.addresses[int(key)]
+            with suppress(GpiovirtError):
+                info = sources.at(address).line_info(address.offset)
+                is_output = info.direction is Direction.OUTPUT
+                kept[address] = HeldLine(address, info.name, KernelLine(fd), is_output)
         return kept
 
-    def _forget_restored(self, name: str, used: Collection[int] = ()) -> None:
+    def _drop_restored(self, name: str) -> None:
         """The chip has its lines: what else was kept for it is not needed."""
         for fd in self._restored.pop(name, {}).values():
-            if fd not in used:
-                os.close(fd)
+            os.close(fd)
 
-    def _keep(self, chip: VirtualChip) -> None:
+    def _keep(self, chip: KeptChip) -> None:
         """Give the service manager copies, for the case that all of us die."""
-        for offset, line in enumerate(chip.lines):
-            if line.kind == "kernel" and line.file is not None:
-                keep_fds(_kept_name(chip, offset), line.file.fds)
+        keep_fds(self._kept_by_manager(chip))
+
+    def _forget(self, chip: KeptChip) -> None:
+        """The service manager need not keep it any longer."""
+        keys = [f"{chip.name}/{offset}" for offset in range(len(chip.lines))]
+        keep_fds(dict.fromkeys([*keys, f"{chip.name}/{_STATE}"]))
+
+    @staticmethod
+    def _kept_by_manager(chip: KeptChip) -> _Files:
+        kept = {
+            f"{chip.name}/{offset}": line.file.fds[0]
+            for offset, line in enumerate(chip.lines)
+            if isinstance(line.file, KernelLine)
+        }
+        if chip.memory >= 0:
+            kept[f"{chip.name}/{_STATE}"] = chip.memory
+        return kept
 
     # beginning and end
 
     def restore(self) -> None:
         """Have the chips again that there were: of their workers, or made anew."""
         for record in self._store.load():
-            chip = self._virtual_chip(record)
+            chip = self._kept_chip(record)
             self.chips[record.name] = chip
             if record.creator is not None and not self._has_creator(chip):
-                self._remove(chip)
+                self._in_background(self.delete(record.name, force=True), record.name)
                 continue
-            if chip.link.find():
-                chip.lines = []
-                continue
-            self._look_soon()
+            chip.handle.find()
         for name in [name for name in self._restored if name not in self.chips]:
-            self._forget_restored(name)
-        with self.sources() as sources:
-            for chip in self.chips.values():
-                if not chip.lines and not chip.link.is_found:
-                    self._begin(chip, sources)
+            self._drop_restored(name)
+        self._look()
 
-    def _has_creator(self, chip: VirtualChip) -> bool:
+    def _has_creator(self, chip: KeptChip) -> bool:
         assert chip.record.creator is not None
         pid, started = chip.record.creator
         if pid == os.getpid():  # a connection of ours, before we were executed again
@@ -420,65 +504,177 @@ class Custodian:
         self._end_with(chip, fd)
         return True
 
+    def _in_background(self, task: Any, name: str) -> None:
+        outcome: Future[Any] = start(task)
+
+        def done() -> None:
+            try:
+                outcome.result()
+            except NoSuchDeviceError:
+                pass
+            except GpiovirtError as error:
+                _log.error("%s: %s", name, error, extra={"chip": name})
+
+        outcome.then(done)
+
     @property
     def is_settled(self) -> bool:
         """Every chip is live, or waits for lines."""
-        return all(chip.link.is_ready or chip.trouble for chip in self.chips.values())
+        return all(chip.handle.is_ready or chip.trouble for chip in self.chips.values())
 
-    def kept_files(self) -> dict[str, int]:
-        """All lines of the kernel that are held, by what they are called at the service manager."""
-        return {
-            _kept_name(chip, offset): line.file.fds[0]
-            for chip in self.chips.values()
-            for offset, line in enumerate(chip.lines)
-            if line.kind == "kernel" and line.file is not None
-        }
+    def kept_files(self) -> _Files:
+        """All lines of the kernel and memories that are held, by what they are called."""
+        return {key: fd for chip in self.chips.values() for key, fd in self._kept_by_manager(chip).items()}
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """Delete all chips, but not the records of those that are permanent."""
         for chip in list(self.chips.values()):
-            if chip.record.permanent:
-                self.chips.pop(chip.record.name)
-                chip.close()
-            else:
-                with suppress(GpiovirtError):
-                    self._remove(chip)
+            async with chip.lock:
+                if self.chips.get(chip.name) is not chip:
+                    continue
+                if chip.record.permanent:
+                    del self.chips[chip.name]
+                    await chip.close()
+                else:
+                    with suppress(GpiovirtError):
+                        await self._remove(chip)
         self.simulation.close()
-        sd_notify("STOPPING=1")
+
+    def store(self, record: Record) -> None:
+        """Write a record; HostError, and then the former one is there still."""
+        self._store.save(record)
 
 
-def _check_permanent(record: Record) -> None:
+class _Change:
+    """Several chips become others: nothing is given back before everything is there."""
+
+    def __init__(self, custodian: Custodian, wanted: Sequence[tuple[KeptChip, Record]]) -> None:
+        self._custodian = custodian
+        self._wanted = list(wanted)
+        self._chips = [chip for chip, _ in wanted]
+        self._pool: dict[LineAddress, HeldLine] = {}
+        for chip in self._chips:
+            self._pool.update(chip.custody.by_address())
+
+    async def make(self, force: bool) -> list[KeptChip]:
+        """The chips, changed."""
+        lines, records = await self._take()
+        former = [(chip, chip.record, chip.lines) for chip in self._chips]
+        try:
+            if not force:
+                await self._check_use(lines, records)
+            self._save(records)
+        except BaseException:
+            self._release_new(lines)
+            raise
+        try:
+            await self._serve(lines, records, force)
+        except GpiovirtError:
+            await self._restore(former)
+            self._release_new(lines)
+            raise
+        now_used = {id(line) for taken in lines for line in taken}
+        for _, record, its_lines in former:
+            left = [line for line in its_lines if id(line) not in now_used]
+            options = record.definition.by_offset()
+            for failure in make_safe(its_lines, options, [its_lines.index(line) for line in left]):
+                _log.error("%s: %s", record.name, failure)
+            release(left)
+        return self._chips
+
+    async def _take(self) -> tuple[list[list[HeldLine]], list[Record]]:
+        taken: list[list[HeldLine]] = []
+        records: list[Record] = []
+        used: dict[LineAddress, str] = {}
+        try:
+            with self._custodian.sources() as sources:
+                for chip, record in self._wanted:
+                    check_permanent(record)
+                    lines = await take(record.definition, sources, self._pool)
+                    taken.append(lines)
+                    self._custodian._check_reach(chip.name, lines)
+                    for offset, line in enumerate(lines):
+                        if used.setdefault(line.address, chip.name) != chip.name:
+                            raise _taken_twice(line.address, used[line.address], offset)
+                    definition = record.definition.settled([line.name for line in lines])
+                    addresses = tuple(line.address for line in lines)
+                    records.append(record._replace(definition=definition, addresses=addresses))
+        except BaseException:
+            self._release_new(taken)
+            raise
+        return taken, records
+
+    def _release_new(self, taken: Iterable[Iterable[HeldLine]]) -> None:
+        release(line for lines in taken for line in lines if self._pool.get(line.address) is not line)
+
+    async def _check_use(self, lines: Sequence[Sequence[HeldLine]], records: Sequence[Record]) -> None:
+        """DeviceBusyError if a line would be moved under its holder."""
+        for chip, new, record in zip(self._chips, lines, records, strict=True):
+            former = chip.record.definition
+            if chip.use.vm and not former.may_be(record.definition):
+                raise DeviceBusyError(f"{await self._custodian._why_busy(chip, ())}; end that, or force")
+            options, wanted = former.by_offset(), record.definition.by_offset()
+            moved = set(_moved(chip.lines, new))
+            moved.update(o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b)
+            if why := await self._custodian._why_busy(chip, moved):
+                raise DeviceBusyError(f"{why}, and would become another line; end that, or force")
+
+    def _save(self, records: Sequence[Record]) -> None:
+        saved: list[Record] = []
+        try:
+            for chip, record in zip(self._chips, records, strict=True):
+                self._custodian.store(record)
+                saved.append(chip.record)
+        except GpiovirtError:
+            for record in saved:
+                self._custodian.store(record)
+            raise
+
+    async def _serve(self, lines: Sequence[list[HeldLine]], records: Sequence[Record], force: bool) -> None:
+        ends = [
+            start(chip.hang_up() if force and _moved(chip.lines, new) else chip.handle.stop())
+            for chip, new in zip(self._chips, lines, strict=True)
+        ]
+        for ended in ends:
+            await ended
+        for chip, new, record in zip(self._chips, lines, records, strict=True):
+            self._custodian._forget(chip)
+            chip.take_on(new, record, [line for line in new if self._pool.get(line.address) is not line])
+        for chip in self._chips:
+            definition = chip.record.definition
+            with suppress(OSError):
+                chip.own(definition.uid, definition.gid, definition.mode)
+            self._custodian._keep(chip)
+            await chip.go_live()
+            self._custodian._on_event(chip, "changed", {})
+
+    async def _restore(self, former: Sequence[tuple[KeptChip, Record, list[HeldLine]]]) -> None:
+        for chip, record, lines in former:
+            with suppress(GpiovirtError):
+                await chip.handle.stop()
+                self._custodian.store(record)
+                chip.take_on(lines, record)
+                self._custodian._keep(chip)
+                await chip.go_live()
+
+
+def _moved(old: Sequence[HeldLine], new: Sequence[HeldLine]) -> list[int]:
+    """Offsets at which there is another line now, or none."""
+    return [offset for offset, line in enumerate(old) if offset >= len(new) or new[offset] is not line]
+
+
+def _taken_twice(address: LineAddress, other: str, offset: int) -> LineBusyError:
+    error = LineBusyError(f'line {address} is held by "gpiovirt:{other}"; release it or choose another')
+    error.line = offset
+    return error
+
+
+def check_permanent(record: Record) -> None:
     """UsageError of a chip that cannot outlive its creator."""
     if record.permanent and record.creator is not None:
         raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
 
 
-def _nothing() -> None:
-    pass
-
-
 def _may_come(error: GpiovirtError) -> bool:
     """Whether what is missing may be there later."""
     return isinstance(error, HostError) or error.errno in (errno.ENODEV, errno.EBUSY, errno.ENOENT)
-
-
-def _kept_name(chip: VirtualChip, offset: int) -> str:
-    return f"{chip.record.name}/{offset}"
-
-
-def _why_busy(name: str, status: dict[str, Any]) -> str:
-    if vm := status.get("vm"):
-        return f"the chip {name} is used by a virtual machine (pid {vm['pid']}); end it, or force"
-    for line in status["lines"]:
-        if line["used"]:
-            return f'line {line["offset"]} of {name} is held by "{line["consumer"]}"; end that, or force'
-    return ""
-
-
-def process_start(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 if there is none. proc_pid_stat(5): starttime"""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
-from gpiovirt.daemon.chip import Directories
-from gpiovirt.daemon.companion import Agent, Companion
-from gpiovirt.daemon.configuring import Configuring
+from gpiovirt.core.task import sleep, start
 from gpiovirt.daemon.control import ControlServer
 from gpiovirt.daemon.custodian import Custodian
-from gpiovirt.daemon.link import Forkserver
+from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.helpers import ConfigurationRun, HelperProcess, SocketActivatedHelper
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Store
+from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import HostError
 from gpiovirt.host.inotify import IN_ATTRIB, DirectoryWatch
 from gpiovirt.host.notify import FIRST_FD, kept_fds, sd_notify
@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 _STATUS_S = 0.2
 _SETTLE_S = 5.0  # readiness waits no longer for workers
 _CONFIGURE_S = 30.0  # and for the configuration
+_LOOK_NS = 10_000_000
+_END_NS = 5_000_000_000
 
 
 class Options(NamedTuple):
@@ -50,123 +52,124 @@ class Options(NamedTuple):
     wires: Sequence[tuple[str, str]]
     worker_uid: int
     worker_gid: int
-    companions: Sequence[Companion]
-    configuring: Configuring | None
+    helpers: Sequence[HelperProcess]
+    configuration: ConfigurationRun | None
 
 
 def serve(options: Options) -> int:
     """Run until a signal ends it. HostError if another one runs, or something cannot be had."""
-    restored = _restored()
+    restored = kept_fds()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     os.umask(0o022)
     directories = Directories(options.run)
-    _make(directories)
+    directories.make()
     lock = _lock(options.run)
-    store = Store(options.state)
-    reactor = Reactor()
-    reactor.stop_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-    forkserver = Forkserver(options.worker_uid, options.worker_gid)
-    simulation = Simulation(options.simulated, options.wires, directories, reactor, forkserver)
-    custodian = Custodian(directories, store, reactor, forkserver, simulation, restored)
-    watch = DirectoryWatch(directories.chips, IN_ATTRIB)
+    return _Service(options, directories, restored, lock).run()
 
-    def attributes_changed() -> None:
-        for name in {name for _, name in watch.read()}:
-            custodian.on_attributes_changed(name)
 
-    reactor.add_reader(watch.fileno(), attributes_changed)
-    control: list[ControlServer] = []
-    configuring = options.configuring
+class _Service:
+    """Its parts, and the order in which they come and go."""
 
-    def simulated() -> None:
-        custodian.restore()
-        _when(lambda: custodian.is_settled, reactor, listen)
+    def __init__(
+        self, options: Options, directories: Directories, restored: dict[str, int], lock: int
+    ) -> None:
+        self._options = options
+        self._lock = lock
+        self._directories = directories
+        self._reactor = reactor = Reactor()
+        reactor.stop_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        self._forkserver = Forkserver(reactor, options.worker_uid, options.worker_gid)
+        self._simulation = Simulation(
+            options.simulated, options.wires, directories, reactor, self._forkserver
+        )
+        self._custodian = Custodian(
+            directories, Store(options.state), reactor, self._forkserver, self._simulation, restored
+        )
+        self._control: ControlServer | None = None
+        self._attributes = DirectoryWatch(directories.chips, IN_ATTRIB)
+        reactor.add_reader(self._attributes.fileno(), self._on_attributes)
 
-    def is_agent(peer: Peer) -> bool:
-        return any(isinstance(other, Agent) and other.is_peer(peer) for other in options.companions)
+    def _on_attributes(self) -> None:
+        for name in {name for _, name in self._attributes.read()}:
+            self._custodian.on_attributes_changed(name)
 
-    def listen() -> None:
-        control.append(ControlServer(f"{options.run}/control", custodian, reactor, is_agent))
-        for companion in options.companions:
-            companion.begin(reactor)
-        _when(lambda: all(companion.is_settled for companion in options.companions), reactor, configure)
+    def run(self) -> int:
+        """Until a signal comes."""
+        beginning = start(self._begin())
 
-    def configure() -> None:
-        if configuring is None or not _is_wanted(configuring, custodian):
-            ready()
-            return
-        configuring.begin(reactor)
-        _when(lambda: configuring.is_settled, reactor, configured, _CONFIGURE_S)
+        def begun() -> None:
+            if beginning.has_failed:
+                self._reactor.stop()
 
-    def configured() -> None:
-        if configuring is not None and not configuring.is_settled:
-            _log.warning("the configuration is still being applied after %d s", _CONFIGURE_S)
-        ready()
+        beginning.then(begun)
+        self._reactor.run()
+        self._end()
+        if beginning.has_failed:
+            beginning.result()
+        return 0
 
-    def ready() -> None:
-        _log.info("ready: %s", _status(custodian))
-        sd_notify("READY=1", f"STATUS={_status(custodian)}", f"MAINPID={os.getpid()}")
-        custodian.on_state = reactor.coalesced(_STATUS_S, lambda: sd_notify(f"STATUS={_status(custodian)}"))
+    async def _begin(self) -> None:
+        """What is needed first comes first; what does not come in its time is not waited for."""
+        helpers, configuration = self._options.helpers, self._options.configuration
+        self._simulation.start()
+        await self._until(lambda: self._simulation.ready.is_done)
+        self._custodian.restore()
+        await self._until(lambda: self._custodian.is_settled)
+        self._control = ControlServer(
+            self._directories.control, self._custodian, self._reactor, self._is_agent
+        )
+        for helper in helpers:
+            helper.begin(self._reactor)
+        await self._until(lambda: all(helper.is_settled for helper in helpers))
+        if configuration is not None and self._is_wanted(configuration):
+            configuration.begin(self._reactor)
+            await self._until(lambda: configuration.is_settled, _CONFIGURE_S)
+            if not configuration.is_settled:
+                _log.warning("the configuration is still being applied after %d s", _CONFIGURE_S)
+        _log.info("ready: %s", self._status())
+        sd_notify("READY=1", f"STATUS={self._status()}", f"MAINPID={os.getpid()}")
+        self._custodian.on_state = self._reactor.coalesced(
+            _STATUS_S, lambda: sd_notify(f"STATUS={self._status()}")
+        )
 
-    simulation.start(simulated)
-    reactor.run()
-    if configuring is not None:
-        configuring.end()
-    for server in control:
-        server.close()
-    for companion in options.companions:
-        companion.end()
-    if reactor.stopped_by == signal.SIGHUP:
-        _execute_again(custodian)
-    if reactor.stopped_by == signal.SIGINT:
-        custodian.end()
-    else:
+    async def _until(self, condition: Callable[[], bool], at_most_s: float = _SETTLE_S) -> None:
+        give_up_ns = time.monotonic_ns() + int(at_most_s * 1e9)
+        while not condition() and time.monotonic_ns() < give_up_ns:
+            await sleep(self._reactor.deadlines, time.monotonic_ns() + _LOOK_NS)
+
+    def _is_agent(self, peer: Peer) -> bool:
+        return any(
+            isinstance(helper, SocketActivatedHelper) and helper.is_peer(peer)
+            for helper in self._options.helpers
+        )
+
+    def _is_wanted(self, configuration: ConfigurationRun) -> bool:
+        """There are files, or chips whose files are gone."""
+        described = any(chip.record.origin for chip in self._custodian.chips.values())
+        return configuration.has_files or (described and configuration.has_directory)
+
+    def _status(self) -> str:
+        chips = self._custodian.chips.values()
+        return f"{sum(chip.state == 'live' for chip in chips)} of {len(chips)} chips live"
+
+    def _end(self) -> None:
+        if self._options.configuration is not None:
+            self._options.configuration.end()
+        if self._control is not None:
+            self._control.close()
+        for helper in self._options.helpers:
+            helper.end()
+        if self._reactor.stopped_by == signal.SIGHUP:
+            _execute_again(self._custodian)
         sd_notify("STOPPING=1")
-    forkserver.close()
-    os.close(lock)
-    return 0
+        if self._reactor.stopped_by == signal.SIGINT:
+            self._end_chips()
+        self._forkserver.close()
+        os.close(self._lock)
 
-
-def _status(custodian: Custodian) -> str:
-    live = sum(chip.state == "live" for chip in custodian.chips.values())
-    return f"{live} of {len(custodian.chips)} chips live"
-
-
-def _is_wanted(configuring: Configuring, custodian: Custodian) -> bool:
-    """There are files, or chips whose files are gone."""
-    described = any(chip.record.origin for chip in custodian.chips.values())
-    return configuring.has_files or (described and configuring.has_directory)
-
-
-def _when(
-    condition: Callable[[], bool], reactor: Reactor, then: Callable[[], None], at_most_s: float = _SETTLE_S
-) -> None:
-    """Go on when it holds, or after a while without."""
-    give_up = time.monotonic() + at_most_s
-
-    def look() -> None:
-        if condition() or time.monotonic() > give_up:
-            then()
-        else:
-            reactor.call_later(0.01, look)
-
-    look()
-
-
-def _make(directories: Directories) -> None:
-    try:
-        for path, mode in (
-            (directories.run, 0o755),
-            (directories.chips, 0o755),
-            (directories.vms, 0o755),
-            (directories.workers, 0o700),
-            (directories.sources, 0o700),
-        ):
-            os.makedirs(path, mode, exist_ok=True)
-            os.chmod(path, mode)
-    except OSError as error:
-        raise HostError.of(f"cannot use {directories.run}", error) from error
+    def _end_chips(self) -> None:
+        self._reactor.run_until(start(self._custodian.end()), _END_NS)
 
 
 def _lock(run: str) -> int:
@@ -185,26 +188,14 @@ def _lock(run: str) -> int:
     return fd
 
 
-def _restored() -> dict[str, dict[int, int]]:
-    """Lines that were kept for us: by chip, by offset."""
-    restored: dict[str, dict[int, int]] = {}
-    for name, fd in kept_fds().items():
-        chip, _, offset = name.rpartition("/")
-        if chip and offset.isdecimal():
-            restored.setdefault(chip, {})[int(offset)] = fd
-        else:
-            os.close(fd)
-    return restored
-
-
 def _execute_again(custodian: Custodian) -> NoReturn:
     """Be the program that is installed now, as the same process, with the lines that we hold."""
     sd_notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     files = custodian.kept_files()
     environment = dict(os.environ)
-    duplicates = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FD + len(files)) for fd in files.values()]
-    highest = max(duplicates, default=FIRST_FD)
-    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, highest + 1) for fd in duplicates]
+    # first to where none of the numbers wanted is, then to these
+    above = FIRST_FD + len(files)
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in files.values()]
     for number, fd in enumerate(moved, FIRST_FD):
         os.dup2(fd, number)
     environment.update(
@@ -215,5 +206,5 @@ def _execute_again(custodian: Custodian) -> NoReturn:
     # too many for an environment: the workers have them, too
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
         environment.pop(name)
-    os.closerange(FIRST_FD, FIRST_FD + len(files))
+    os.closerange(FIRST_FD, above)
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606

@@ -4,25 +4,25 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpiovirt.daemon.chip import Directories
-from gpiovirt.daemon.link import Forkserver, Link
-from gpiovirt.errors import PeerError
+from gpiovirt.core.task import Future
+from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.sources import OwnChip
+from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
+from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
 
 __all__ = ["Simulation"]
 
 _log = logging.getLogger(__name__)
 
+_STATUS_S = 0.5
+
 
 class Simulation:
-    """Simulated chips, as [label, names], and wires between them."""
+    """Simulated chips, as (label, names), and wires between them."""
 
     simulates = True
 
@@ -39,69 +39,57 @@ class Simulation:
             "chips": [[label, list(names)] for label, names in chips],
             "wires": [list(wire) for wire in wires],
         }
-        self._directory = directories.sources
-        self._listeners: list[SocketListener] = []
         path = f"{directories.workers}/:simulator"
-        self.link = Link("the simulator", path, self, reactor, forkserver)
-        self._on_ready: Callable[[], None] | None = None
+        self.handle = WorkerHandle("the simulator", path, self, reactor, forkserver)
+        self.chips = [OwnChip(label, names, self.handle, index) for index, (label, names) in enumerate(chips)]
+        self.ready: Future[None] = Future()
+        self.on_back: Any = lambda: None
 
-    def start(self, on_ready: Callable[[], None]) -> None:
-        """Have the chips, the ones that are there already if they are the same."""
-        self._on_ready = on_ready
+    def start(self) -> None:
+        """Have the chips, the ones that are there already if they are the same; `ready` says when."""
         if not self.labels:
-            on_ready()
-            return
-        if not self.link.find():
-            self.begin_again()
-
-    def _listen(self) -> None:
-        self._listeners = [
-            PathListener(f"{self._directory}/{label}", Access(mode=0o600), socket.SOCK_SEQPACKET)
-            for label, _ in self._spec["chips"]
-        ]
+            self.ready.set(None)
+        elif not self.handle.find():
+            self.start_again()
 
     def serve(self) -> tuple[dict[str, Any], list[int]]:
-        """What a new worker is told, and the files it needs."""
-        return self._spec, [listener.socket.fileno() for listener in self._listeners]
+        """What a new worker is told; it needs no files."""
+        return self._spec, []
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
         """A simulator that was there before us."""
-        if spec != self._spec:
+        if spec != self._spec or fds:
             raise PeerError("it simulates other chips than are wanted now")
-        if len(fds) != len(self._spec["chips"]):
-            raise PeerError("it does not have the files that it should")
-        self._listeners = [SocketListener(socket.socket(fileno=fd)) for fd in fds]
-        fds.clear()
 
     def on_ready(self) -> None:
         """The chips are there."""
-        ready, self._on_ready = self._on_ready, None
-        if ready is not None:
-            ready()
+        self.ready.set(None)
+        self.on_back()
 
     def on_failed(self, message: str) -> None:
         """They cannot be."""
         _log.error("the simulator: %s", message)
 
-    def on_message(self, body: dict[str, Any]) -> None:
-        """It has nothing else to say."""
+    def on_told(self, body: Mapping[str, Any]) -> None:
+        """It has nothing to say unasked."""
+        raise PeerError(f"a simulator says {list(body)}")
 
     def on_lost(self) -> None:
-        """Their state is lost; the sockets stay, and who comes to them waits."""
+        """Their state is lost, and chips with lines of them lose those."""
 
-    def begin_again(self) -> None:
+    def start_again(self) -> None:
         """Start the simulator."""
-        if not self._listeners:
-            self._listen()
-        self.link.start()
+        self.handle.start()
+
+    async def lines(self) -> list[list[dict[str, Any]]]:
+        """The lines of each chip as they are now; HostError if it does not say."""
+        answer = await self.handle.ask(_STATUS_S, do="status")
+        match answer.body:
+            case {"status": {"chips": list(chips)}} if len(chips) == len(self.chips):
+                return chips
+        raise HostError("the simulator breaks the protocol")
 
     def close(self) -> None:
         """Be no more."""
-        if not self.labels:
-            return
-        self.link.close()
-        for listener in self._listeners:
-            listener.close()
-        for label in self.labels:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{self._directory}/{label}")
+        if self.labels:
+            self.handle.close()

@@ -1,233 +1,136 @@
 # SPDX-License-Identifier: MIT
-"""Where the custodian takes lines from: the kernel's chips, simulated ones, and chips of its own.
+"""Where the custodian takes lines: of the kernel's chips by itself, of its own by being lent them.
 
-Chips are open for as long as they are asked for something, not longer: an open one keeps its number.
+What its own chips are called and have is known from their records. Nothing is asked of a process that may
+not answer, but for a line itself, and that has a deadline.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import re
-import stat
-from collections.abc import Callable
-from contextlib import suppress
-from typing import NamedTuple
+import socket
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from gpiovirt.core.chip import ChipInfo
-from gpiovirt.core.line import AS_IS, Direction, LineInfo
-from gpiovirt.errors import (
-    ChipGoneError,
-    GpiovirtError,
-    HostError,
-    LineBusyError,
-    NoSuchChipError,
-    OffsetError,
-    UsageError,
-)
+from gpiovirt.core.line import Direction, LineInfo
+from gpiovirt.daemon.worker_handle import WorkerHandle
+from gpiovirt.errors import ChipGoneError, HostError, LineBusyError, NoSuchChipError, OffsetError, UsageError
 from gpiovirt.host.device_socket import DeviceSocket
-from gpiovirt.protocols.gpiochip import holder
-from gpiovirt.sources.held import KernelLine, LineFile, RemoteLine
-from gpiovirt.uapi import gpio as u
+from gpiovirt.host.packets import close_files
+from gpiovirt.sources.finder import Finder, LineAddress
+from gpiovirt.sources.line_files import LineFile, RemoteLine
+from gpiovirt.virtual.custody import KernelSource, SourceChip
 
-__all__ = ["Place", "SourceChip", "Sources"]
+__all__ = ["DaemonSources", "OwnChip", "OwnChips"]
 
-_EVENTS_KEPT = 256
-_NUMBER = re.compile(r"gpiochip(\d+)")
-
-
-class Place(NamedTuple):
-    """A line for good: its chip's label and size, and its offset; also the device's name where that is
-    what tells the chip from another of the same label and size."""
-
-    label: str
-    num_lines: int
-    offset: int
-    name: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.label}:{self.offset}"
+_LEND_S = 0.5
 
 
-class SourceChip:
-    """A chip that is open."""
+class OwnChip:
+    """A chip that a worker of ours serves: simulated (one of several), or virtual."""
 
-    kind = "kernel"
-
-    def __init__(self, ioctl: Callable[[int, bytes], bytes], close: Callable[[], None]) -> None:
-        self._ioctl = ioctl
-        self.close = close
-        self.info: ChipInfo = holder.decode_chip_info(
-            ioctl(u.GPIO_GET_CHIPINFO_IOCTL, bytes(u.gpiochip_info.size))
-        )
+    def __init__(self, label: str, names: Sequence[str], handle: WorkerHandle, index: int = 0) -> None:
+        self.info = ChipInfo(label, label, len(names))
+        self._names = names
+        self._handle = handle
+        self._index = index
+        self._is_output: dict[int, bool] = {}
 
     def line_info(self, offset: int) -> LineInfo:
-        """State of one line; OffsetError past the end."""
-        if not 0 <= offset < self.info.num_lines:
+        """What is known without asking: the name, and of a line that was lent its direction."""
+        if not 0 <= offset < len(self._names):
             raise OffsetError(
-                f"{self.info.label} has no line {offset}: its {self.info.num_lines} lines are "
-                f"0 to {self.info.num_lines - 1}"
+                f"{self.info.label} has no line {offset}: its {len(self._names)} lines are "
+                f"0 to {len(self._names) - 1}"
             )
+        direction = Direction.OUTPUT if self._is_output.get(offset) else Direction.INPUT
+        return LineInfo(offset, self._names[offset], "", False, direction)
+
+    async def take(self, offset: int, consumer: str) -> LineFile:
+        """Borrow a line; LineBusyError, ChipGoneError."""
+        where = f"{self.info.label}:{offset}"
         try:
-            raw = self._ioctl(u.GPIO_V2_GET_LINEINFO_IOCTL, holder.encode_info_query(offset))
-        except OSError as error:
-            raise ChipGoneError(f"the chip {self.info.label} has vanished") from error
-        return holder.decode_line_info(raw)
-
-    def take(self, offset: int, consumer: str) -> LineFile:
-        """Hold a line, as it is; LineBusyError if somebody has it."""
-        argument = holder.encode_request(offset, AS_IS, consumer, _EVENTS_KEPT)
-        try:
-            return self._open_line(argument)
-        except OSError as error:
-            if error.errno == errno.EBUSY:
-                who = self.line_info(offset).consumer or "the kernel"
-                raise LineBusyError(
-                    f'line {self.info.label}:{offset} is held by "{who}"; release it or choose another'
-                ) from error
-            if error.errno == errno.ENODEV:
-                raise ChipGoneError(f"the chip {self.info.label} has vanished") from error
-            raise HostError.of(f"cannot take line {self.info.label}:{offset}", error) from error
-
-    def _open_line(self, argument: bytes) -> LineFile:
-        answer = self._ioctl(u.GPIO_V2_GET_LINE_IOCTL, argument)
-        fd: int = u.gpio_v2_line_request.unpack(answer)[-1]
-        os.set_inheritable(fd, False)
-        return KernelLine(fd)
-
-    def is_output(self, offset: int) -> bool:
-        """The direction a line has now."""
-        return self.line_info(offset).direction is Direction.OUTPUT
+            body, fds = await self._handle.ask(
+                _LEND_S, do="lend", chip=self._index, offset=offset, consumer=consumer
+            )
+        except HostError as error:
+            raise ChipGoneError(f"line {where} cannot be had: {error}") from error
+        match body:
+            case {"line": {"direction": direction}} if len(fds) == 2 and _are_line(fds):
+                self._is_output[offset] = direction == "output"
+                return RemoteLine(DeviceSocket(socket.socket(fileno=fds[0])), fds[1])
+            case {"errno": int(number), "holder": str(holder)} if number and holder:
+                close_files(fds)
+                raise LineBusyError(f'line {where} is held by "{holder[:64]}"; release it or choose another')
+            case {"errno": int(number)} if number:
+                close_files(fds)
+                raise HostError.of(f"cannot take line {where}", OSError(number, os.strerror(number)))
+        close_files(fds)
+        raise HostError(f"cannot take line {where}: its process breaks the protocol")
 
 
-class _RemoteSource(SourceChip):
-    """A chip of another process of gpiovirt."""
-
-    kind = "remote"
-
-    def __init__(self, path: str) -> None:
-        reader, writer = os.pipe()
-        try:
-            self._file = DeviceSocket.open(path, "", writer)
-        finally:
-            os.close(reader)
-            os.close(writer)
-        super().__init__(self._file.ioctl, self._file.close)
-
-    def _open_line(self, argument: bytes) -> LineFile:
-        reader, writer = os.pipe()
-        try:
-            opened = self._file.open_ioctl(u.GPIO_V2_GET_LINE_IOCTL, argument, False, writer)
-        except BaseException:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-        if opened.file is None:
-            os.close(reader)
-            raise OSError(opened.errno, os.strerror(opened.errno))
-        return RemoteLine(opened.file, reader)
+def _are_line(fds: Sequence[int]) -> bool:
+    """A socket and a pipe: told without asking the files, which may be anybody's."""
+    kinds = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
+    return kinds[0].startswith("socket:[") and kinds[1].startswith("pipe:[")
 
 
-class Sources:
-    """A look at the chips there are; what it opened is closed at its end.
+class OwnChips(Protocol):
+    """What the custodian knows of chips of its own."""
 
-    `directories` have the sockets of chips that are served by processes of ours: of the first, all are
-    looked through for names of lines.
-    """
+    def simulated(self) -> Sequence[OwnChip]:
+        """Those whose lines are found by name, too."""
 
-    def __init__(self, simulated: str, virtual: str) -> None:
-        self._simulated = simulated
-        self._virtual = virtual
-        self._open: dict[str, SourceChip | None] = {}
-        self._all: list[SourceChip] | None = None
+    def virtual(self, name: str) -> OwnChip | None:
+        """The virtual chip of that name, once its lines are known."""
 
-    def __enter__(self) -> Sources:
+
+class DaemonSources:
+    """One look; to be used as a context manager."""
+
+    def __init__(self, finder: Finder, own: OwnChips) -> None:
+        self._look = finder.look()
+        self._own = own
+        self._kernel: dict[str, KernelSource] = {}
+        self._virtual: dict[str, OwnChip | None] = {}
+
+    def __enter__(self) -> DaemonSources:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for chip in self._open.values():
-            if chip is not None:
-                chip.close()
-        self._open.clear()
+        self._look.__exit__()
+
+    def kernel(self) -> list[KernelSource]:
+        """The kernel's chips, by number."""
+        return [self._source(device) for device in self._look.all()]
 
     def all(self) -> list[SourceChip]:
-        """The kernel's chips by number, and the simulated ones; as they were at the first look."""
-        if self._all is None:
-            self._all = self._look()
-        return self._all
-
-    def _look(self) -> list[SourceChip]:
-        numbers = sorted(int(match[1]) for name in os.listdir("/dev") if (match := _NUMBER.fullmatch(name)))
-        paths = [f"/dev/gpiochip{number}" for number in numbers]
-        with suppress(FileNotFoundError):
-            paths += sorted(f"{self._simulated}/{name}" for name in os.listdir(self._simulated))
-        return [chip for path in paths if (chip := self._chip(path)) is not None]
+        return [*self.kernel(), *self._own.simulated()]
 
     def find(self, name: str) -> SourceChip | None:
-        """The chip of that path, device name or label, simulated, or one of ours."""
-        if name.startswith("/"):
-            path = os.path.realpath(name)
-            return self._chip(path) if _is_gpio_device(path) else None
-        if _NUMBER.fullmatch(name) and os.path.exists(f"/dev/{name}"):
-            return self._chip(f"/dev/{name}")
-        same = [chip for chip in self.all() if chip.info.label == name]
-        if len(same) > 1:
-            names = ", ".join(chip.info.name for chip in same)
-            raise UsageError(f"{len(same)} chips are labelled {name!r} ({names}); use one of these names")
-        if same or "/" in name:
-            return same[0] if same else None
-        return self._chip(f"{self._virtual}/{name}")
+        device = self._look.find(name)
+        simulated = next((chip for chip in self._own.simulated() if chip.info.label == name), None)
+        if device is not None:
+            if simulated is not None and device.info.label == name != device.info.name:
+                raise UsageError(f"2 chips are labelled {name!r}; use the name {device.info.name}")
+            return self._source(device)
+        if simulated is not None:
+            return simulated
+        if name not in self._virtual:
+            self._virtual[name] = self._own.virtual(name)
+        return self._virtual[name]
 
-    def place(self, chip: SourceChip, offset: int) -> Place:
-        """Where a line is to be found again."""
-        twins = [other for other in self.all() if other.info[1:] == chip.info[1:]]
-        return Place(*chip.info[1:], offset, chip.info.name if len(twins) > 1 else "")
+    def _source(self, device: Any) -> KernelSource:
+        return self._kernel.setdefault(device.path, KernelSource(device))
 
-    def at(self, place: Place) -> SourceChip:
-        """The chip that has the line; NoSuchChipError if it is not there now, or cannot be told."""
-        chip = self.find(place.name or place.label)
-        if chip is None or chip.info[1:] != place[:2]:
-            raise NoSuchChipError(f"no chip {place.label!r} with {place.num_lines} lines is there")
+    def address(self, chip: SourceChip, offset: int) -> LineAddress:
+        if isinstance(chip, KernelSource):
+            return self._look.address(chip.device, offset)
+        return LineAddress(*chip.info[1:], offset)
+
+    def at(self, address: LineAddress) -> SourceChip:
+        chip = self.find(address.name or address.label)
+        if chip is None or chip.info[1:] != address[:2]:
+            raise NoSuchChipError(f"no chip {address.label!r} with {address.num_lines} lines is there")
         return chip
-
-    def _chip(self, path: str) -> SourceChip | None:
-        if path not in self._open:
-            try:
-                self._open[path] = _open(path)
-            except (OSError, GpiovirtError):
-                self._open[path] = None
-        return self._open[path]
-
-
-def _is_gpio_device(path: str) -> bool:
-    """Known without opening it: to open some devices is to do something."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISCHR(status.st_mode):
-            return False
-        device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-        return os.path.realpath(f"/sys/dev/char/{device}/subsystem") == "/sys/bus/gpio"
-    except OSError:
-        return False
-
-
-def _open(path: str) -> SourceChip | None:
-    if stat.S_ISSOCK(os.stat(path).st_mode):
-        return _RemoteSource(path)
-    if not _is_gpio_device(path):
-        return None
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
-
-    def ioctl(cmd: int, argument: bytes) -> bytes:
-        return fcntl.ioctl(fd, cmd, argument)
-
-    def close() -> None:
-        os.close(fd)
-
-    try:
-        return SourceChip(ioctl, close)
-    except OSError:
-        close()
-        raise

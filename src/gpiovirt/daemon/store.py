@@ -7,74 +7,131 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
-from gpiovirt.control.limits import check_name
-from gpiovirt.daemon.sources import Place
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.atomic_file import remove_file, write_file
+from gpiovirt.sources.finder import LineAddress
+from gpiovirt.virtual.definition import Definition
+from gpiovirt.virtual.limits import LINES_MAX
 
-__all__ = ["Record", "Store"]
+__all__ = ["Record", "Store", "decode_record", "encode_record"]
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".json"
+_SIZE_MAX = 1 << 20
 
 
-@dataclass(slots=True)
-class Record:
-    """A chip as it is to be."""
+class Record(NamedTuple):
+    """A chip as it is to be, and what of it outlives gpiovirtd."""
 
-    name: str
-    definition: str
-    """As written to new_device"""
-    names: dict[str, str] = field(default_factory=dict)
-    """Names of lines, by offset, that are not to be their sources'"""
-    settings: dict[str, str] = field(default_factory=dict)
-    """By line: what a VM cannot ask for, `pull-up,debounce=5ms`"""
-    safe: dict[str, str] = field(default_factory=dict)
-    """By line: the state it takes when nobody holds it, `low`"""
-    vm: bool = False
-    poll_us: int = 0
-    """How long its worker looks for more before it sleeps"""
-    uid: int = 0
-    gid: int = 0
-    mode: int = 0o660
+    definition: Definition
     driver: str = ""
     """The directory of the control file system that it was made in"""
     permanent: bool = False
     origin: str = ""
     """The configuration file that describes it"""
-    boot_id: str = ""
-    """Of the boot that it belongs to, unless permanent"""
-    creator: list[int] | None = None
+    creator: tuple[int, int] | None = None
     """Process that it ends with: pid, and the time it started"""
-    places: list[list[Any]] = field(default_factory=list)
+    addresses: tuple[LineAddress, ...] = ()
     """Where its lines were found"""
 
-    def lines(self) -> list[Place]:
-        """Where its lines were found."""
-        return [Place(*place) for place in self.places]
+    @property
+    def name(self) -> str:
+        return self.definition.name
 
 
-_TYPES = {
-    "name": str,
-    "definition": str,
-    "names": dict,
-    "settings": dict,
-    "safe": dict,
-    "vm": bool,
-    "poll_us": int,
-    "uid": int,
-    "gid": int,
-    "mode": int,
-    "driver": str,
-    "permanent": bool,
-    "origin": str,
-    "boot_id": str,
-    "creator": (list, type(None)),
-    "places": list,
-}
+def encode_record(record: Record, boot_id: str) -> dict[str, Any]:
+    """As JSON has it."""
+    definition = record.definition
+    return {
+        "name": definition.name,
+        "lines": definition.lines,
+        "options": definition.texts(),
+        **{key: getattr(definition, key) for key in _REST},
+        "driver": record.driver,
+        "permanent": record.permanent,
+        "origin": record.origin,
+        "boot_id": boot_id,
+        "creator": record.creator,
+        "addresses": record.addresses,
+    }
+
+
+_REST = {"vm": bool, "poll_us": int, "uid": int, "gid": int, "mode": int}
+
+
+def decode_record(raw: object) -> tuple[Record, str]:
+    """(record, boot it belongs to); ValueError if it is none."""
+    if not isinstance(raw, dict):
+        raise ValueError("not an object")
+    raw = _modern(raw)
+    options = _typed(raw, "options", dict)
+    if not all(isinstance(text, str) for text in options.values()):
+        raise ValueError(f"options is {options!r}")
+    creator = _typed(raw, "creator", (list, type(None)))
+    addresses = _typed(raw, "addresses", list)
+    if len(addresses) > LINES_MAX:
+        raise ValueError(f"{len(addresses)} addresses")
+    try:
+        definition = Definition.parse(
+            _typed(raw, "name", str),
+            _typed(raw, "lines", str),
+            options,
+            **{key: _typed(raw, key, kind) for key, kind in _REST.items()},
+        )
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    record = Record(
+        definition,
+        _typed(raw, "driver", str),
+        _typed(raw, "permanent", bool),
+        _typed(raw, "origin", str),
+        None if creator is None else _creator(creator),
+        tuple(map(_address, addresses)),
+    )
+    return record, _typed(raw, "boot_id", str)
+
+
+def _modern(raw: dict[str, Any]) -> dict[str, Any]:
+    """A record of before 0.5 has its lines' options in three keys."""
+    if "definition" not in raw:
+        return raw
+    options: dict[str, list[str]] = {}
+    for key, form in (("settings", "{}"), ("safe", "safe={}"), ("names", "name={}")):
+        for line, text in dict(raw.get(key, {})).items():
+            options.setdefault(str(line), []).append(form.format(text))
+    return {
+        **raw,
+        "lines": raw["definition"],
+        "options": {line: ",".join(texts) for line, texts in options.items()},
+        "addresses": raw.get("places", []),
+    }
+
+
+def _typed(raw: dict[str, Any], key: str, kind: Any) -> Any:
+    if key not in raw:
+        raise ValueError(f"{key} is missing")
+    value = raw[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _creator(raw: list[Any]) -> tuple[int, int]:
+    match raw:
+        case [int(pid), int(started)]:
+            return pid, started
+    raise ValueError(f"creator is {raw!r}")
+
+
+def _address(raw: object) -> LineAddress:
+    match raw:
+        case [str(label), int(num_lines), int(offset)]:
+            return LineAddress(label, num_lines, offset)
+        case [str(label), int(num_lines), int(offset), str(name)]:
+            return LineAddress(label, num_lines, offset, name)
+    raise ValueError(f"an address is {raw!r}")
 
 
 class Store:
@@ -84,9 +141,12 @@ class Store:
         self._directory = directory
         self._boot_id = _boot_id()
         try:
-            os.makedirs(directory, 0o755, exist_ok=True)
+            os.makedirs(directory, 0o700, exist_ok=True)
+            os.chmod(directory, 0o700)
         except OSError as error:
-            raise HostError.of(f"cannot keep state in {directory}", error) from error
+            if not os.path.isdir(directory):
+                raise HostError.of(f"cannot keep state in {directory}", error) from error
+            _log.warning("cannot close %s to others: %s", directory, error.strerror)
 
     def load(self) -> list[Record]:
         """All records of chips that are to be there, by name; what cannot be read is told and left alone."""
@@ -97,22 +157,24 @@ class Store:
             path = f"{self._directory}/{name}"
             try:
                 with open(path, encoding="utf-8") as file:
-                    record = _decode(json.load(file))
+                    record, boot_id = decode_record(json.loads(file.read(_SIZE_MAX)))
             except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
                 _log.error("%s is not the state of a chip, and is left alone: %s", path, error)
                 continue
-            if record.permanent or record.boot_id == self._boot_id:
+            if record.permanent or boot_id == self._boot_id:
                 records.append(record)
-            else:
+                continue
+            try:
                 self.remove(record.name)
+            except HostError as error:
+                _log.error("%s", error)
         return records
 
     def save(self, record: Record) -> None:
         """Write a record, over a former one of that name."""
-        record.boot_id = self._boot_id
         path = self._path(record.name)
         try:
-            write_file(path, json.dumps(asdict(record), indent=1).encode())
+            write_file(path, json.dumps(encode_record(record, self._boot_id), indent=1).encode())
         except OSError as error:
             raise HostError.of(f"cannot write {path}", error) from error
 
@@ -126,23 +188,6 @@ class Store:
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}{_SUFFIX}"
-
-
-def _decode(raw: Any) -> Record:
-    if not isinstance(raw, dict):
-        raise ValueError("no object")
-    known = {item.name for item in fields(Record)}
-    for key, value in raw.items():
-        if key not in known:
-            raise ValueError(f"an unknown key {key!r}")
-        if not isinstance(value, _TYPES[key]):  # type: ignore[arg-type]
-            raise ValueError(f"{key} is {value!r}")
-    record = Record(**raw)
-    try:
-        check_name(record.name)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-    return record
 
 
 def _boot_id() -> str:

@@ -15,11 +15,15 @@ import stat
 from contextlib import suppress
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.line import AS_IS, LineInfo
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.host.fifo import PipeFifo, reopen
+from gpiovirt.host.gpio_device import EVENTS_KEPT
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of
 from gpiovirt.protocols.gpiochip import Answer, ChipFile, File, wire
+from gpiovirt.protocols.gpiochip.holder import encode_request
+from gpiovirt.protocols.gpiochip.v2 import get_line
 
 __all__ = ["DeviceServer"]
 
@@ -28,21 +32,22 @@ _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 class DeviceServer:
-    """Serves `chip` to whoever connects to `listener`; each connection is an open file."""
+    """Serves `chip` to whoever connects to `listener`, if there is one; each connection is an open file."""
 
-    def __init__(self, chip: Chip, listener: SocketListener, reactor: Reactor) -> None:
+    def __init__(self, chip: Chip, listener: SocketListener | None, reactor: Reactor) -> None:
         self.chip = chip
         self.reactor = reactor
         self.files: set[_Open] = set()
         self._lines: dict[int, _LinesConnection] = {}
         self._closed = select.epoll()
         self._listener = listener
-        reactor.add_reader(listener.socket.fileno(), self._accept)
+        if listener is not None:
+            reactor.add_reader(listener.socket.fileno(), self._accept)
 
     @property
     def consumers(self) -> list[Peer]:
         """Who has the chip open, or lines of it; one entry per process."""
-        return sorted({file.peer for file in self.files})
+        return sorted({file.peer for file in self.files if file.peer.pid != os.getpid()})
 
     def add_lines(self, fd: int, file: _LinesConnection) -> None:
         """A file of lines is open at the socket `fd`."""
@@ -59,7 +64,38 @@ class DeviceServer:
         for fd, _ in self._closed.poll(0):
             self._lines[fd].close()
 
+    def lend(self, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
+        """A line for another chip, as it is: its info, its socket and the pipe of its events.
+
+        Both are the caller's. OSError with the errno that a request fails with, and the holder's name as
+        that of its file.
+        """
+        fifos: list[PipeFifo] = []
+
+        def open_fifo(record_size: int, capacity: int, drop_oldest: bool) -> PipeFifo:
+            fifos.append(PipeFifo(record_size, capacity, drop_oldest))
+            return fifos[-1]
+
+        argument = encode_request(offset, AS_IS, consumer, EVENTS_KEPT)
+        answer = get_line(self.chip, argument, open_fifo)
+        if answer.file is None:
+            for fifo in fifos:
+                fifo.close()
+            holder = self.chip.line_info(offset).consumer if answer.errno == errno.EBUSY else None
+            raise OSError(answer.errno, os.strerror(answer.errno), holder)
+        (fifo,) = fifos
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            answer.file.close()
+            fifo.close()
+            raise
+        _LinesConnection(self, ours, Peer(os.getpid(), os.getuid(), os.getgid(), consumer), answer.file, fifo)
+        reader, fifo.reader = fifo.reader, -1
+        return self.chip.line_info(offset), (theirs.detach(), reader)
+
     def _accept(self) -> None:
+        assert self._listener is not None
         try:
             sock = self._listener.accept()
         except HostError as error:
@@ -69,9 +105,12 @@ class DeviceServer:
             _Connecting(self, sock, peer_of(sock))
 
     def close(self) -> None:
-        """Listen no more, and close all files."""
-        self.reactor.remove_reader(self._listener.socket.fileno())
+        """Listen no more, and close all files: lines hang up, as when the chip vanishes."""
+        if self._listener is not None:
+            self.reactor.remove_reader(self._listener.socket.fileno())
         for file in list(self.files):
+            if isinstance(file, _LinesConnection):
+                file.hang_up()
             file.close()
         self._closed.close()
 
@@ -227,10 +266,11 @@ class _LinesConnection(_Open):
         server.add_lines(sock.fileno(), self)
         self._file = file
         self._fifo = fifo
-        fifo.on_hang_up = self._hang_up
+        fifo.on_hang_up = self.hang_up
         self._ioctl = file.ioctl
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Tell the other end that the lines are gone."""
         with suppress(OSError):
             self._socket.send(wire.HANG_UP, _DONT_WAIT)
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -193,7 +193,7 @@ def _drop_from_bounding_set(capability: int) -> bool:
 
 
 def _drop_capabilities() -> None:
-    libc.syscall(libc.SYS_CAPSET[os.uname().machine], _CapHeader(_CAP_VERSION_3, 0), _CapData())
+    libc.capset(_CapHeader(_CAP_VERSION_3, 0), _CapData())
 
 
 def _leave_the_file_system() -> None:

@@ -22,9 +22,12 @@ class DirectoryWatch:
     """Tells of the changes in `mask` to files in a directory; OSError if that cannot be had."""
 
     def __init__(self, directory: str, mask: int) -> None:
-        machine = os.uname().machine
-        self._fd = libc.syscall(libc.SYS_INOTIFY_INIT1[machine], _NONBLOCK_CLOEXEC)
-        libc.syscall(libc.SYS_INOTIFY_ADD_WATCH[machine], self._fd, os.fsencode(directory) + b"\0", mask)
+        self._fd = libc.inotify_init1(_NONBLOCK_CLOEXEC)
+        try:
+            libc.inotify_add_watch(self._fd, directory, mask)
+        except OSError:
+            os.close(self._fd)
+            raise
 
     def fileno(self) -> int:
         """Readable when read() has something."""

@@ -13,8 +13,11 @@ __all__ = [
     "PR_SET_NO_NEW_PRIVS",
     "PR_SET_PDEATHSIG",
     "attach_tree",
+    "capset",
     "clone_tree",
     "end_with_parent",
+    "inotify_add_watch",
+    "inotify_init1",
     "mount",
     "prctl",
     "shares_memory",
@@ -33,9 +36,6 @@ PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
-SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
-SYS_INOTIFY_ADD_WATCH = {"x86_64": 254, "aarch64": 27}
-SYS_INOTIFY_INIT1 = {"x86_64": 294, "aarch64": 26}
 SYS_KCMP = {"x86_64": 312, "aarch64": 272}
 SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
@@ -82,6 +82,21 @@ def attach_tree(tree: int, path: str) -> None:
     """Mount such a copy at `path`; move_mount(2)"""
     syscall(SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(path), _MOVE_MOUNT_F_EMPTY_PATH)
     os.close(tree)
+
+
+def inotify_init1(flags: int) -> int:
+    """inotify_init1(2)"""
+    return _checked(_libc.inotify_init1(flags))
+
+
+def inotify_add_watch(fd: int, path: str, mask: int) -> int:
+    """inotify_add_watch(2)"""
+    return _checked(_libc.inotify_add_watch(fd, os.fsencode(path), mask), path)
+
+
+def capset(header: ctypes.Structure, data: ctypes.Structure) -> None:
+    """capset(2), which glibc has without declaring it"""
+    _checked(_libc.capset(ctypes.byref(header), ctypes.byref(data)))
 
 
 def shares_memory(pid: int, other: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 __all__ = ["FIRST_FD", "keep_fds", "kept_fds", "sd_notify"]
@@ -13,26 +13,37 @@ __all__ = ["FIRST_FD", "keep_fds", "kept_fds", "sd_notify"]
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
-def sd_notify(*states: str, fds: Sequence[int] = ()) -> None:
+def sd_notify(*states: str) -> None:
     """Send `READY=1` and its like to who started us, if it asked to be told."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
-        return
-    address = "\0" + address[1:] if address[0] == "@" else address
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.connect(address)
-        socket.send_fds(sock, ["\n".join(states).encode()], fds)
+    with suppress(OSError), _manager() as manager:
+        manager.send("\n".join(states).encode())
 
 
-def keep_fds(name: str, fds: Sequence[int]) -> None:
-    """Have the service manager keep copies of `fds` under `name`; without any, drop those it has.
+def keep_fds(files: Mapping[str, int | None]) -> None:
+    """Have the service manager keep copies of files under these names, or drop those it has (None).
 
     They come back to a process that it starts in our place; sd_pid_notify_with_fds(3): FDSTORE.
     """
-    if fds:
-        sd_notify("FDSTORE=1", f"FDNAME={name}", fds=fds)
-    else:
-        sd_notify("FDSTOREREMOVE=1", f"FDNAME={name}")
+    with suppress(OSError), _manager() as manager:
+        for name, fd in files.items():
+            if fd is None:
+                manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+            else:
+                socket.send_fds(manager, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])
+
+
+def _manager() -> socket.socket:
+    """Connected to who started us; OSError if it does not want to know."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        raise OSError("nobody asked to be told")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect("\0" + address[1:] if address[0] == "@" else address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def kept_fds() -> dict[str, int]:
@@ -44,8 +55,10 @@ def kept_fds() -> dict[str, int]:
     names = os.environ.get("LISTEN_FDNAMES", "").split(":")
     for variable in ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(variable, None)
-    kept = {}
+    kept: dict[str, int] = {}
     for fd, name in zip(range(FIRST_FD, FIRST_FD + count), names, strict=False):
         os.set_inheritable(fd, False)
+        if name in kept:
+            os.close(kept[name])
         kept[name] = fd
     return kept

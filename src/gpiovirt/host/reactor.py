@@ -15,9 +15,10 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from gpiovirt.core.deadline import Cancel, Deadlines
+from gpiovirt.core.task import Future
 
 __all__ = ["Callback", "Reactor", "Waits"]
 
@@ -138,6 +139,17 @@ class Reactor:
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stopped_by = self.stopped_by or number
         self.stop()
+
+    def run_until(self, future: Future[Any], timeout_ns: int) -> None:
+        """Serve until the future is done, and raise what it raises; or so long, or until a signal comes."""
+        self._running = not future.is_done
+        future.then(self.stop)
+        cancel = self.call_later(timeout_ns / 1e9, self.stop)
+        self.run()
+        cancel()
+        self._running = not self.stopped_by
+        if future.is_done:
+            future.result()
 
     def run(self) -> None:
         """Serve until stop()."""

@@ -84,12 +84,22 @@ class SocketListener:
 class PathListener(SocketListener):
     """Listens at a path: a socket that nobody serves is replaced, one that is served is left alone.
 
-    Nobody can connect before owner, group and mode are as they are to be. HostError if it cannot be had.
+    With `replace`, for a directory that is all ours, it is replaced as well. Nobody can connect before owner,
+    group and mode are as they are to be. HostError if it cannot be had.
     """
 
-    def __init__(self, path: str, access: Access, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
+    def __init__(
+        self,
+        path: str,
+        access: Access,
+        kind: socket.SocketKind = socket.SOCK_STREAM,
+        replace: bool = False,
+    ) -> None:
         self.path = path
         self._file: tuple[int, int] | None = None
+        if replace:
+            with suppress(OSError):
+                os.unlink(path)
         self._remove_stale(path, kind)
         super().__init__(socket.socket(socket.AF_UNIX, kind))
         try:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from gpiovirt.control import pid_of_socket
 from gpiovirt.control.client import Client
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.errors import HostError
@@ -104,9 +105,11 @@ class Daemon:
 
     def simulator_socket(self) -> str:
         """Name of the abstract socket of its simulator."""
-        pids = {int(path.split("/")[-1]) for path in running()}
-        mine = [pid for pid in pids if _environment(pid).get("GPIOVIRT_RUNTIME_DIR") == str(self.run)]
-        (found,) = (path for path in running() if int(path.split("/")[-1]) in mine)
+        (found,) = (
+            name
+            for name in running()
+            if _environment(pid_of_socket(name)).get("GPIOVIRT_RUNTIME_DIR") == str(self.run)
+        )
         return found
 
     def workers(self) -> list[int]:

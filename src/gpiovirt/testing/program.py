@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from gpiovirt.control.simulator import SimClient, socket_name
+from gpiovirt.control.simulator import SimClient, socket_of
 from gpiovirt.errors import HostError
 
 __all__ = ["Program", "running"]
@@ -76,7 +75,7 @@ def running(
 def _connect(process: subprocess.Popen[str]) -> SimClient:
     for _ in range(1000):
         try:
-            return SimClient(socket_name(os.getuid(), process.pid))
+            return SimClient(socket_of(process.pid))
         except HostError:
             if process.poll() is not None:
                 raise HostError(f"the program has ended with status {process.returncode}") from None

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import IO, Any
 
-from gpiovirt.control.simulator import SimClient, socket_name
+from gpiovirt.control.simulator import SimClient, socket_of
 from gpiovirt.errors import HostError
 
 __all__ = ["Service"]
@@ -42,7 +41,7 @@ class Service:
         before = self.log().count(_READY)
         self.process = subprocess.Popen(command, stderr=self._log, text=True, **self._popen)
         self._wait(lambda: self.log().count(_READY) > before)
-        self.sim = SimClient(socket_name(os.getuid(), self.process.pid))
+        self.sim = SimClient(socket_of(self.process.pid))
 
     def _wait(self, condition: Any, timeout_s: float = 10) -> None:
         deadline = time.monotonic() + timeout_s

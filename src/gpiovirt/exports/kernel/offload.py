@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from gpiovirt.core.chip import Chip
+from gpiovirt.core.line import LineInfo
+from gpiovirt.core.task import sleep, start
 from gpiovirt.errors import GpiovirtError, HostError, LineBusyError
 from gpiovirt.exports.kernel import record
 from gpiovirt.exports.kernel.aggregator import (
@@ -28,40 +28,40 @@ from gpiovirt.exports.kernel.aggregator import (
     find_group,
     how_to_delete,
 )
+from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access
+from gpiovirt.sources.finder import Finder, FollowedChip, LineAddress
 
-__all__ = ["Followed", "Offload"]
+__all__ = ["Offload"]
 
 _log = logging.getLogger(__name__)
 
 _CONSUMER = "gpio-aggregator."
 _NODE_TIMEOUT_S = 2.0
+_LOOK_S = 0.005
+_AGAIN_S = 0.25
 _UDEV = Path("/run/udev")
 
 
-class Followed(Chip, Protocol):
-    """A chip of the kernel: one that may vanish, and be back."""
-
-    def follow(self, follower: Callable[[bool], bool]) -> Callable[[], None]:
-        """Tell it whether the chip is there when that changes, again until it returns that this will do."""
-
-
 class Offload:
-    """Hands `lines`, all of them of chips of the kernel, over as the chip `chip`; `path` is its node.
+    """Hands `lines` over as the chip `chip`; `path` is its node once begin() is done.
 
-    LineBusyError if a line is held, HostError if the kernel cannot; then nothing is left behind.
     Without `access` the node stays as the system makes it. `on_path` is told when it is made again.
     """
 
     def __init__(
         self,
         chip: str,
-        lines: Sequence[tuple[Followed, int]],
+        lines: Sequence[LineAddress],
+        finder: Finder,
+        reactor: Reactor,
         access: Access | None = None,
         on_path: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._chip = chip
         self._lines = lines
+        self._finder = finder
+        self._reactor = reactor
         self._access = access
         self._on_path = on_path
         self._aggregator = find_aggregator()
@@ -69,47 +69,61 @@ class Offload:
         self._device: Device | None = None
         self._away: set[str] = set()
         self._complaint = ""
-        sources = {id(source): source for source, _ in lines}
-        self._unfollow = [source.follow(partial(self._on_presence, source)) for source in sources.values()]
+        self._sources: list[FollowedChip] = []
+        self._is_closed = False
+        self.path = ""
+
+    async def begin(self) -> None:
+        """LineBusyError if a line is held, HostError if the kernel cannot; then nothing is left behind."""
         try:
+            for address in {address[:2]: address for address in self._lines}.values():
+                told = partial(self._on_presence, address.label)
+                self._sources.append(FollowedChip(self._finder, address, self._reactor, told))
             self._clear_up()
-            self.path = self._offer()
+            await self._offer()
         except BaseException:
             self.close()
             raise
 
-    def _offer(self) -> str:
+    async def _offer(self) -> None:
         self._check_free()
         self._make()
-        return self._node()
+        self.path = await self._node()
 
-    def _on_presence(self, source: Chip, there: bool) -> bool:
-        label = source.info.label
+    def _on_presence(self, label: str, there: bool) -> None:
         if not there:
             self._away.add(label)
             _log.warning("the chip %s has vanished, and %s is deleted until it is back", label, self._chip)
             self._delete()
-            return True
+            return
         self._away.discard(label)
-        if self._away:
-            return True
-        try:
-            self.path = self._offer()
-        except GpiovirtError as error:
-            self._delete()
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                _log.error("cannot make %s again, and go on trying: %s", self._chip, error)
-            return False
-        self._complaint = ""
-        _log.warning("the chip %s is back, and %s as %s", label, self._chip, self.path)
-        self._on_path(self.path)
-        return True
+        start(self._offer_again(label))
+
+    async def _offer_again(self, label: str) -> None:
+        """Until it succeeds, or a chip has vanished again."""
+        while not self._away and not self._is_closed:
+            try:
+                await self._offer()
+            except GpiovirtError as error:
+                self._delete()
+                if str(error) != self._complaint:
+                    self._complaint = str(error)
+                    _log.error("cannot make %s again, and go on trying: %s", self._chip, error)
+                await self._pause(_AGAIN_S)
+                continue
+            self._complaint = ""
+            _log.warning("the chip %s is back, and %s as %s", label, self._chip, self.path)
+            self._on_path(self.path)
+            return
+
+    async def _pause(self, delay_s: float) -> None:
+        await sleep(self._reactor.deadlines, time.monotonic_ns() + int(delay_s * 1e9))
 
     def close(self) -> None:
         """Delete the chip; its consumers' files fail with ENODEV."""
-        for unfollow in self._unfollow:
-            unfollow()
+        self._is_closed = True
+        for source in self._sources:
+            source.close()
         if self._delete():
             self._record.close()
         else:
@@ -144,12 +158,15 @@ class Offload:
     def _group(self) -> str:
         return f"gpiovirt-{record.file_name(self._chip)}"
 
+    def _infos(self) -> list[LineInfo]:
+        with self._finder.look() as look:
+            return [look.at(address).line_info(address.offset) for address in self._lines]
+
     def _check_free(self) -> None:
-        for source, offset in self._lines:
-            info = source.line_info(offset)
+        for address, info in zip(self._lines, self._infos(), strict=True):
             if info.used:
                 raise LineBusyError(
-                    f'line {source.info.label}:{offset} is held by "{info.consumer or "the kernel"}"; '
+                    f'line {address} is held by "{info.consumer or "the kernel"}"; '
                     + (
                         f"if it is not needed: {how_to_delete(info.consumer)}"
                         if info.consumer.startswith(_CONSUMER)
@@ -158,13 +175,14 @@ class Offload:
                 )
 
     def _make(self) -> None:
+        infos = self._infos()
         lines = [
-            KernelLine(source.info.label, offset, source.line_info(offset).name)
-            for source, offset in self._lines
+            KernelLine(address.label, address.offset, info.name)
+            for address, info in zip(self._lines, infos, strict=True)
         ]
         made = self._aggregator.make(lines, self._group)
         # the driver may have refused, or may have found other lines: its lines say whose they are
-        holders = [source.line_info(offset).consumer for source, offset in self._lines]
+        holders = [info.consumer for info in self._infos()]
         ours = [device for device in made if device.name == holders[0]]
         idle = [device for device in made if not device.chip]
         if ours or len(made) == 1 or len(idle) == 1:
@@ -181,7 +199,7 @@ class Offload:
                 "the lines of %s lose their names: keeping them takes Linux 6.16 and configfs", self._chip
             )
 
-    def _node(self) -> str:
+    async def _node(self) -> str:
         assert self._device is not None
         access = self._access
         name = self._device.chip
@@ -196,11 +214,11 @@ class Offload:
                 return False
             return stat.S_ISCHR(status.st_mode) and status.st_rdev == os.makedev(major, minor)
 
-        if not _wait_until(is_made):
+        if not await self._until(is_made):
             raise HostError(f"{path} was not made: is a devtmpfs, or udev, on /dev?")
         if access is not None:
             if (_UDEV / "control").exists():  # its rules come after the node, and would undo ours
-                _wait_until((_UDEV / f"data/c{number}").exists)
+                await self._until((_UDEV / f"data/c{number}").exists)
             try:
                 os.chown(path, access.uid, access.gid)
                 os.chmod(path, access.mode)
@@ -208,11 +226,10 @@ class Offload:
                 raise HostError.of(f"cannot give {path} its owner and mode", error) from error
         return path
 
-
-def _wait_until(is_so: Callable[[], bool]) -> bool:
-    give_up = time.monotonic() + _NODE_TIMEOUT_S
-    while not is_so():
-        if time.monotonic() >= give_up:
-            return False
-        time.sleep(0.005)
-    return True
+    async def _until(self, is_so: Callable[[], bool]) -> bool:
+        give_up = time.monotonic() + _NODE_TIMEOUT_S
+        while not is_so():
+            if time.monotonic() >= give_up:
+                return False
+            await self._pause(_LOOK_S)
+        return True

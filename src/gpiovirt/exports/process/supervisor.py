@@ -59,10 +59,15 @@ class Supervisor:
         self._readers[fd] = callback
         self._slow.register(fd, select.EPOLLIN)
 
+    def add_hangup(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back when the other end of `fd` is closed."""
+        self._readers[fd] = callback
+        self._slow.register(fd, 0)
+
     def remove_reader(self, fd: int) -> None:
         """Call back no more; to be called before the fd is closed."""
-        del self._readers[fd]
-        self._slow.unregister(fd)
+        if self._readers.pop(fd, None) is not None:
+            self._slow.unregister(fd)
 
     def run(self, listener: Listener) -> None:
         """Serve until no filtered task is left."""

@@ -125,6 +125,14 @@ class VmServer:
             self._reactor.remove_reader(sock.fileno())
             self._serve(sock, peer)
 
+    def end(self) -> None:
+        """Its guest has lost the chip, and so have those who wait."""
+        while self._waiting:
+            self._forget(self._waiting[0][0])
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def close(self) -> None:
         """End: lines are released, the socket is gone. A guest that runs can go on when we are back."""
         self._reactor.remove_reader(self._listener.socket.fileno())

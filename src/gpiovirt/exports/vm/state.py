@@ -18,7 +18,7 @@ from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.virtio_gpio import GpioDevice
 from gpiovirt.protocols.virtio_gpio.record import Record
 
-__all__ = ["QUEUE_SIZE_MAX", "KeptState", "State", "StateFile", "Tracked", "state_size"]
+__all__ = ["QUEUE_SIZE_MAX", "KeptState", "State", "StateFile", "Tracked", "state_size", "vm_bytes"]
 
 QUEUE_SIZE_MAX = 1024
 
@@ -28,6 +28,11 @@ _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 def state_size(num_lines: int) -> int:
     """Bytes of the state of a device of so many lines."""
     return v.inflight_size(GpioDevice.num_queues, QUEUE_SIZE_MAX, Record(num_lines).size)
+
+
+def vm_bytes(vm: bool, num_lines: int) -> int:
+    """What the VM export of a chip keeps in the chip's memory; nothing of one without a socket for VMs."""
+    return state_size(num_lines) if vm else 0
 
 
 class State(Protocol):
@@ -59,8 +64,8 @@ class Tracked:
 class KeptState:
     """State in memory that another process keeps, too."""
 
-    def __init__(self, fd: int, size: int) -> None:
-        self.view = map_shared(fd, size)
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
 
     def close(self, keep: bool) -> None:
         """Zero it, unless a guest is to go on with it."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from gpiovirt.errors import GrammarError, OffsetError
-from gpiovirt.protocols.new_device import ChipLines, Item, NamedLine
+from gpiovirt.virtual.grammar import ChipLines, Item, NamedLine
 
 __all__ = ["parse"]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Forks workers: a small process that has imported what they need, so that they share its memory.
 
-    python -m gpiovirt.daemon.forkserver FD UID GID
+    python -m gpiovirt.worker.forkserver FD UID GID
 
 Each message at FD brings a worker's hand-over socket. It ends when the other end is closed; its workers
 do not.
@@ -10,6 +10,7 @@ do not.
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import resource
 import signal
@@ -18,19 +19,20 @@ import sys
 import traceback
 from typing import NoReturn
 
-from gpiovirt.daemon import worker
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host import libc
 from gpiovirt.host.journal import start_logging
+from gpiovirt.worker.main import run
 
 __all__ = ["main"]
+
+_log = logging.getLogger(__name__)
 
 
 def main() -> None:
     """Fork a worker for each message."""
     fd, uid, gid = map(int, sys.argv[1:])
     custodian = socket.socket(fileno=fd)
-    os.setsid()  # a terminal's Ctrl-C is for the custodian
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     libc.prctl(libc.PR_SET_NAME, b"gpiovirt-fork")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -42,17 +44,21 @@ def main() -> None:
         packet, fds, _, _ = socket.recv_fds(custodian, 64, 1, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             return
-        listener = socket.socket(fileno=fds[0])
-        if os.fork() == 0:
-            custodian.close()
-            _work(listener, uid, gid, packet == b"simulator")
-        listener.close()
+        with socket.socket(fileno=fds[0]) as listener:
+            try:
+                child = os.fork()
+            except OSError as error:  # gpiovirtd asks again when none comes
+                _log.error("cannot fork a worker: %s", error.strerror)
+                continue
+            if child == 0:
+                custodian.close()
+                _work(listener, uid, gid, packet == b"simulator")
 
 
 def _work(listener: socket.socket, uid: int, gid: int, simulates: bool) -> NoReturn:
     try:
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt-chip")
-        worker.run(listener, uid, gid, simulates)
+        run(listener, uid, gid, simulates)
     except GpiovirtError as error:
         sys.stderr.write(f"gpiovirtd: a worker has ended: {error}\n")
     except BaseException:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a virtual chip may be called, and how much it may have; for the daemon and for what asks it."""
+"""What a virtual chip may be called, and how much it may have."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ def check_name(name: str) -> None:
     """UsageError unless a chip can have this name."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} is no name for a chip: 1 to 31 letters, digits and _ . + -, and not . + - first"
+            f"{name!r} cannot name a chip: use 1 to 31 letters, digits and _ . + -, not beginning with . + -"
         )
 
 
 def check_line_name(name: str) -> None:
     """UsageError unless a line can have this name."""
     if not name.isprintable() or len(name.encode(errors="replace")) > LINE_NAME_MAX:
-        raise UsageError(
-            f"{name!r} is no name for a line: at most {LINE_NAME_MAX} bytes, all of them printable"
-        )
+        raise UsageError(f"{name!r} cannot name a line: use at most {LINE_NAME_MAX} bytes, all printable")
 
 
 def check_poll_us(poll_us: int) -> None:
     """UsageError unless a chip can be polled for so long."""
     if not 0 <= poll_us <= POLL_US_MAX:
-        raise UsageError(f"{poll_us} us is no time to poll for: 0 to {POLL_US_MAX}")
+        raise UsageError(f"{poll_us} us is out of range: polling takes 0 to {POLL_US_MAX} us")

@@ -12,14 +12,15 @@ a line. Covers the 2019 proposal (`chip 0 3, chip 1`) and the kernel's form (`ch
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import LineInfo
 from gpiovirt.errors import GrammarError, NoSuchChipError, NoSuchLineError, OffsetError, UsageError
+from gpiovirt.virtual.limits import LINES_MAX
 
-__all__ = ["ChipLines", "Item", "NamedLine", "format_definition", "parse", "resolve"]
+__all__ = ["MAX_OFFSET", "ChipLines", "Item", "NamedLine", "format_definition", "parse", "resolve"]
 
 MAX_OFFSET = 65534  # what the kernel's configfs interface takes
 
@@ -54,14 +55,16 @@ class HasLines(Protocol):
 AChip = TypeVar("AChip", bound=HasLines)
 
 _TOKEN = re.compile(r'\s*(?:(?P<comma>,)|"(?P<quoted>[^"]*)"|(?P<word>[^\s,"]+)|(?P<open>"))')
-_OFFSETS = re.compile(r"(\d+)(?:-(\d+))?")
+_OFFSETS = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 _NOT_A_NAME = re.compile(r"[\d-]+|0[xX][0-9a-fA-F]+")
+_SHOWN_MAX = 40
+_DIGITS_MAX = 10  # more are past any offset, and slow to read
 
 
 def parse(text: str) -> list[Item]:
-    """The items of a definition; GrammarError names the token that is wrong."""
+    """The items of a definition, of at most LINES_MAX lines; GrammarError names the token that is wrong."""
     items: list[Item] = []
-    separated, end = True, 0
+    separated, end, count = True, 0, 0
     while match := _TOKEN.match(text, end):
         kind = match.lastgroup or ""
         token, column = match[kind], match.start(kind) + 1
@@ -78,7 +81,7 @@ def parse(text: str) -> list[Item]:
             raise GrammarError("a space or comma is missing before", text, token, column)
         separated = False
         if kind == "word" and (offsets := _OFFSETS.fullmatch(token)):
-            _append_offsets(items, offsets, text, column)
+            count = _append_offsets(items, offsets, text, column, count)
         elif kind == "word" and _NOT_A_NAME.fullmatch(token):
             raise GrammarError(
                 "not an offset (decimal, or a range like 0-3), and a name must be quoted", text, token, column
@@ -87,6 +90,8 @@ def parse(text: str) -> list[Item]:
             raise GrammarError("an empty name", text, '""', column - 1)
         else:
             items.append(NamedLine(token))
+            if len(items) > LINES_MAX:
+                raise GrammarError(f"more than {LINES_MAX} names, the most a chip has", "", "", column)
     if not items:
         raise GrammarError("no lines are named; write for example: gpiochip0 19 20, gpiochip2 1", text, "", 1)
     if separated:
@@ -94,21 +99,31 @@ def parse(text: str) -> list[Item]:
     return items
 
 
-def _append_offsets(items: list[Item], match: re.Match[str], text: str, column: int) -> None:
-    """Offsets belong to the item before them and make it a chip."""
-    first = int(match[1])
-    last = int(match[2] or match[1])
+def _shown(text: str) -> str:
+    return text if len(text) <= _SHOWN_MAX else f"{text[:_SHOWN_MAX]}..."
+
+
+def _append_offsets(items: list[Item], match: re.Match[str], text: str, column: int, count: int) -> int:
+    """Offsets belong to the item before them and make it a chip; `count` lines, and these."""
+    first, last = (
+        int(digits) if len(digits) <= _DIGITS_MAX else MAX_OFFSET + 1
+        for digits in (match[1], match[2] or match[1])
+    )
     if not items:
         raise GrammarError("offsets need a chip before them", text, match[0], column)
     if last < first:
         raise GrammarError("a range goes upwards", text, match[0], column)
     if last > MAX_OFFSET:
         raise OffsetError(
-            f"offset {last} at column {column} of {text!r} is past {MAX_OFFSET}, the highest there is"
+            f"offset {_shown(match[0])} at column {column} is past {MAX_OFFSET}, the highest there is"
         )
+    count += last - first + 1
+    if count > LINES_MAX:
+        raise GrammarError(f"more than {LINES_MAX} lines, the most a chip has", "", "", column)
     before = items[-1]
     chip, offsets = (before.name, ()) if isinstance(before, NamedLine) else before
     items[-1] = ChipLines(chip, (*offsets, *range(first, last + 1)))
+    return count
 
 
 def _quoted(name: str) -> str:
@@ -123,17 +138,28 @@ def format_definition(items: Sequence[Item]) -> str:
     return ", ".join(
         _quoted(item.name)
         if isinstance(item, NamedLine)
-        else " ".join([_quoted(item.chip), *map(str, item.offsets)])
+        else " ".join([_quoted(item.chip), *_runs(item.offsets)])
         for item in items
     )
 
 
+def _runs(offsets: Sequence[int]) -> Iterator[str]:
+    """Offsets that follow each other as a range."""
+    first = last = offsets[0]
+    for offset in (*offsets[1:], -1):
+        if offset == last + 1:
+            last = offset
+            continue
+        yield str(first) if first == last else f"{first}-{last}"
+        first = last = offset
+
+
 def resolve(
-    items: Sequence[Item], find_chip: Callable[[str], AChip | None], chips: Sequence[AChip]
+    items: Sequence[Item], find_chip: Callable[[str], AChip | None], all_chips: Callable[[], Sequence[AChip]]
 ) -> list[tuple[AChip, int]]:
     """The lines the items mean.
 
-    `find_chip` knows chips by name, `chips` are searched for line names. NoSuchChipError,
+    `find_chip` knows chips by name, `all_chips` are searched for line names. NoSuchChipError,
     NoSuchLineError, OffsetError past the end, UsageError for a line named twice; their `line` is the first
     line of the item that is wrong.
     """
@@ -141,7 +167,7 @@ def resolve(
     seen: set[tuple[int, int]] = set()
     try:
         for item in items:
-            for chip, offset in _lines_of(item, find_chip, chips):
+            for chip, offset in _lines_of(item, find_chip, all_chips):
                 if (id(chip), offset) in seen:
                     raise UsageError(
                         f"line {chip.info.label}:{offset} is named twice; a line can be in a chip once"
@@ -155,16 +181,16 @@ def resolve(
 
 
 def _lines_of(
-    item: Item, find_chip: Callable[[str], AChip | None], chips: Sequence[AChip]
+    item: Item, find_chip: Callable[[str], AChip | None], all_chips: Callable[[], Sequence[AChip]]
 ) -> list[tuple[AChip, int]]:
-    there = ", ".join(chip.info.label for chip in chips) or "none"
     if isinstance(item, ChipLines):
         chip = find_chip(item.chip)
         if chip is None:
-            raise NoSuchChipError(f"no chip {item.chip!r}; the chips here are: {there}")
+            raise NoSuchChipError(f"no chip {item.chip!r}; the chips here are: {_labels(all_chips())}")
         for offset in item.offsets:
             chip.line_info(offset)
         return [(chip, offset) for offset in item.offsets]
+    chips = all_chips()
     found = [
         (chip, offset)
         for chip in chips
@@ -178,5 +204,9 @@ def _lines_of(
         )
     if not found:
         hint = f"; to take lines of a chip, add offsets: {item.name} 0-3" if find_chip(item.name) else ""
-        raise NoSuchLineError(f"no line is named {item.name!r} on the chips here: {there}{hint}")
+        raise NoSuchLineError(f"no line is named {item.name!r} on the chips here: {_labels(chips)}{hint}")
     return found
+
+
+def _labels(chips: Sequence[HasLines]) -> str:
+    return ", ".join(chip.info.label for chip in chips) or "none"

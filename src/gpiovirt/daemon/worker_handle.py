@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: MIT
+"""The custodian's end of a worker: it is started, found again, spoken to, and replaced when it dies or hangs.
+
+Nothing here waits for a worker: what it is asked has a deadline, what it says a budget per turn, and one
+that is killed is not waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from itertools import count
+from typing import Any, NamedTuple, Protocol
+
+from gpiovirt.core.deadline import Cancel
+from gpiovirt.core.task import Future, TooLateError, wait_for
+from gpiovirt.errors import HostError, PeerError
+from gpiovirt.host.child import Child, process_start
+from gpiovirt.host.packets import Channel, Message, close_files
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
+
+__all__ = ["Answer", "Forkserver", "WorkerHandle", "WorkerOwner"]
+
+_log = logging.getLogger(__name__)
+
+_START_S = 5.0  # a worker that is not ready by then is replaced
+_DIES_S = 2.0  # one that is killed has ended by then, or hangs in the kernel
+_LIVED_S = 10.0  # one that lived so long is replaced at once
+_DELAYS_S = (0.0, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
+_PING_S = 0.3  # between questions whether a worker that is in use is still there
+_PONG_S = 0.5  # one that has not answered by then hangs
+_MESSAGES_PER_TURN = 16
+_FILES_MAX = 1 << 12
+
+
+class Answer(NamedTuple):
+    """What a worker says to a question; its files are the asker's."""
+
+    body: Mapping[str, Any]
+    fds: list[int]
+
+
+class Forkserver:
+    """The process that forks workers, started when it is first needed, or gone.
+
+    `uid` and `gid` are what the workers become.
+    """
+
+    def __init__(self, reactor: Reactor, uid: int, gid: int) -> None:
+        self._reactor = reactor
+        self._ids = (str(uid), str(gid))
+        self._socket: socket.socket | None = None
+        self._child: Child | None = None
+
+    def spawn(self, listener: socket.socket, simulates: bool) -> None:
+        """Ask for a worker whose hand-over socket is `listener`; HostError if that cannot be."""
+        packet = b"simulator" if simulates else b"chip"
+        for attempt in (1, 2):
+            sock = self._socket or self._start()
+            try:
+                flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+                socket.send_fds(sock, [packet], [listener.fileno()], flags)
+                return
+            except OSError as error:
+                self.close()
+                if attempt == 2:
+                    raise HostError.of("cannot start a worker", error) from error
+
+    def _start(self) -> socket.socket:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise HostError.of("cannot start a worker", error) from error
+        with theirs:
+            try:
+                self._child = Child(
+                    ["-m", "gpiovirt.worker.forkserver", str(theirs.fileno()), *self._ids],
+                    self._reactor,
+                    lambda _: self.close(),
+                    fds=[theirs.fileno()],
+                    stays=True,  # it ends with its socket
+                )
+            except HostError:
+                ours.close()
+                raise
+        self._socket = ours
+        return ours
+
+    @property
+    def pid(self) -> int:
+        """0 while there is none."""
+        return self._child.pid if self._child else 0
+
+    def close(self) -> None:
+        """End it; its workers go on."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+
+class WorkerOwner(Protocol):
+    """What a worker is there for."""
+
+    simulates: bool
+
+    def serve(self) -> tuple[dict[str, Any], list[int]]:
+        """What a new worker is told, and the files it needs."""
+
+    def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
+        """A worker that was there before us has this; PeerError if that cannot be. It takes files out."""
+
+    def on_ready(self) -> None:
+        """It is served from now on."""
+
+    def on_failed(self, message: str) -> None:
+        """A worker cannot serve it."""
+
+    def on_told(self, body: Mapping[str, Any]) -> None:
+        """Whatever the worker says unasked."""
+
+    def on_lost(self) -> None:
+        """The worker is gone."""
+
+    def start_again(self) -> None:
+        """Have another worker, by start(); HostError if that cannot be."""
+
+
+class _State(Enum):
+    """Where the conversation is: what a worker may say next depends on nothing else."""
+
+    GONE = "gone"
+    MEETS = "meets"  # it says what it has
+    TAKES = "takes"  # it has been told what to serve
+    READY = "ready"
+
+
+class WorkerHandle:
+    """One worker, by the path of its hand-over socket."""
+
+    def __init__(
+        self, name: str, path: str, owner: WorkerOwner, reactor: Reactor, forkserver: Forkserver
+    ) -> None:
+        self._name = name
+        self._about = {"chip": name}
+        self._path = path
+        self._owner = owner
+        self._reactor = reactor
+        self._forkserver = forkserver
+        self._state = _State.GONE
+        self._listener: SocketListener | None = None
+        self._channel: Channel | None = None
+        self._pidfd = -1
+        self._cancel: Cancel | None = None
+        self._asked: dict[int, Future[Answer]] = {}
+        self._tags = count(1)
+        self._pings: Cancel | None = None
+        self._ended: Future[None] = Future()
+        self._ended.set(None)
+        self._started_s = 0.0
+        self._failures = 0
+        self._is_closed = False
+        self.pid = 0
+        self.is_found = False
+        self.restarts = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """It serves."""
+        return self._state is _State.READY
+
+    # beginning
+
+    def find(self) -> bool:
+        """Speak to a worker that is there already, if one is."""
+        self._know_by_record()
+        try:
+            self._connect()
+        except HostError:
+            if self._pidfd >= 0:  # it lives, and nobody reaches it
+                self._kill()
+            return False
+        self.is_found = True
+        return True
+
+    def start(self) -> None:
+        """Start a worker; HostError if it cannot be."""
+        if self._state is not _State.GONE:
+            return
+        if self._listener is None:
+            self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
+        self._stop_waiting()
+        self._started_s = time.monotonic()
+        self._forkserver.spawn(self._listener.socket, self._owner.simulates)
+        self._connect()
+
+    def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            channel = Channel(sock, _FILES_MAX, tell_pid=True)
+            sock.connect(self._path)
+        except OSError as error:
+            sock.close()
+            raise HostError.of(f"cannot reach the worker of {self._name}", error) from error
+        self._channel = channel
+        self._state = _State.MEETS
+        self._cancel = self._reactor.call_later(_START_S, self._on_late)
+        self._reactor.add_reader(channel.fileno(), self._receive, self._lose)
+
+    def _on_late(self) -> None:
+        self._cancel = None
+        self._owner.on_failed(f"its worker is not ready after {_START_S:g} s")
+        self._lose()
+
+    # what it says
+
+    def _receive(self) -> None:
+        try:
+            for _ in range(_MESSAGES_PER_TURN):
+                if self._channel is None or (message := self._channel.receive()) is None:
+                    return
+                self._hear(message)
+        except EOFError:
+            self._lose()
+        except (PeerError, HostError, OSError, KeyError, TypeError, ValueError, IndexError) as error:
+            _log.error("%s: protocol error from its worker: %s", self._name, error, extra=self._about)
+            self._lose()
+
+    def _hear(self, message: Message) -> None:
+        body, fds, pid = message
+        if self.pid != pid:
+            self._know(pid, process_start(pid))
+            self._record()
+        try:
+            match self._state, body:
+                case _State.MEETS, {"spec": None}:
+                    wanted, files = self._owner.serve()
+                    self._state = _State.TAKES
+                    self.send({"do": "serve", "spec": wanted}, files)
+                case _State.MEETS, {"spec": dict(spec)} if self.is_found:
+                    self._owner.on_hand_over(spec, fds)
+                    self._on_ready()
+                case _State.TAKES, {"ready": True}:
+                    self._on_ready()
+                case ((_State.MEETS | _State.TAKES), {"failed": str(why)}):
+                    self._owner.on_failed(why)
+                case _State.READY, {"tag": int(tag)}:
+                    if asked := self._asked.pop(tag, None):
+                        asked.set(Answer(body, fds.copy()))
+                        fds.clear()
+                case _State.READY, {"event": str()} | {"use": dict()}:
+                    self._owner.on_told(body)
+                case _:
+                    raise PeerError(f"nothing of this kind is expected while it {self._state.value}")
+        finally:
+            if close_files(fds):  # that were not taken
+                _log.error(
+                    "%s: its worker sent files of a kind it has none of", self._name, extra=self._about
+                )
+
+    def _on_ready(self) -> None:
+        self._stop_waiting()
+        self._state = _State.READY
+        self._owner.on_ready()
+
+    # what it is told
+
+    def send(self, body: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
+        """Say something; a worker that does not take it is replaced."""
+        if self._channel is not None:
+            try:
+                self._channel.send(body, fds)
+            except OSError as error:
+                _log.error("%s: cannot send to its worker: %s", self._name, error.strerror, extra=self._about)
+                self._reactor.soon(self._lose)
+
+    async def ask(self, timeout_s: float, **question: Any) -> Answer:
+        """Its answer; HostError if there is no worker, or none that answers in time: that is replaced."""
+        if not self.is_ready:
+            raise HostError(f"{self._name} has no process at the moment")
+        tag = next(self._tags)
+        answer = self._asked[tag] = Future()
+        self.send({**question, "tag": tag})
+        try:
+            return await wait_for(answer, self._reactor.deadlines, _in(timeout_s))
+        except TooLateError:
+            self._receive()  # it may be us who were late
+            if answer.is_done:
+                return answer.result()
+            if self._asked.pop(tag, None) is not None:
+                _log.error("%s: its worker does not answer, and is replaced", self._name, extra=self._about)
+                self._lose()
+            raise HostError(f"the process of {self._name} does not answer") from None
+
+    def watch_over(self, on: bool) -> None:
+        """While it is in use: ask it now and then whether it is still there."""
+        if not on and self._pings is not None:
+            self._pings()
+            self._pings = None
+        elif on and self._pings is None and self.is_ready:
+            self._pings = self._reactor.call_later(_PING_S, self._ping)
+
+    def _ping(self) -> None:
+        self._pings = None
+        if not self.is_ready:
+            return
+        tag = next(self._tags)
+        answer: Future[Answer] = Future()
+        self._asked[tag] = answer
+        self.send({"do": "ping", "tag": tag})
+
+        def late() -> None:
+            self._receive()  # it may be us who were late
+            if self._asked.pop(tag, None) is not None:
+                _log.error("%s: its worker hangs, and is replaced", self._name, extra=self._about)
+                self._lose()
+
+        cancel = self._reactor.call_later(_PONG_S, late)
+
+        def pong() -> None:
+            cancel()
+            if self._pings is cancel and self.is_ready:
+                self._pings = self._reactor.call_later(_PING_S, self._ping)
+
+        self._pings = cancel
+        answer.then(lambda: self._reactor.soon(pong))
+
+    # end
+
+    def _lose(self) -> None:
+        """The worker is gone, or as good as that."""
+        if self._state is _State.GONE and self._channel is None:
+            return
+        lived_s = time.monotonic() - self._started_s
+        self._kill()
+        if self._is_closed:
+            return
+        self._failures = 0 if lived_s > _LIVED_S else self._failures + 1
+        delay_s = _DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)]
+        self.restarts += 1
+        _log.warning("%s: its worker has ended; another is started", self._name, extra=self._about)
+        self._owner.on_lost()
+        if not self._is_closed and self._cancel is None:
+            self._cancel = self._reactor.call_later(delay_s, self._start_again)
+
+    def _start_again(self) -> None:
+        self._cancel = None
+        if self._state is not _State.GONE:
+            return
+        try:
+            self._owner.start_again()
+        except HostError as error:
+            _log.error("%s: %s", self._name, error, extra=self._about)
+            self.try_again()
+
+    def try_again(self) -> None:
+        """It could not be started: try that again, later."""
+        if self._state is _State.GONE and self._cancel is None and not self._is_closed:
+            self._failures += 1
+            delay_s = _DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)]
+            self._cancel = self._reactor.call_later(delay_s, self._start_again)
+
+    def _stop_waiting(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+
+    def _kill(self) -> None:
+        """No word with it any more, and SIGKILL; `ended` says when it is gone."""
+        self._state = _State.GONE
+        self.is_found = False
+        self._stop_waiting()
+        self.watch_over(False)
+        if self._channel is not None:
+            self._reactor.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+        if self._pidfd >= 0:
+            pidfd, pid, self._pidfd = self._pidfd, self.pid, -1
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            self._ended = _Death(self._name, pid, pidfd, self._reactor).ended
+        self.pid = 0
+        asked, self._asked = self._asked, {}
+        for answer in asked.values():
+            answer.fail(HostError(f"the process of {self._name} has ended"))
+
+    async def stop(self) -> None:
+        """Kill it, and come back when its files are closed; after a while in any case."""
+        self._kill()
+        await self._ended
+
+    def close(self) -> None:
+        """End the worker for good."""
+        self._is_closed = True
+        self._kill()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for path in (self._path, self._pid_path):
+            with suppress(OSError):
+                os.unlink(path)
+
+    # which process it is
+
+    @property
+    def _pid_path(self) -> str:
+        return f"{self._path}.pid"
+
+    def _know(self, pid: int, started: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            raise EOFError from error
+        if process_start(pid) != started:
+            os.close(pidfd)
+            raise EOFError
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+        self._pidfd, self.pid = pidfd, pid
+
+    def _record(self) -> None:
+        """For a gpiovirtd that finds it and gets no word out of it."""
+        with suppress(OSError), open(self._pid_path, "w", encoding="ascii") as file:
+            file.write(f"{self.pid} {process_start(self.pid)}\n")
+
+    def _know_by_record(self) -> None:
+        with suppress(OSError, ValueError, EOFError), open(self._pid_path, encoding="ascii") as file:
+            pid, started = map(int, file.read(64).split())
+            if pid > 1 and started:
+                self._know(pid, started)
+
+
+class _Death:
+    """A process that was killed: its end, or that it does not come in time, ends the wait for it."""
+
+    def __init__(self, name: str, pid: int, pidfd: int, reactor: Reactor) -> None:
+        self.ended: Future[None] = Future()
+        self._pidfd = pidfd
+        self._reactor = reactor
+        self._name, self._pid = name, pid
+        self._cancel = reactor.call_later(_DIES_S, self._on_late)
+        reactor.add_reader(pidfd, self._on_end)
+
+    def _on_end(self) -> None:
+        self._cancel()
+        self._reactor.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self.ended.set(None)
+
+    def _on_late(self) -> None:
+        _log.error("%s: its worker (pid %d) does not end; it is left behind", self._name, self._pid)
+        self.ended.set(None)
+
+
+def _in(delay_s: float) -> int:
+    return time.monotonic_ns() + int(delay_s * 1e9)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""/dev/gpiochipN by the raw uAPI v2: open it, look at its lines, request one. Nothing here keeps anything."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from gpiovirt.core.chip import ChipInfo
+from gpiovirt.core.line import AS_IS, LineInfo, LineSettings
+from gpiovirt.errors import ChipGoneError, HostError, LineBusyError, OffsetError
+from gpiovirt.protocols.gpiochip import holder
+from gpiovirt.uapi import gpio as u
+
+__all__ = ["EVENTS_KEPT", "ChipDevice", "is_gpio_device"]
+
+EVENTS_KEPT = 256
+"""Edge events per line that the kernel keeps until they are read"""
+
+
+def is_gpio_device(path: str) -> bool:
+    """Known without opening it: opening some devices does something. OSError if it cannot be looked at."""
+    status = os.stat(path)
+    if not stat.S_ISCHR(status.st_mode):
+        return False
+    device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return os.path.realpath(f"/sys/dev/char/{device}/subsystem") == "/sys/bus/gpio"
+
+
+class ChipDevice:
+    """An open chip of the kernel. While it is open the kernel does not give its number to another."""
+
+    def __init__(self, path: str) -> None:
+        """OSError if it cannot be opened; ENOTTY if it is not a chip."""
+        self.path = path
+        if not is_gpio_device(path):
+            raise OSError(errno.ENOTTY, "not a GPIO chip", path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            raw = fcntl.ioctl(self._fd, u.GPIO_GET_CHIPINFO_IOCTL, bytes(u.gpiochip_info.size))
+        except OSError:
+            os.close(self._fd)
+            raise
+        self.info: ChipInfo = holder.decode_chip_info(raw)
+
+    def line_info(self, offset: int) -> LineInfo:
+        """Name, consumer, use and direction of a line; OffsetError past the end, ChipGoneError."""
+        if not 0 <= offset < self.info.num_lines:
+            raise OffsetError(
+                f"{self.info.label} has no line {offset}: its {self.info.num_lines} lines are "
+                f"0 to {self.info.num_lines - 1}"
+            )
+        try:
+            raw = fcntl.ioctl(self._fd, u.GPIO_V2_GET_LINEINFO_IOCTL, holder.encode_info_query(offset))
+        except OSError as error:
+            raise self._failure("look at", offset, error) from error
+        return holder.decode_line_info(raw)
+
+    def request(self, offset: int, consumer: str, settings: LineSettings = AS_IS) -> int:
+        """The fd of a request for one line; LineBusyError if it is held, ChipGoneError, HostError."""
+        argument = holder.encode_request(offset, settings, consumer, EVENTS_KEPT)
+        try:
+            answer = fcntl.ioctl(self._fd, u.GPIO_V2_GET_LINE_IOCTL, argument)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise self._failure("request", offset, error) from error
+            who = self.line_info(offset).consumer or "the kernel"
+            raise LineBusyError(
+                f'line {self.info.label}:{offset} is held by "{who}"; release it or choose another'
+            ) from error
+        fd: int = u.gpio_v2_line_request.unpack(answer)[-1]
+        os.set_inheritable(fd, False)
+        return fd
+
+    def _failure(self, what: str, offset: int, error: OSError) -> HostError:
+        if error.errno == errno.ENODEV:
+            return ChipGoneError(f"the chip {self.info.label} has vanished")
+        return HostError.of(f"cannot {what} line {self.info.label}:{offset}", error)
+
+    def fileno(self) -> int:
+        """Hangs up when the chip vanishes."""
+        return self._fd
+
+    @property
+    def is_there(self) -> bool:
+        """The kernel still has it."""
+        try:
+            fcntl.ioctl(self._fd, u.GPIO_GET_CHIPINFO_IOCTL, bytes(u.gpiochip_info.size))
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Requests stay."""
+        os.close(self._fd)

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: MIT
+"""Custody: from a definition to lines that are held, and looked after until they are released.
+
+The same for `run`, `serve` and gpiovirtd: which chips there are, and how a line of one is taken, is what
+their Sources know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Protocol, runtime_checkable
+
+from gpiovirt.core.aggregate import SourceLine
+from gpiovirt.core.chip import ChipInfo
+from gpiovirt.core.line import Direction, LineInfo, LineOptions
+from gpiovirt.errors import GpiovirtError
+from gpiovirt.host.gpio_device import ChipDevice
+from gpiovirt.protocols.gpiochip.holder import encode_config
+from gpiovirt.sources.finder import LineAddress
+from gpiovirt.sources.line_files import KernelLine, LineFile
+from gpiovirt.uapi import gpio as u
+from gpiovirt.virtual.definition import Definition
+from gpiovirt.virtual.grammar import resolve
+
+__all__ = [
+    "Custody",
+    "HeldLine",
+    "KernelSource",
+    "SourceChip",
+    "Sources",
+    "duplicate",
+    "make_safe",
+    "release",
+    "take",
+]
+
+
+class HeldLine:
+    """A line that is held; `file` is None while its chip is not there, and for a line of this process."""
+
+    __slots__ = ("address", "file", "is_output", "local", "name")
+
+    def __init__(
+        self,
+        address: LineAddress,
+        name: str,
+        file: LineFile | None,
+        is_output: bool,
+        local: SourceLine | None = None,
+    ) -> None:
+        self.address = address
+        self.name = name
+        self.file = file
+        self.is_output = is_output
+        self.local = local
+
+    @property
+    def kind(self) -> str:
+        """kernel, lent (of another process of ours), or gone."""
+        if self.file is None:
+            return "gone"
+        return "kernel" if isinstance(self.file, KernelLine) else "lent"
+
+    def drop(self) -> None:
+        """Its chip has vanished, or it is given back."""
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
+
+
+@runtime_checkable
+class SourceChip(Protocol):
+    """A chip that lines can be taken of."""
+
+    @property
+    def info(self) -> ChipInfo:
+        """Name, label and number of lines."""
+
+    def line_info(self, offset: int) -> LineInfo:
+        """As far as it is known without asking anybody who may not answer; OffsetError past the end."""
+
+    async def take(self, offset: int, consumer: str) -> LineFile | SourceLine:
+        """Hold a line as it is; LineBusyError, ChipGoneError, HostError."""
+
+
+class Sources(Protocol):
+    """The chips there are, for as long as a look at them lasts."""
+
+    def find(self, name: str) -> SourceChip | None:
+        """The chip of that label, device name or path."""
+
+    def all(self) -> Sequence[SourceChip]:
+        """Those that are searched for the names of lines."""
+
+    def address(self, chip: SourceChip, offset: int) -> LineAddress:
+        """Where the line is to be found again."""
+
+    def at(self, address: LineAddress) -> SourceChip:
+        """The chip that has the line; NoSuchChipError if it is not there now."""
+
+
+class KernelSource:
+    """A chip of the kernel."""
+
+    def __init__(self, device: ChipDevice) -> None:
+        self.device = device
+        self.info = device.info
+
+    def line_info(self, offset: int) -> LineInfo:
+        return self.device.line_info(offset)
+
+    async def take(self, offset: int, consumer: str) -> LineFile:
+        return KernelLine(self.device.request(offset, consumer))
+
+
+async def take(
+    definition: Definition, sources: Sources, kept: Mapping[LineAddress, HeldLine]
+) -> list[HeldLine]:
+    """Hold all lines of a definition, or none; those in `kept` are held already.
+
+    NoSuchChipError, NoSuchLineError, OffsetError, LineBusyError and others; their `line` is the offset, in
+    the chip that was to be made, of the line that they are about.
+    """
+    found = resolve(definition.items, sources.find, sources.all)
+    lines: list[HeldLine] = []
+    try:
+        for chip, offset in found:
+            address = sources.address(chip, offset)
+            lines.append(kept.get(address) or await hold(chip, address, definition.name))
+    except BaseException as error:
+        if isinstance(error, GpiovirtError):
+            error.line = len(lines)
+        release(line for line in lines if line.address not in kept)
+        raise
+    return lines
+
+
+async def hold(chip: SourceChip, address: LineAddress, name: str) -> HeldLine:
+    """Take one line for the virtual chip `name`."""
+    taken = await chip.take(address.offset, f"gpiovirt:{name}")
+    if isinstance(taken, tuple):
+        info = chip.line_info(address.offset)
+        return HeldLine(address, info.name, None, info.direction is Direction.OUTPUT, taken)
+    try:
+        info = chip.line_info(address.offset)
+    except BaseException:
+        taken.close()
+        raise
+    return HeldLine(address, info.name, taken, info.direction is Direction.OUTPUT)
+
+
+def make_safe(lines: Sequence[HeldLine], options: Sequence[LineOptions], offsets: Iterable[int]) -> list[str]:
+    """Put kernel lines that have a safe state into it: for when there is no chip's process to do it.
+
+    What is to be said of those that cannot be.
+    """
+    failures = []
+    for offset in offsets:
+        line, safe = lines[offset], options[offset].safe
+        if safe is not None and isinstance(line.file, KernelLine):
+            try:
+                line.file.ioctl(u.GPIO_V2_LINE_SET_CONFIG_IOCTL, encode_config(safe))
+                line.is_output = safe.direction is Direction.OUTPUT
+            except (OSError, GpiovirtError) as error:
+                failures.append(f"line {line.address} is not in its safe state: {error}")
+    return failures
+
+
+def release(lines: Iterable[HeldLine]) -> None:
+    """Give lines back."""
+    for line in lines:
+        line.drop()
+
+
+class HangUps(Protocol):
+    """What calls back when a file hangs up."""
+
+    def add_hangup(self, fd: int, callback: Callable[[], object]) -> None:
+        """Call back when the other end of `fd` is closed."""
+
+    def remove_reader(self, fd: int) -> None:
+        """Call back no more."""
+
+
+class Custody:
+    """The lines of one virtual chip, watched: `on_gone` and `on_back` are told offsets."""
+
+    def __init__(
+        self,
+        name: str,
+        waits: HangUps,
+        on_gone: Callable[[int], object],
+        on_back: Callable[[int], object],
+    ) -> None:
+        self._name = name
+        self._waits = waits
+        self._on_gone = on_gone
+        self._on_back = on_back
+        self.lines: list[HeldLine] = []
+
+    def use(self, lines: list[HeldLine]) -> list[HeldLine]:
+        """These are its lines from now on; those that no longer are, the caller's to release."""
+        left = [line for line in self.lines if line not in lines]
+        for line in left:
+            self._unwatch(line)
+        for line in lines:
+            if line not in self.lines:
+                self._watch(line)
+        self.lines = lines
+        return left
+
+    @property
+    def is_complete(self) -> bool:
+        """No line is missing."""
+        return all(line.file is not None or line.local is not None for line in self.lines)
+
+    def by_address(self) -> dict[LineAddress, HeldLine]:
+        """The lines it holds now, by where they are found."""
+        return {line.address: line for line in self.lines if line.file is not None}
+
+    async def retake(self, sources: Sources) -> None:
+        """Look for lines that are gone; what is not there, or somebody else's, stays gone."""
+        for offset, line in enumerate(list(self.lines)):
+            if line.file is not None or line.local is not None:
+                continue
+            with suppress(OSError, GpiovirtError):
+                again = await hold(sources.at(line.address), line.address, self._name)
+                if line not in self.lines or line.file is not None:  # meanwhile it has changed
+                    again.drop()
+                    continue
+                line.file, line.is_output = again.file, again.is_output
+                self._watch(line)
+                self._on_back(offset)
+
+    def _watch(self, line: HeldLine) -> None:
+        if line.file is not None:
+            file = line.file
+            self._waits.add_hangup(file.fds[0], lambda: self._lose(line, file))
+
+    def _unwatch(self, line: HeldLine) -> None:
+        if line.file is not None:
+            self._waits.remove_reader(line.file.fds[0])
+
+    def _lose(self, line: HeldLine, file: LineFile) -> None:
+        """The chip that the line is of has vanished."""
+        if line.file is not file or line not in self.lines:
+            return
+        self._unwatch(line)
+        line.drop()
+        self._on_gone(self.lines.index(line))
+
+    def close(self) -> None:
+        """Release everything."""
+        release(self.use([]))
+
+
+def duplicate(line: HeldLine) -> LineFile | None:
+    """A kernel line's file once more, for a chip in the process that keeps the line."""
+    return KernelLine(os.dup(line.file.fds[0])) if isinstance(line.file, KernelLine) else None

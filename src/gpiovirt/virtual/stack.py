@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""The chip that consumers see: a virtual chip's lines, with what its definition says of them, as one Chip.
+
+The same stack serves a program under `run`, a VM of `serve`, and a worker of gpiovirtd.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from gpiovirt.core.aggregate import AggregateDriver, SourceLine
+from gpiovirt.core.chip import Now
+from gpiovirt.core.gpiolib import Driver, GpioChip
+from gpiovirt.core.guarded import GuardedDriver, Kept
+from gpiovirt.core.line import PLAIN, LineOptions
+from gpiovirt.sources.line_files import LineFile, LineFilesChip, LineFilesDriver
+
+if TYPE_CHECKING:
+    from gpiovirt.host.reactor import Waits
+
+__all__ = ["StackedLine", "VirtualChip"]
+
+
+class StackedLine(NamedTuple):
+    """One line of a virtual chip: a file, a line of a chip in this process, or gone for now (neither)."""
+
+    name: str
+    file: LineFile | None = None
+    is_output: bool = False
+    local: SourceLine | None = None
+
+
+class VirtualChip(GpioChip):
+    """A chip of `lines`, to each of which its options apply.
+
+    `kept` and `on_use` are as of GuardedDriver.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lines: Sequence[StackedLine],
+        now: Now,
+        waits: Waits,
+        options: Sequence[LineOptions] = (),
+        kept: Kept | None = None,
+        on_use: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._files: LineFilesDriver | LineFilesChip | None = None
+        self._places = {offset: offset for offset in range(len(lines))}
+        """Where each line that is a file stands among the files"""
+        self._aggregate: AggregateDriver | None = None
+        self._guarded = GuardedDriver(
+            self._source(name, lines, now, waits), options or [PLAIN] * len(lines), kept, on_use
+        )
+        super().__init__(self._guarded, now, name)
+
+    def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: Waits) -> Driver:
+        files = [offset for offset, line in enumerate(lines) if line.local is None]
+        if len(files) == len(lines):
+            self._files = LineFilesDriver(name, [line[:3] for line in lines], waits)
+            return self._files
+        local = [line.local for line in lines]
+        if files:
+            # a chip of its own below the aggregate, which knows chips only
+            self._places = {offset: place for place, offset in enumerate(files)}
+            self._files = held = LineFilesChip(name, [lines[offset][:3] for offset in files], now, waits)
+            local = [line or (held, self._places[offset]) for offset, line in enumerate(local)]
+        self._aggregate = AggregateDriver(name, [line for line in local if line is not None])
+        return self._aggregate
+
+    def replace(self, offset: int, file: LineFile | None, is_output: bool = False) -> None:
+        """Line `offset`, which is a file, has vanished (None), or is another file from now on."""
+        assert self._files is not None
+        self._files.replace(self._places[offset], file, is_output)
+
+    @property
+    def num_held(self) -> int:
+        """How many of its lines have a holder."""
+        return self._guarded.num_held
+
+    def make_safe(self, offsets: Iterable[int]) -> None:
+        """Put lines that nobody holds into their safe states."""
+        self._guarded.make_safe(offsets)
+
+    def free_unclaimed(self) -> None:
+        """Whoever has not come back by now for a line has lost it."""
+        self._guarded.free_unclaimed()
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._aggregate is not None:
+            self._aggregate.detach()
+        if self._files is not None:
+            self._files.close()

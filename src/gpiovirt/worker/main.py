@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: MIT
+"""A worker: the process that serves one chip, or the simulated ones, with nothing but files it was handed.
+
+It outlives the custodian: whoever connects to its hand-over socket next gets all its files. It says, as
+{"spec": null or what it serves}, what it has; is told {"do": ...}; and answers {"tag", ...} or tells
+{"event" or "use", ...}.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from gpiovirt.control.simulator import SimServer, socket_name
+from gpiovirt.core.chip import Chip
+from gpiovirt.core.line import Direction, InfoEvent, LineInfo
+from gpiovirt.errors import GpiovirtError, HostError, PeerError
+from gpiovirt.exports.device import DeviceServer
+from gpiovirt.exports.vm.server import VmServer
+from gpiovirt.exports.vm.state import KeptState, vm_bytes
+from gpiovirt.host.clock import now_ns
+from gpiovirt.host.confine import confine
+from gpiovirt.host.device_socket import DeviceSocket
+from gpiovirt.host.packets import Channel, Message
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.unix_socket import SocketListener
+from gpiovirt.sources.line_files import KernelLine, LineFile, RemoteLine
+from gpiovirt.sources.simulator import Simulator
+from gpiovirt.virtual.memory import KeptMemory
+from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.stack import StackedLine, VirtualChip
+
+__all__ = ["run"]
+
+_log = logging.getLogger(__name__)
+
+_FILES_MAX = 1 << 12
+_CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
+_CLAIM_S = 0.4  # holders that a former worker served come back within milliseconds
+_EVENTS_PER_S = 200  # that the custodian is told: more are counted
+
+
+def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
+    """Be a worker, whose custodian comes through `listener`; it never returns to what it was."""
+    reactor = Reactor()
+    simulator = Simulator(now_ns, reactor.deadlines) if simulates else None
+    if simulator is not None:
+        SimServer(simulator, reactor, socket_name(os.getuid(), os.getpid()))
+    worker = _Worker(SocketListener(listener), reactor, simulator)
+    try:
+        confine(uid, gid)
+    except GpiovirtError as error:
+        worker.refuse(error)
+        raise
+    reactor.add_reader(listener.fileno(), worker.on_custodian)
+    reactor.run()
+
+
+class _ServedChip:
+    """A virtual chip, its files, and who serves it."""
+
+    def __init__(
+        self, spec: dict[str, Any], fds: Sequence[int], reactor: Reactor, on_use: Callable[[], None]
+    ) -> None:
+        self.spec = spec
+        files = list(fds)
+        self._lines = [_line_file(line["kind"], files) for line in spec["lines"]]
+        self._fds = list(files)
+        num_lines = len(self._lines)
+        memory = KeptMemory(files.pop(0), num_lines, vm_bytes(spec["vm"], num_lines))
+        self.chip = VirtualChip(
+            spec["name"],
+            [
+                StackedLine(line["name"], file, memory.is_output(offset, line["output"]))
+                for offset, (line, file) in enumerate(zip(spec["lines"], self._lines, strict=True))
+            ],
+            now_ns,
+            reactor,
+            [parse_options(text) for text in spec["options"]],
+            memory,
+            on_use,
+        )
+        self.chip.make_safe(spec["fresh"])
+        spec["fresh"] = []
+        if any(memory.held):
+            reactor.call_later(_CLAIM_S, self.chip.free_unclaimed)
+        reactor.poll_us = spec["poll_us"]
+        self.device = DeviceServer(self.chip, _listener(files.pop(0)), reactor)
+        self.vm: VmServer | None = None
+        if spec["vm"]:
+            listener = _listener(files.pop(0))
+            self.vm = VmServer(self.chip, listener, KeptState(memory.vm), reactor, {})
+
+    def fds(self) -> list[int]:
+        """In the order of the message that brought them."""
+        return [fd for line in self._lines if line for fd in line.fds] + self._fds
+
+    def replace(self, offset: int, kind: str, is_output: bool, fds: Sequence[int]) -> None:
+        """A line has vanished or is back."""
+        self._lines[offset] = file = _line_file(kind, list(fds))
+        self.spec["lines"][offset].update(kind=kind, output=is_output)
+        self.chip.replace(offset, file, is_output)
+
+    def lend(self, _chip: int, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
+        """A line of the chip for another chip; OSError."""
+        return self.device.lend(offset, consumer)
+
+    def end(self) -> None:
+        """Hang up on everybody; lines go to their safe states."""
+        self.device.close()
+        if self.vm is not None:
+            self.vm.end()
+        self.chip.free_unclaimed()
+        self.chip.make_safe(range(self.chip.info.num_lines))
+
+    def use(self) -> dict[str, Any]:
+        """Whether anybody holds lines, and the VM that does."""
+        vm = self.vm.peer if self.vm is not None else None
+        return {"lines": self.chip.num_held, "vm": 0 if vm is None else vm.pid}
+
+    def status(self) -> dict[str, Any]:
+        """All that is asked about."""
+        vm = self.vm.peer if self.vm is not None else None
+        return {
+            "consumers": [
+                {"pid": peer.pid, "uid": peer.uid, "gid": peer.gid} for peer in self.device.consumers
+            ],
+            "vm": None if vm is None else {"pid": vm.pid, "uid": vm.uid, "gid": vm.gid},
+            "lines": _lines(self.chip),
+        }
+
+
+class _SimulatedChips:
+    """Simulated chips, whose lines are lent to virtual ones."""
+
+    def __init__(
+        self, spec: dict[str, Any], _fds: Sequence[int], reactor: Reactor, simulator: Simulator
+    ) -> None:
+        self.spec = spec
+        self._devices = [
+            DeviceServer(simulator.add_chip(label, names), None, reactor) for label, names in spec["chips"]
+        ]
+        for one, other in spec["wires"]:
+            simulator.wire(simulator.find_line(one), simulator.find_line(other))
+
+    def fds(self) -> list[int]:
+        """None: what is lent is the borrowers'."""
+        return []
+
+    def lend(self, chip: int, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
+        """A line of one of the chips; OSError."""
+        return self._devices[chip].lend(offset, consumer)
+
+    def end(self) -> None:
+        """Nothing is to be done."""
+
+    def status(self) -> dict[str, Any]:
+        """All lines, by chip."""
+        return {"chips": [_lines(device.chip) for device in self._devices]}
+
+
+class _Worker:
+    def __init__(self, listener: SocketListener, reactor: Reactor, simulator: Simulator | None) -> None:
+        self._listener = listener
+        self._reactor = reactor
+        self._simulator = simulator
+        self._channel: Channel | None = None
+        self._served: _ServedChip | _SimulatedChips | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._second = 0
+        self._told = self._lost = 0
+
+    def on_custodian(self) -> None:
+        """A custodian has come: it gets all we have."""
+        sock = self._listener.accept()
+        if sock is None:
+            return
+        self._leave()
+        self._channel = Channel(sock, _FILES_MAX)
+        self._reactor.add_reader(sock.fileno(), self._receive, self._leave)
+        if self._served is None:
+            self._send({"spec": None})
+        else:
+            self._send({"spec": self._served.spec}, self._served.fds())
+            self._tell_use()
+
+    def refuse(self, error: GpiovirtError) -> None:
+        """Tell the custodian, who has connected or is about to, that nothing can be served."""
+        poll = select.poll()
+        poll.register(self._listener.socket, select.POLLIN)
+        poll.poll(_CUSTODIAN_MS)
+        if (sock := self._listener.accept()) is not None:
+            self._channel = Channel(sock)
+            self._send({"failed": str(error)})
+
+    def _leave(self) -> None:
+        """The custodian is gone; its chip is served all the same, and without one there is nothing to do."""
+        if self._channel is not None:
+            if self._served is None:
+                os._exit(0)
+            self._reactor.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+        self._watch(False)
+
+    def _send(self, body: Mapping[str, Any], fds: Sequence[int] = ()) -> bool:
+        if self._channel is None:
+            return False
+        try:
+            self._channel.send(body, fds)
+        except BlockingIOError:  # it does not listen at the moment: what it asked for it will ask again
+            return False
+        except OSError:
+            self._leave()
+            return False
+        return True
+
+    def _receive(self) -> None:
+        try:
+            while self._channel is not None and (message := self._channel.receive()) is not None:
+                self._do(message)
+        except EOFError:
+            self._leave()
+        except PeerError as error:
+            _log.error("protocol error from gpiovirtd: %s", error)
+            self._leave()
+
+    def _do(self, message: Message) -> None:
+        served = self._served
+        match message.body:
+            case {"do": "serve", "spec": spec}:
+                try:
+                    if self._simulator is not None:
+                        self._served = _SimulatedChips(spec, message.fds, self._reactor, self._simulator)
+                    else:
+                        self._served = _ServedChip(spec, message.fds, self._reactor, self._tell_use)
+                except GpiovirtError as error:
+                    self._send({"failed": str(error)})
+                    return
+                self._send({"ready": True})
+                self._tell_use()
+            case {"do": "line", "offset": offset, "kind": kind, "output": output}:
+                assert isinstance(served, _ServedChip)
+                served.replace(offset, kind, output, message.fds)
+            case {"do": "ping", "tag": tag}:
+                self._send({"tag": tag})
+            case {"do": "status", "tag": tag} if served is not None:
+                self._send({"tag": tag, "status": served.status()})
+            case {"do": "lend", "tag": tag, "chip": chip, "offset": offset, "consumer": consumer} if served:
+                self._lend(served, tag, chip, offset, consumer)
+            case {"do": "watch", "on": on}:
+                self._watch(on)
+            case {"do": "end", "tag": tag} if served is not None:
+                served.end()
+                self._send({"tag": tag})
+
+    def _lend(
+        self, served: _ServedChip | _SimulatedChips, tag: int, chip: int, offset: int, consumer: str
+    ) -> None:
+        try:
+            info, fds = served.lend(chip, offset, consumer)
+        except OSError as error:
+            self._send({"tag": tag, "errno": error.errno, "holder": error.filename or ""})
+            return
+        self._send({"tag": tag, "line": _line(info)}, fds)
+        for fd in fds:
+            os.close(fd)
+
+    def _tell_use(self) -> None:
+        if isinstance(self._served, _ServedChip):
+            self._send({"use": self._served.use()})
+
+    def _watch(self, on: bool) -> None:
+        if on and self._unwatch is None and isinstance(self._served, _ServedChip):
+            self._unwatch = self._served.chip.watch(self._on_info)
+        elif not on and self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+
+    def _on_info(self, event: InfoEvent) -> None:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._told = second, 0
+            if self._lost and self._send({"event": "lost", "count": self._lost}):
+                self._lost = 0
+        self._told += 1
+        told = {"event": event.type.name.lower(), "timestamp_ns": event.timestamp_ns, **_line(event.info)}
+        if self._told > _EVENTS_PER_S or not self._send(told):
+            self._lost += 1
+
+
+def _lines(chip: Chip) -> list[dict[str, Any]]:
+    return [_line(chip.line_info(offset)) for offset in range(chip.info.num_lines)]
+
+
+def _line(info: LineInfo) -> dict[str, Any]:
+    return {
+        "offset": info.offset,
+        "name": info.name,
+        "direction": "output" if info.direction is Direction.OUTPUT else "input",
+        "consumer": info.consumer,
+        "used": info.used,
+    }
+
+
+def _line_file(kind: str, files: list[int]) -> LineFile | None:
+    """The line whose files come first; they are taken out."""
+    if kind == "kernel":
+        return KernelLine(files.pop(0))
+    if kind == "lent":
+        file = DeviceSocket(socket.socket(fileno=files.pop(0)))
+        return RemoteLine(file, files.pop(0))
+    return None
+
+
+def _listener(fd: int) -> SocketListener:
+    with suppress(OSError):
+        return SocketListener(socket.socket(fileno=fd))
+    raise HostError("a file that is not a listening socket")
