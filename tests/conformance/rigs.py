@@ -36,14 +36,13 @@ from gpiovirt.core.line import (
     LineInfo,
     LineSettings,
 )
-from gpiovirt.core.task import Future, finish_now
+from gpiovirt.core.task import Future
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.clock import now_ns
+from gpiovirt.host.gpio_device import ChipDevice
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.sources.finder import Finder, LineAddress, Look
+from gpiovirt.sources.line_files import KernelLine
 from gpiovirt.sources.simulator import Simulator
-from gpiovirt.virtual.custody import KernelSource, take
-from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 from tests.conformance.hostfs import HostfsWorld
 
@@ -220,17 +219,13 @@ class KernelRig:
 
     def __init__(self, path: str, world: World, depth: int) -> None:
         self._reactor = Reactor()
-        definition = Definition.parse("rig", f"{path} 0-7")
-        with Finder().look() as look:
-            device = look.find(path)
-            assert device is not None
-            source = KernelSource(device)
-            held = finish_now(take(definition, _One(look, source), {}))
+        self._device = ChipDevice(path)
         self._virtual = VirtualChip(
             "rig",
-            [StackedLine(line.name, line.file, line.is_output) for line in held],
+            [StackedLine(self._device.line_info(offset).name, *self._request(offset)) for offset in range(8)],
             now_ns,
             self._reactor,
+            request_anew=self._request,
         )
         chip: Chip = self._virtual
         for level in range(depth):
@@ -240,6 +235,10 @@ class KernelRig:
         self._requests: list[CoreRequest] = []
         self.pull = world.pull
         self.level = world.level
+
+    def _request(self, offset: int) -> tuple[KernelLine, bool]:
+        file = KernelLine(self._device.request(offset, "rig"))
+        return file, self._device.line_info(offset).direction is Direction.OUTPUT
 
     def _pump(self, seconds: float) -> None:
         self._reactor.run_until(Future(), int(seconds * 1e9))
@@ -275,27 +274,8 @@ class KernelRig:
         if isinstance(self.chip, Aggregate):
             self.chip.close()
         self._virtual.close()
+        self._device.close()
         self._world.close()
-
-
-class _One:
-    """The one chip that a rig is about."""
-
-    def __init__(self, look: Look, source: KernelSource) -> None:
-        self._look = look
-        self._source = source
-
-    def find(self, name: str) -> KernelSource:
-        return self._source
-
-    def all(self) -> list[KernelSource]:
-        return [self._source]
-
-    def address(self, chip: object, offset: int) -> LineAddress:
-        return self._look.address(self._source.device, offset)
-
-    def at(self, address: LineAddress) -> KernelSource:
-        return self._source
 
 
 class GpiodRequest:

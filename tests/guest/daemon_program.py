@@ -169,7 +169,7 @@ def all_die(folder: Path, times: int) -> None:
         subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
         assert value.read_text() == "1\n"
         manager.receive()
-        assert sorted(manager.kept) == ["plc/0", "plc/1"]
+        assert sorted(manager.kept) == ["plc/0", "plc/1", "plc/state"]
         worker = int(daemon.show("plc")["worker"])
         daemon.kill()
         os.kill(worker, signal.SIGKILL)

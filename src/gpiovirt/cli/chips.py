@@ -17,6 +17,7 @@ from gpiovirt.errors import LineBusyError, NoSuchChipError, NoSuchLineError, Usa
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.gpio_device import ChipDevice
 from gpiovirt.sources.finder import Finder, HotPlug, LineAddress, Look
+from gpiovirt.sources.line_files import LineFile
 from gpiovirt.sources.simulator import SimChip, Simulator
 from gpiovirt.virtual import grammar
 from gpiovirt.virtual.custody import Custody, HeldLine, KernelSource, SourceChip, duplicate, release, take
@@ -93,6 +94,8 @@ class ChipSet:
         self.remote: dict[str, str] = {}
         """Paths of the sockets of chips that a daemon serves."""
         self.finder = Finder()
+        self.devices: dict[tuple[object, ...], ChipDevice] = {}
+        """Chips of lines that are given back and taken again, open while they are there"""
         self._custodies: list[Custody] = []
         self._waits = _Waits()
         self._hot_plug: HotPlug | None = None
@@ -192,6 +195,7 @@ class ChipSet:
             now_ns,
             self._waits,
             definition.by_offset(),
+            request_anew=lambda offset: self._request_anew(custody, offset),
         )
         chip.make_safe(range(len(held)))
         name = definition.name
@@ -207,6 +211,14 @@ class ChipSet:
         custody.use(held)
         self._custodies.append(custody)
         return chip
+
+    def _request_anew(self, custody: Custody, offset: int) -> tuple[LineFile | None, bool]:
+        """What a line does without a holder is its driver's to say, so it has none for a moment."""
+        with _LocalSources(self) as sources:
+            line = finish_now(custody.request_anew(offset, sources))
+        if line.file is None:
+            self._look_soon()
+        return duplicate(line), line.is_output
 
     def _look_soon(self) -> None:
         if not self._looks:
@@ -329,6 +341,7 @@ class _LocalSources:
         chips: dict[str, Chip] = {**made.simulator.chips, **made.virtual}
         self._local = {name: _LocalSource(chip) for name, chip in chips.items()}
         self._finder = made.finder
+        self._devices = made.devices
         self._look: Look | None = None
         self._kernel: dict[str, KernelSource] = {}
 
@@ -351,7 +364,7 @@ class _LocalSources:
         return None if device is None else self._source(device)
 
     def _source(self, device: ChipDevice) -> KernelSource:
-        return self._kernel.setdefault(device.path, KernelSource(device))
+        return self._kernel.setdefault(str(device.fileno()), KernelSource(device))
 
     def all(self) -> list[_LocalSource | KernelSource]:
         return [*self._local.values(), *map(self._source, self._there().all())]
@@ -362,7 +375,13 @@ class _LocalSources:
         return LineAddress(*chip.info[1:], offset)
 
     def at(self, address: LineAddress) -> KernelSource:
-        return self._source(self._there().at(address))
+        kept = self._devices.get(address[:2] + address[3:])
+        if kept is None or not kept.is_there:
+            if kept is not None:
+                kept.close()
+            kept = ChipDevice(self._there().at(address).path)
+            self._devices[address[:2] + address[3:]] = kept
+        return self._source(kept)
 
 
 def _line_options(texts: list[str]) -> dict[str, dict[str, str]]:

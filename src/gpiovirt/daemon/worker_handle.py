@@ -22,7 +22,7 @@ from gpiovirt.core.deadline import Cancel
 from gpiovirt.core.task import Future, TooLateError, wait_for
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.child import Child, process_start
-from gpiovirt.host.packets import Channel, Message, close_files
+from gpiovirt.host.packets import Channel, Message, close_files, send_with_files
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
 
@@ -65,8 +65,7 @@ class Forkserver:
         for attempt in (1, 2):
             sock = self._socket or self._start()
             try:
-                flags = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
-                socket.send_fds(sock, [packet], [listener.fileno()], flags)
+                send_with_files(sock, packet, [listener.fileno()])
                 return
             except OSError as error:
                 self.close()

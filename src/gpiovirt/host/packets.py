@@ -19,7 +19,16 @@ from typing import Any, NamedTuple
 
 from gpiovirt.errors import PeerError
 
-__all__ = ["PACKET_MAX", "Channel", "Message", "close_files", "decode", "encode", "refuse_files"]
+__all__ = [
+    "PACKET_MAX",
+    "Channel",
+    "Message",
+    "close_files",
+    "decode",
+    "encode",
+    "refuse_files",
+    "send_with_files",
+]
 
 PACKET_MAX = 1 << 18
 _FDS_PER_PACKET = 250  # unix(7): SCM_MAX_FD is 253
@@ -53,6 +62,11 @@ def decode(packet: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise PeerError("not a message: no object")
     return body
+
+
+def send_with_files(sock: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
+    """Without waiting, which socket.send_fds() of Python 3.11 does whatever its flags; OSError."""
+    sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))], _FLAGS)
 
 
 def refuse_files(sock: socket.socket) -> None:
@@ -112,9 +126,9 @@ class Channel:
         """What encode() made."""
         first = len(fds) - len(fds) % _FDS_PER_PACKET
         for start in range(0, first, _FDS_PER_PACKET):
-            socket.send_fds(self.socket, [_MORE], fds[start : start + _FDS_PER_PACKET], _FLAGS)
+            send_with_files(self.socket, _MORE, fds[start : start + _FDS_PER_PACKET])
         if fds:
-            socket.send_fds(self.socket, [packet], fds[first:], _FLAGS)
+            send_with_files(self.socket, packet, fds[first:])
         else:
             self.socket.send(packet, _FLAGS)
 

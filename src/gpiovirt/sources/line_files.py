@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from gpiovirt.host.device_socket import DeviceSocket
     from gpiovirt.host.reactor import Waits
 
-__all__ = ["FDS_OF_LINE", "KernelLine", "LineFile", "LineFilesChip", "LineFilesDriver", "RemoteLine"]
+__all__ = [
+    "FDS_OF_LINE",
+    "KernelLine",
+    "LineFile",
+    "LineFilesChip",
+    "LineFilesDriver",
+    "RemoteLine",
+    "RequestAnew",
+]
 
 _EVENTS_READ = 1365  # as many as a pipe has; a kernel's request keeps fewer
 _UNKNOWN = -1  # where the numbers of a line's events begin
@@ -104,6 +112,10 @@ def _fail(_cmd: int, _argument: bytes) -> bytes:
 _GONE = _Gone()
 
 
+RequestAnew = Callable[[int], "tuple[LineFile | None, bool]"]
+"""Offset -> (its file from now on, or None; whether it is an output)"""
+
+
 class _Line:
     __slots__ = ("file", "is_output", "last_seqno", "name", "offset", "settings", "watches")
 
@@ -152,10 +164,19 @@ _Happened = tuple[int, int, bool, int]
 class LineFilesDriver:
     """Driver over files of lines: `lines[i]` is line i's (name, file, whether it is an output now).
 
-    None stands for the file of a line whose chip is not there now.
+    None stands for the file of a line whose chip is not there now. With `request_anew`, a line that is freed
+    is closed, and is from then on the file that it returns, taken as it is: what becomes of a line without
+    a holder is then its hardware's to say. Without, it stays as it is.
     """
 
-    def __init__(self, label: str, lines: Sequence[tuple[str, LineFile | None, bool]], waits: Waits) -> None:
+    def __init__(
+        self,
+        label: str,
+        lines: Sequence[tuple[str, LineFile | None, bool]],
+        waits: Waits,
+        request_anew: RequestAnew | None = None,
+    ) -> None:
+        self._request_anew = request_anew
         self.label = label
         self._lines = [_Line(offset, *line) for offset, line in enumerate(lines)]
         self.names: Sequence[str] = [line.name for line in self._lines]
@@ -195,8 +216,20 @@ class LineFilesDriver:
             self._watch(line, not line.watches)
 
     def free(self, offset: int) -> None:
-        """It stays as it is, only that nobody watches it."""
+        """Nobody watches it any more; else it is as it was, or taken anew."""
         line = self._lines[offset]
+        if self._request_anew is not None and line.file is not _GONE:
+            if line.watches:
+                self._watch(line, False)
+            line.file.close()
+            line.file = _GONE
+            file, line.is_output = self._request_anew(offset)
+            line.settings, line.last_seqno = AS_IS, _UNKNOWN
+            if file is not None:
+                line.file = file
+            else:
+                self._presence(offset, False)
+            return
         if line.settings.edge or line.settings.debounce_period_us:
             with suppress(GpiovirtError):  # gone, or soon to be
                 self.configure(offset, line.settings._replace(edge=Edge.NONE, debounce_period_us=0))
@@ -288,9 +321,14 @@ class LineFilesChip(GpioChip):
     """A chip of nothing but files of lines."""
 
     def __init__(
-        self, label: str, lines: Sequence[tuple[str, LineFile | None, bool]], now: Now, waits: Waits
+        self,
+        label: str,
+        lines: Sequence[tuple[str, LineFile | None, bool]],
+        now: Now,
+        waits: Waits,
+        request_anew: RequestAnew | None = None,
     ) -> None:
-        self._files = LineFilesDriver(label, lines, waits)
+        self._files = LineFilesDriver(label, lines, waits, request_anew)
         super().__init__(self._files, now)
 
     def replace(self, offset: int, file: LineFile | None, is_output: bool = False) -> None:

@@ -234,6 +234,17 @@ class Custody:
                 self._watch(line)
                 self._on_back(offset)
 
+    async def request_anew(self, offset: int, sources: Sources) -> HeldLine:
+        """Release a line and take it again, as it is then; it is gone if somebody was faster."""
+        line = self.lines[offset]
+        self._unwatch(line)
+        line.drop()
+        with suppress(OSError, GpiovirtError):
+            again = await hold(sources.at(line.address), line.address, self._name)
+            line.file, line.is_output = again.file, again.is_output
+            self._watch(line)
+        return line
+
     def _watch(self, line: HeldLine) -> None:
         if line.file is not None:
             file = line.file

@@ -14,7 +14,7 @@ from gpiovirt.core.chip import Now
 from gpiovirt.core.gpiolib import Driver, GpioChip
 from gpiovirt.core.guarded import GuardedDriver, Kept
 from gpiovirt.core.line import PLAIN, LineOptions
-from gpiovirt.sources.line_files import LineFile, LineFilesChip, LineFilesDriver
+from gpiovirt.sources.line_files import LineFile, LineFilesChip, LineFilesDriver, RequestAnew
 
 if TYPE_CHECKING:
     from gpiovirt.host.reactor import Waits
@@ -34,7 +34,7 @@ class StackedLine(NamedTuple):
 class VirtualChip(GpioChip):
     """A chip of `lines`, to each of which its options apply.
 
-    `kept` and `on_use` are as of GuardedDriver.
+    `kept` and `on_use` are as of GuardedDriver, `request_anew` of LineFilesDriver.
     """
 
     def __init__(
@@ -46,7 +46,9 @@ class VirtualChip(GpioChip):
         options: Sequence[LineOptions] = (),
         kept: Kept | None = None,
         on_use: Callable[[], object] = lambda: None,
+        request_anew: RequestAnew | None = None,
     ) -> None:
+        self._request_anew = request_anew
         self._files: LineFilesDriver | LineFilesChip | None = None
         self._places = {offset: offset for offset in range(len(lines))}
         """Where each line that is a file stands among the files"""
@@ -59,16 +61,22 @@ class VirtualChip(GpioChip):
     def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: Waits) -> Driver:
         files = [offset for offset, line in enumerate(lines) if line.local is None]
         if len(files) == len(lines):
-            self._files = LineFilesDriver(name, [line[:3] for line in lines], waits)
+            self._files = LineFilesDriver(name, [line[:3] for line in lines], waits, self._request_anew)
             return self._files
         local = [line.local for line in lines]
         if files:
             # a chip of its own below the aggregate, which knows chips only
             self._places = {offset: place for place, offset in enumerate(files)}
-            self._files = held = LineFilesChip(name, [lines[offset][:3] for offset in files], now, waits)
+            self._files = held = LineFilesChip(
+                name, [lines[offset][:3] for offset in files], now, waits, self._anew_by_place(files)
+            )
             local = [line or (held, self._places[offset]) for offset, line in enumerate(local)]
         self._aggregate = AggregateDriver(name, [line for line in local if line is not None])
         return self._aggregate
+
+    def _anew_by_place(self, files: Sequence[int]) -> RequestAnew | None:
+        anew = self._request_anew
+        return None if anew is None else lambda place: anew(files[place])
 
     def replace(self, offset: int, file: LineFile | None, is_output: bool = False) -> None:
         """Line `offset`, which is a file, has vanished (None), or is another file from now on."""

@@ -74,16 +74,12 @@ class Offload:
         self.path = ""
 
     async def begin(self) -> None:
-        """LineBusyError if a line is held, HostError if the kernel cannot; then nothing is left behind."""
-        try:
-            for address in {address[:2]: address for address in self._lines}.values():
-                told = partial(self._on_presence, address.label)
-                self._sources.append(FollowedChip(self._finder, address, self._reactor, told))
-            self._clear_up()
-            await self._offer()
-        except BaseException:
-            self.close()
-            raise
+        """LineBusyError if a line is held, HostError if the kernel cannot; close() leaves nothing behind."""
+        for address in {address[:2]: address for address in self._lines}.values():
+            told = partial(self._on_presence, address.label)
+            self._sources.append(FollowedChip(self._finder, address, self._reactor, told))
+        self._clear_up()
+        await self._offer()
 
     async def _offer(self) -> None:
         self._check_free()
