@@ -18,15 +18,18 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, PeerError
 from gpiovirt.exports.vm.complaints import Complaints
+from gpiovirt.exports.vm.parked import Parked
 from gpiovirt.exports.vm.state import QUEUE_SIZE_MAX, Tracked
 from gpiovirt.exports.vm.vring import Vring
 from gpiovirt.host.fence import ordering_fence
 from gpiovirt.host.mapping import can_shrink, map_shared, shared_memory
-from gpiovirt.host.notifier import Notifier, check_eventfd
+from gpiovirt.host.notifier import check_eventfd
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.received import name_of, receive, untouchable
 from gpiovirt.host.unix_socket import Peer
 from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.guest_memory import GuestMemory, Region
+from gpiovirt.protocols.vhost_user.messages import FDS_MAX
 from gpiovirt.protocols.virtio_gpio import GpioDevice
 from gpiovirt.protocols.virtqueue import Ring, Virtqueue, ran_before
 from gpiovirt.uapi.virtio_gpio import VIRTIO_GPIO_EVENTQ, VIRTIO_GPIO_REQUESTQ
@@ -36,7 +39,6 @@ __all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 
-_FDS_MAX = 32  # that come with one piece of a message; the most a message has is 8
 _MESSAGES_PER_TURN = 32
 
 
@@ -55,9 +57,11 @@ class Connection:
         state: memoryview,
         defaults: Mapping[int, LineSettings],
         on_closed: Callable[[], None],
+        parked: Parked,
         shared: bool = False,
     ) -> None:
         self._sock = sock
+        self._parked = parked
         self.peer = peer
         self._reactor = reactor
         self._on_closed = on_closed
@@ -153,8 +157,8 @@ class Connection:
     def _receive_messages(self) -> None:
         for _ in range(_MESSAGES_PER_TURN):
             try:
-                data, fds, _, _ = socket.recv_fds(
-                    self._sock, self._backend.bytes_wanted, _FDS_MAX, socket.MSG_CMSG_CLOEXEC
+                data, fds, more = receive(
+                    self._sock, self._backend.bytes_wanted, self._backend.fds_wanted, socket.MSG_DONTWAIT
                 )
             except BlockingIOError:
                 return
@@ -164,11 +168,23 @@ class Connection:
             if not data:
                 self._end("is gone")
                 return
-            reason = self._understand(data, fds)
+            reason = self._admit(fds) or self._understand(data, fds)
+            if more and not reason:
+                reason = f"more than {FDS_MAX} files with one message"
             if reason:
                 self._log.complain(f"{self.peer}: {reason}")
                 self._end("broke the protocol and was disconnected")
                 return
+
+    def _admit(self, fds: list[int]) -> str:
+        """Past here every file can be closed; returns why the connection must end, or nothing."""
+        strange = untouchable(fds)
+        if not strange:
+            return ""
+        names = ", ".join(name_of(fd) or "?" for fd in strange)
+        self._close_fds([tuple(fd for fd in fds if fd not in strange)])
+        self._parked.park(strange)
+        return f"sent what is no memory (memfd, tmpfs, hugetlbfs), eventfd or Unix socket: {names!r}"
 
     def _understand(self, data: bytes, fds: list[int]) -> str:
         """Do what came, and answer; returns why the connection must end, or nothing."""
@@ -258,13 +274,13 @@ class Connection:
 
     def _set_call(self, event: v.SetCall) -> None:
         vring = self._vrings[event.vring]
-        vring.set_call(None if event.fd is None else Notifier(event.fd))
+        vring.set_call(event.fd)
         self._calls[event.vring] = None if vring.call is None else vring.call.notify
         if vring.call is not None:
             vring.call.notify()  # of what was completed before it was there
 
     def _set_err(self, event: v.SetErr) -> None:
-        self._vrings[event.vring].set_err(None if event.fd is None else Notifier(event.fd))
+        self._vrings[event.vring].set_err(event.fd)
 
     def _create_inflight(self, event: v.CreateInflight) -> None:
         if self._inflight_fd is not None:

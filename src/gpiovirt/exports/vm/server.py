@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.exports.vm.connection import Connection
+from gpiovirt.exports.vm.parked import Parked
 from gpiovirt.exports.vm.state import State, StateFile, state_size
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, SocketListener, peer_of
@@ -26,7 +27,8 @@ class VmServer:
     """Serves `chip` to whoever connects to `listener`; both it and `state` are the server's from now on.
 
     `defaults` has what a guest cannot ask for, per line: bias, drive, debounce period, active-low.
-    `shared` says that this process serves others, too.
+    `shared` says that this process serves others, too. When VMMs have sent too many files that cannot be
+    closed, nobody further is served, and `on_spent` is called: another process is to take over.
     """
 
     def __init__(
@@ -37,8 +39,11 @@ class VmServer:
         reactor: Reactor,
         defaults: Mapping[int, LineSettings],
         shared: bool = False,
+        on_spent: Callable[[], None] | None = None,
     ) -> None:
         self.chip = chip
+        self._on_spent = on_spent
+        self._parked = Parked(self._spent)
         self._shared = shared
         self._reactor = reactor
         self._defaults = defaults
@@ -46,6 +51,7 @@ class VmServer:
         self._waiting: list[tuple[socket.socket, Peer]] = []
         self._state = state
         self._listener = listener
+        self._listens = True
         reactor.add_reader(listener.socket.fileno(), self._accept)
 
     @classmethod
@@ -112,11 +118,35 @@ class VmServer:
                 self._state.view,
                 self._defaults,
                 self._next,
+                self._parked,
                 self._shared,
             )
         except GpiovirtError as error:
             _log.error("%s: %s cannot be served: %s", self.chip.info.name, peer, error)
             sock.close()
+
+    def _spent(self) -> None:
+        """Each VMM could have been a hostile one; what they sent stays open here for good."""
+        _log.error(
+            "%s: VMMs have sent %d files that cannot be closed; %s serves no further one",
+            self.chip.info.name,
+            self._parked.count,
+            self._listener,
+        )
+        self._stop_listening()
+        if self._on_spent is not None:
+            self._on_spent()
+
+    def _stop_listening(self) -> None:
+        if self._listens:
+            self._listens = False
+            self._reactor.remove_reader(self._listener.socket.fileno())
+            if self._on_spent is None:
+                self._listener.close()
+        for sock, _ in self._waiting:
+            self._reactor.remove_reader(sock.fileno())
+            sock.close()
+        self._waiting.clear()
 
     def _next(self) -> None:
         self._connection = None
@@ -127,11 +157,7 @@ class VmServer:
 
     def close(self) -> None:
         """End: lines are released, the socket is gone. A guest that runs can go on when we are back."""
-        self._reactor.remove_reader(self._listener.socket.fileno())
-        self._listener.close()
-        for sock, _ in self._waiting:
-            self._reactor.remove_reader(sock.fileno())
-            sock.close()
+        self._stop_listening()
         goes_on = self._connection is not None and self._connection.may_go_on
         if self._connection is not None:
             self._connection.close(keep_state=goes_on)

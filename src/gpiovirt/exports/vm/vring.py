@@ -15,10 +15,11 @@ __all__ = ["Vring"]
 class Vring:
     """It owns its files; `waiting` is a start, (ring, last available index), that waits for another ring."""
 
-    __slots__ = ("_reactor", "call", "err", "kick", "queue", "waiting")
+    __slots__ = ("_fds", "_reactor", "call", "err", "kick", "queue", "waiting")
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
+        self._fds: dict[Notifier, int] = {}
         self.kick: int | None = None
         self.call: Notifier | None = None
         self.err: Notifier | None = None
@@ -31,15 +32,25 @@ class Vring:
             os.close(self.kick)
         self.kick = fd
 
-    def set_call(self, call: Notifier | None) -> None:
-        if self.call is not None:
-            self.call.close()
-        self.call = call
+    def set_call(self, fd: int | None) -> None:
+        self.call = self._another(self.call, fd)
 
-    def set_err(self, err: Notifier | None) -> None:
-        if self.err is not None:
-            self.err.close()
-        self.err = err
+    def set_err(self, fd: int | None) -> None:
+        self.err = self._another(self.err, fd)
+
+    def _another(self, former: Notifier | None, fd: int | None) -> Notifier | None:
+        notifier = None
+        if fd is not None:
+            try:
+                notifier = Notifier(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            self._fds[notifier] = fd
+        if former is not None:
+            former.close()
+            os.close(self._fds.pop(former))
+        return notifier
 
     def close(self) -> None:
         self.queue = None

@@ -48,8 +48,8 @@ class _Vring:
 class Backend:
     """The protocol with one front-end.
 
-    Read at most `bytes_wanted` at a time, so that fds are told to belong to the right message. While
-    an event of receive() is handled, fail() makes it a refusal.
+    Read at most `bytes_wanted` and `fds_wanted` at a time, so that fds are told to belong to the right
+    message. While an event of receive() is handled, fail() makes it a refusal.
     """
 
     def __init__(
@@ -82,6 +82,11 @@ class Backend:
     def bytes_wanted(self) -> int:
         """How much is missing of the message, or of its header."""
         return self._framing.bytes_wanted
+
+    @property
+    def fds_wanted(self) -> int:
+        """How many fds may come with it."""
+        return self._framing.fds_wanted
 
     def data_to_send(self) -> list[Outgoing]:
         """The answers so far; each is given once."""

@@ -16,7 +16,6 @@ from gpiovirt.protocols.vhost_user import messages as m
 __all__ = ["Framing", "Message", "Outgoing"]
 
 _PAYLOAD_MAX = 4096  # more than any message has
-_FDS_MAX = 32  # likewise
 
 
 class Outgoing(NamedTuple):
@@ -67,11 +66,16 @@ class Framing:
             missing += int(m.header.unpack_from(self._inbox)[2])
         return missing
 
+    @property
+    def fds_wanted(self) -> int:
+        """How many more a message can have."""
+        return m.FDS_MAX - len(self._fds)
+
     def receive(self, data: bytes, fds: Sequence[int]) -> Iterator[Message]:
         """The messages that are complete now; PeerError at one that cannot be one."""
         self._inbox += data
         self._fds += fds
-        if len(self._fds) > _FDS_MAX:
+        if len(self._fds) > m.FDS_MAX:
             raise PeerError(f"{len(self._fds)} fds with one message")
         while len(self._inbox) >= m.header.size:
             request, flags, size = m.header.unpack_from(self._inbox)
