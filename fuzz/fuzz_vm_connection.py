@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz.harness import fail_on_faults, main
 from gpiovirt.exports.vm.connection import Connection
+from gpiovirt.exports.vm.keeping import Keeping
 from gpiovirt.exports.vm.parked import Parked
 from gpiovirt.exports.vm.state import state_size
 from gpiovirt.host.clock import now_ns
@@ -131,7 +132,8 @@ def once(rng: random.Random) -> None:
     state = memoryview(bytearray(state_size(LINES)))
     parked = Parked(lambda: None)
     peer = Peer(1, 0, 0, "fuzz")
-    connection = Connection(ours, peer, chip, reactor, state, {}, lambda: ended.append(1), parked)
+    connection = Connection(ours, peer, chip, reactor, state, {}, lambda: ended.append(1), parked, Keeping())
+    connection.begin()
     memory = os.memfd_create("ram")
     os.ftruncate(memory, RAM)
     ram = mmap.mmap(memory, RAM)

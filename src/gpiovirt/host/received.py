@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Files that a peer sent: taking them, and telling what they are without asking their file system.
+"""Files beside bytes: how they come and go, and what those of a peer are, without asking their file system.
 
 A file of a hostile FUSE never answers who stats, maps or closes it, and that wait cannot be killed. So a
 file whose kind is not known here must be left alone: open, for as long as the process lives.
+(send_fds() and recv_fds() of Python 3.11 ignore their flags.)
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import fcntl
 import os
 import socket
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 
-__all__ = ["Kind", "kind_of", "name_of", "receive", "untouchable"]
+__all__ = ["Kind", "kind_of", "name_of", "receive", "send", "untouchable"]
 
 _EVENTFD = "anon_inode:[eventfd]"
 _SOCKET = "socket:["
@@ -77,6 +78,12 @@ def receive(sock: socket.socket, size: int, fds_max: int, flags: int = 0) -> tup
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % _fd_size])
     return data, list(fds), bool(got & socket.MSG_CTRUNC)
+
+
+def send(sock: socket.socket, data: bytes, fds: Sequence[int], flags: int = 0) -> int:
+    """Send bytes with files beside them; the number of bytes sent. OSError as sendmsg(2)."""
+    beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+    return sock.sendmsg([data], beside, flags | socket.MSG_NOSIGNAL)
 
 
 def untouchable(fds: Iterable[int]) -> list[int]:

@@ -41,6 +41,7 @@ __all__ = [
     "Segment",
     "Virtqueue",
     "ran_before",
+    "used_index",
 ]
 
 _DESCRIPTORS_MAX = 64  # of one chain; virtio-v1.2 2.7.4.1: a device may have a reasonable limit
@@ -113,6 +114,12 @@ def ran_before(memory: GuestMemory, ring: Ring, last_avail_idx: int) -> bool:
         return True
     used = memory.at_user_address(ring.used, vring_used_size(ring.size), VRING_USED_ALIGN_SIZE)
     return any(vring_used_elem.unpack_from(used, 4 + vring_used_elem.size * (ring.size - 1)))
+
+
+def used_index(memory: GuestMemory, ring: Ring) -> int:
+    """How far whoever served the ring has got, if it answered in order; PeerError if the ring cannot be."""
+    used = memory.at_user_address(ring.used, vring_used_size(ring.size), VRING_USED_ALIGN_SIZE)
+    return used.cast("H")[1]
 
 
 Answer = Callable[[bytes, int, str], bytes]

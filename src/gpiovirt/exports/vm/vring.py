@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""One ring of a connection: the files the VMM gave for it, and the queue while it runs."""
+"""One ring of a connection: how it notifies and is notified, and the queue while it runs."""
 
 from __future__ import annotations
-
-import os
 
 from gpiovirt.host.notifier import Notifier
 from gpiovirt.host.reactor import Reactor
@@ -13,13 +11,12 @@ __all__ = ["Vring"]
 
 
 class Vring:
-    """It owns its files; `waiting` is a start, (ring, last available index), that waits for another ring."""
+    """It uses files, and owns none; `waiting` is a start, (ring, last available index), after another's."""
 
-    __slots__ = ("_fds", "_reactor", "call", "err", "kick", "queue", "waiting")
+    __slots__ = ("_reactor", "call", "err", "kick", "queue", "waiting")
 
     def __init__(self, reactor: Reactor) -> None:
         self._reactor = reactor
-        self._fds: dict[Notifier, int] = {}
         self.kick: int | None = None
         self.call: Notifier | None = None
         self.err: Notifier | None = None
@@ -29,30 +26,20 @@ class Vring:
     def set_kick(self, fd: int | None) -> None:
         if self.kick is not None:
             self._reactor.remove_reader(self.kick)
-            os.close(self.kick)
         self.kick = fd
 
-    def set_call(self, fd: int | None) -> None:
-        self.call = self._another(self.call, fd)
+    def set_call(self, call: Notifier | None) -> None:
+        if self.call is not None:
+            self.call.close()
+        self.call = call
 
-    def set_err(self, fd: int | None) -> None:
-        self.err = self._another(self.err, fd)
-
-    def _another(self, former: Notifier | None, fd: int | None) -> Notifier | None:
-        notifier = None
-        if fd is not None:
-            try:
-                notifier = Notifier(fd)
-            except BaseException:
-                os.close(fd)
-                raise
-            self._fds[notifier] = fd
-        if former is not None:
-            former.close()
-            os.close(self._fds.pop(former))
-        return notifier
+    def set_err(self, err: Notifier | None) -> None:
+        if self.err is not None:
+            self.err.close()
+        self.err = err
 
     def close(self) -> None:
+        """Before its files are closed."""
         self.queue = None
         self.set_kick(None)
         self.set_call(None)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gpiovirt.errors import PeerError
 from gpiovirt.protocols.vhost_user import messages as m
 
-__all__ = ["Framing", "Message", "Outgoing"]
+__all__ = ["Framing", "Message", "Outgoing", "size_of"]
 
 _PAYLOAD_MAX = 4096  # more than any message has
 
@@ -23,6 +23,14 @@ class Outgoing(NamedTuple):
 
     data: bytes
     fds: tuple[int, ...]
+
+
+def size_of(header: bytes | bytearray) -> int:
+    """Bytes of the message that begins so; PeerError if no request does."""
+    request, flags, size = m.header.unpack_from(header)
+    if flags & m.VERSION_MASK != m.VERSION or flags & m.REPLY_MASK or size > _PAYLOAD_MAX:
+        raise PeerError(f"no request: {request}, flags {flags:#x}, {size} bytes")
+    return m.header.size + int(size)
 
 
 class Message:
@@ -78,10 +86,8 @@ class Framing:
         if len(self._fds) > m.FDS_MAX:
             raise PeerError(f"{len(self._fds)} fds with one message")
         while len(self._inbox) >= m.header.size:
-            request, flags, size = m.header.unpack_from(self._inbox)
-            if flags & m.VERSION_MASK != m.VERSION or flags & m.REPLY_MASK or size > _PAYLOAD_MAX:
-                raise PeerError(f"no request: {request}, flags {flags:#x}, {size} bytes")
-            end = m.header.size + size
+            end = size_of(self._inbox)
+            request, flags, _ = m.header.unpack_from(self._inbox)
             if len(self._inbox) < end:
                 return
             payload = bytes(self._inbox[m.header.size : end])
