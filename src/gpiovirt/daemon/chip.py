@@ -16,7 +16,7 @@ from gpiovirt.daemon.link import Link
 from gpiovirt.daemon.sources import Place, SourceChip, Sources
 from gpiovirt.daemon.store import Record
 from gpiovirt.daemon.worker import FDS_OF_LINE
-from gpiovirt.errors import GpiovirtError, PeerError, UsageError
+from gpiovirt.errors import GpiovirtError, HostError, PeerError, UsageError
 from gpiovirt.exports.vm.state import state_size
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.mapping import shared_memory
@@ -31,6 +31,9 @@ from gpiovirt.uapi import gpio as u
 __all__ = ["Directories", "Line", "VirtualChip", "make_safe", "release", "take"]
 
 _log = logging.getLogger(__name__)
+
+
+_KEEPER_S = 0.1
 
 
 class Directories(NamedTuple):
@@ -157,6 +160,9 @@ class VirtualChip:
         self._device: SocketListener | None = None
         self._vm: SocketListener | None = None
         self._state = -1
+        self._keeper: socket.socket | None = None
+        self._keeper_is_new = False
+        self._cancel_keeper: Callable[[], None] | None = None
         self.link = link(self)
         self._on_changed = on_changed
         self._on_line_gone = on_line_gone
@@ -285,6 +291,47 @@ class VirtualChip:
             self._vm = PathListener(self._vm_path, access)
         if self.record.vm and self._state < 0:
             self._state = shared_memory(f"gpiovirt:{self.record.name}", state_size(len(self.lines)))
+        if self.record.vm and self._keeper is None:
+            self._have_keeper()
+
+    def _have_keeper(self) -> None:
+        """Of the VM's session: it goes on when the worker dies."""
+        self._cancel_keeper = None
+        keeper = self._keeper = self.link.start_keeper()
+        self._reactor.add_hangup(keeper.fileno(), self._on_keeper_gone)
+
+    def _on_keeper_gone(self) -> None:
+        """It has died, or the worker got no answer from it and shut the channel down."""
+        self._drop_keeper()
+        _log.warning(
+            "%s: the keeper of its VM is gone; another is started", self.record.name, extra=self.about
+        )
+        self._cancel_keeper = self.link.call_later(_KEEPER_S, self._another_keeper)
+
+    def _another_keeper(self) -> None:
+        try:
+            self._have_keeper()
+        except HostError as error:
+            _log.error("%s: %s", self.record.name, error, extra=self.about)
+            self._cancel_keeper = self.link.call_later(_KEEPER_S, self._another_keeper)
+            return
+        self._keeper_is_new = True
+        self._tell_keeper()
+
+    def _tell_keeper(self) -> None:
+        if self._keeper_is_new and self._keeper is not None and self.link.is_ready:
+            self._keeper_is_new = False
+            self.link.send({"do": "keeper"}, [self._keeper.fileno()])
+
+    def _drop_keeper(self) -> None:
+        """It ends when its worker's end is closed, too."""
+        if self._cancel_keeper is not None:
+            self._cancel_keeper()
+            self._cancel_keeper = None
+        if self._keeper is not None:
+            self._reactor.remove_reader(self._keeper.fileno())
+            self._keeper.close()
+            self._keeper = None
 
     def start(self, ready: Callable[[str], None] | None = None) -> None:
         """Have a worker serve it; `ready` is told when it does ("") or why not."""
@@ -340,6 +387,7 @@ class VirtualChip:
         if self._state >= 0:
             os.close(self._state)
             self._state = -1
+        self._drop_keeper()
 
     def close(self) -> None:
         """Be no more: no worker, no sockets, the lines given back."""
@@ -378,12 +426,16 @@ class VirtualChip:
             "settings": self.settings(),
             "safe": self.safe(),
             "vm": self.record.vm,
+            "keeper": self._keeper is not None,
             "poll_us": self.record.poll_us,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
         fds.append(self._device.socket.fileno())
         if self._vm is not None:
             fds += [self._vm.socket.fileno(), self._state]
+        if self._keeper is not None:
+            fds.append(self._keeper.fileno())
+            self._keeper_is_new = False
         return spec, fds
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
@@ -391,7 +443,9 @@ class VirtualChip:
         lines = spec["lines"]
         if len(lines) != len(self.record.places) or spec["vm"] != self.record.vm:
             raise PeerError("it serves another chip than was meant")
-        if sum(FDS_OF_LINE[line["kind"]] for line in lines) + (3 if self.record.vm else 1) != len(fds):
+        has_keeper = bool(spec.get("keeper"))
+        others = (3 if self.record.vm else 1) + has_keeper
+        if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it does not have the files that it should")
         release(self.lines, self._reactor)
         taken = list(fds)
@@ -409,6 +463,9 @@ class VirtualChip:
         if self.record.vm:
             self._vm = SocketListener(socket.socket(fileno=taken.pop(0)))
             self._state = taken.pop(0)
+        if has_keeper:
+            self._keeper = socket.socket(fileno=taken.pop(0))
+            self._reactor.add_hangup(self._keeper.fileno(), self._on_keeper_gone)
         self.use(found)
         if any(line.file is None for line in found):
             self._on_line_gone(self)
@@ -416,6 +473,7 @@ class VirtualChip:
     def on_ready(self) -> None:
         """It is served from now on."""
         self.trouble = ""
+        self._tell_keeper()
         if self.watched:
             self.watch(True)
         self._settle("")
@@ -440,6 +498,8 @@ class VirtualChip:
                     done(status)
             case {"event": str(event), **details}:
                 self._on_changed(self, "line-" + event, details)
+            case {"spent": True}:
+                self.link.replace()
 
     def on_lost(self) -> None:
         """The worker is gone. Where its lines stand now, the next one is told."""

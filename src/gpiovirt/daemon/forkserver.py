@@ -3,8 +3,9 @@
 
     python -m gpiovirt.daemon.forkserver FD UID GID
 
-Each message at FD brings a worker's hand-over socket. It ends when the other end is closed; its workers
-do not.
+Each message at FD brings a worker's hand-over socket, or the channel of a keeper of a VM's session. It ends
+when the other end is closed; its workers do not. One that is stopped is killed: it serves nobody, and
+another can take its place.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import NoReturn
 
 from gpiovirt.daemon import worker
 from gpiovirt.errors import GpiovirtError
+from gpiovirt.exports.vm.keeper import Keeper
 from gpiovirt.host import libc
+from gpiovirt.host.confine import confine
 from gpiovirt.host.journal import start_logging
 
 __all__ = ["main"]
@@ -31,7 +35,7 @@ def main() -> None:
     fd, uid, gid = map(int, sys.argv[1:])
     custodian = socket.socket(fileno=fd)
     os.setsid()  # a terminal's Ctrl-C is for the custodian
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _on_child)
     libc.prctl(libc.PR_SET_NAME, b"gpiovirt-fork")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -42,17 +46,30 @@ def main() -> None:
         packet, fds, _, _ = socket.recv_fds(custodian, 64, 1, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             return
-        listener = socket.socket(fileno=fds[0])
+        sock = socket.socket(fileno=fds[0])
         if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             custodian.close()
-            _work(listener, uid, gid, packet == b"simulator")
-        listener.close()
+            _work(sock, uid, gid, packet)
+        sock.close()
 
 
-def _work(listener: socket.socket, uid: int, gid: int, simulates: bool) -> NoReturn:
+def _on_child(_number: int, _frame: object) -> None:
+    with suppress(ChildProcessError):
+        while child := os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOHANG):
+            if child.si_code == os.CLD_STOPPED:
+                os.kill(child.si_pid, signal.SIGKILL)
+
+
+def _work(sock: socket.socket, uid: int, gid: int, kind: bytes) -> NoReturn:
     try:
+        if kind == b"keeper":
+            libc.prctl(libc.PR_SET_NAME, b"gpiovirt-keep")
+            confine(uid, gid)
+            Keeper(sock).run()
+            os._exit(0)
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt-chip")
-        worker.run(listener, uid, gid, simulates)
+        worker.run(sock, uid, gid, kind == b"simulator")
     except GpiovirtError as error:
         sys.stderr.write(f"gpiovirtd: a worker has ended: {error}\n")
     except BaseException:

@@ -44,11 +44,17 @@ class Forkserver:
 
     def spawn(self, listener: socket.socket, simulates: bool) -> None:
         """Fork a worker whose hand-over socket is `listener`; HostError if that cannot be."""
-        packet = b"simulator" if simulates else b"chip"
+        self._fork(b"simulator" if simulates else b"chip", listener)
+
+    def keep(self, channel: socket.socket) -> None:
+        """Fork a keeper of a VM's session, which is spoken to at the other end of `channel`; likewise."""
+        self._fork(b"keeper", channel)
+
+    def _fork(self, packet: bytes, its: socket.socket) -> None:
         for attempt in (1, 2):
             sock = self._socket or self._start()
             try:
-                socket.send_fds(sock, [packet], [listener.fileno()], socket.MSG_NOSIGNAL)
+                socket.send_fds(sock, [packet], [its.fileno()], socket.MSG_NOSIGNAL)
                 return
             except OSError as error:
                 self.close()
@@ -160,6 +166,25 @@ class Link:
             raise HostError.of(f"cannot reach the worker of {self._name}", error) from error
         self._cancel = self._timers.call_later(_START_S, self._on_late)
         self._reactor.add_reader(self._channel.fileno(), self._receive)
+
+    def start_keeper(self) -> socket.socket:
+        """Start a keeper of a VM's session; the channel to it. HostError if it cannot be."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._forkserver.keep(theirs)
+            except BaseException:
+                ours.close()
+                raise
+        return ours
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back once; returns what prevents that."""
+        return self._timers.call_later(delay_s, callback)
+
+    def replace(self) -> None:
+        """Have another worker in place of the one there is."""
+        self._lose()
 
     def _on_late(self) -> None:
         self._cancel = None

@@ -10,7 +10,7 @@ import logging
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Direction, InfoEvent
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.exports.device import DeviceServer
+from gpiovirt.exports.vm.keeping import Keeping
 from gpiovirt.exports.vm.server import VmServer
 from gpiovirt.exports.vm.state import KeptState, state_size
 from gpiovirt.host.channel import Channel, Message
@@ -69,7 +70,9 @@ def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
 class _Served:
     """A chip, its files, and who serves it."""
 
-    def __init__(self, spec: dict[str, Any], fds: Sequence[int], reactor: Reactor) -> None:
+    def __init__(
+        self, spec: dict[str, Any], fds: Sequence[int], reactor: Reactor, on_spent: Callable[[], None]
+    ) -> None:
         self.spec = spec
         files = list(fds)
         self._lines = [_line_file(line["kind"], files) for line in spec["lines"]]
@@ -95,7 +98,18 @@ class _Served:
                 KeptState(state, state_size(self._chip.info.num_lines)),
                 reactor,
                 {int(offset): parse_how(text) for offset, text in spec["settings"].items()},
+                on_spent=on_spent,
+                keeping=Keeping(_copy(files.pop(0)) if spec["keeper"] else None),
             )
+
+    def use_keeper(self, fd: int) -> None:
+        """The one there was is gone."""
+        if self.vm is not None:
+            if self.spec["keeper"]:
+                os.close(self._fds.pop())
+            self.spec["keeper"] = True
+            self._fds.append(fd)
+            self.vm.use_keeper(_copy(fd))
 
     @property
     def chip(self) -> Chip:
@@ -197,7 +211,7 @@ class _Worker:
                     if self._simulator is not None:
                         self._served = _Simulated(spec, message.fds, self._reactor, self._simulator)
                     else:
-                        self._served = _Served(spec, message.fds, self._reactor)
+                        self._served = _Served(spec, message.fds, self._reactor, self._on_spent)
                 except GpiovirtError as error:
                     self._send({"failed": str(error), "errno": error.errno})
                     return
@@ -205,11 +219,18 @@ class _Worker:
             case {"do": "line", "offset": offset, "kind": kind, "output": output}:
                 assert isinstance(self._served, _Served)
                 self._served.replace(offset, kind, output, message.fds)
+            case {"do": "keeper"}:
+                assert isinstance(self._served, _Served)
+                self._served.use_keeper(message.fds[0])
             case {"do": "status", "tag": tag}:
                 assert isinstance(self._served, _Served)
                 self._send({"tag": tag, "status": _status(self._served)})
             case {"do": "watch", "on": on}:
                 self._watch(on)
+
+    def _on_spent(self) -> None:
+        """Files that this process can never close are too many."""
+        self._send({"spent": True})
 
     def _watch(self, on: bool) -> None:
         if on and self._unwatch is None and isinstance(self._served, _Served):
@@ -253,6 +274,10 @@ def _line_file(kind: str, files: list[int]) -> LineFile | None:
         file = DeviceSocket(socket.socket(fileno=files.pop(0)))
         return RemoteLine(file, files.pop(0))
     return None
+
+
+def _copy(fd: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(fd))
 
 
 def _listener(fd: int) -> SocketListener:
