@@ -364,12 +364,12 @@ class GpioDevice:
 
     def _on_edge(self, event: EdgeEvent) -> None:
         line = self._lines[event.offset]
-        self.record.save_level(event.offset, event.rising)
         irq_type = line.irq_type
         if irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
             self._check_level(line)
         elif irq_type & (_RISING if event.rising else _FALLING):
             self._latch(line, event.rising)
+        self.record.save_level(event.offset, event.rising)  # who dies before has it told once more, not never
 
     def _latch(self, line: GuestLine, level: bool) -> None:
         if len(line.edges) < _EDGES_MAX:
