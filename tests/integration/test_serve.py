@@ -45,7 +45,7 @@ def service(path: str) -> Iterator[Service]:
 
 
 def started(path: str) -> Vmm:
-    vmm = Vmm(event_idx=True)
+    vmm = Vmm()
     vmm.connect(path)
     vmm.start()
     for index in range(2):  # a call fd is written to when it comes
@@ -173,7 +173,7 @@ def test_guest_goes_on_when_we_were_restarted(
     service: Service, path: str, gently: bool, inflight: bool
 ) -> None:
     """With memory that the VMM keeps for us, as newer ones do, or with our own file, as for QEMU 7.2."""
-    with Vmm(event_idx=True) as vmm:
+    with Vmm() as vmm:
         vmm.connect(path)
         if inflight:
             vmm.get_inflight()
@@ -751,7 +751,7 @@ def test_nothing_of_a_vm_is_kept_when_it_is_gone(service: Service, path: str) ->
     service.wait_for_log("is gone")
     files = os.listdir(f"/proc/{service.process.pid}/fd")
     for _ in range(20):
-        with Vmm(event_idx=True) as vmm:
+        with Vmm() as vmm:
             vmm.connect(path)
             vmm.get_inflight()
             vmm.start()

@@ -652,7 +652,6 @@ class Export:
             GuestMemory(self.regions),
             ring,
             base,
-            event_idx=bool(self.features >> 29 & 1),
             indirect=bool(self.features >> 28 & 1),
             log=log,
         )
@@ -669,7 +668,7 @@ def export() -> Iterator[Export]:
 
 @pytest.fixture
 def vmm(export: Export) -> Iterator[Vmm]:
-    with Vmm(pump=export.pump, event_idx=True) as vmm:
+    with Vmm(pump=export.pump) as vmm:
         vmm.connect(export.accept())
         vmm.start()
         yield vmm
@@ -686,7 +685,7 @@ def test_vmm_drives_lines(export: Export, vmm: Vmm) -> None:
     assert export.refused == []
 
 
-def test_vmm_without_event_index_or_with_indirect_drives_lines() -> None:
+def test_vmm_with_or_without_indirect_descriptors_drives_lines() -> None:
     for indirect in (False, True):
         export = Export("x" * 200)
         with Vmm(pump=export.pump, indirect=indirect, queue_size=256) as vmm:

@@ -37,7 +37,7 @@ from gpiovirt.protocols.vhost_user.messages import FDS_MAX
 from gpiovirt.protocols.virtio_gpio import GpioDevice
 from gpiovirt.protocols.virtqueue import Ring, Virtqueue, ran_before, used_index
 from gpiovirt.uapi.virtio_gpio import VIRTIO_GPIO_EVENTQ, VIRTIO_GPIO_REQUESTQ
-from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_INDIRECT_DESC
 
 __all__ = ["Connection"]
 
@@ -85,8 +85,7 @@ class Connection:
         self._tracked = Tracked(state, GpioDevice.num_queues, QUEUE_SIZE_MAX)
         self._device.record.bind(self._tracked.record(self._device.record.size))
         self._backend = v.Backend(
-            # suppressing notifications takes a barrier for each, and a guest that waits for each needs all
-            self._device.features & ~(1 << VIRTIO_RING_F_EVENT_IDX),
+            self._device.features,
             self._device.config,
             num_queues=GpioDevice.num_queues,
             queue_size_max=QUEUE_SIZE_MAX,
@@ -441,7 +440,6 @@ class Connection:
             indirect=bool(self._features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
             log=self._tracked.log(index, ring.size) if index == VIRTIO_GPIO_EVENTQ else None,
             fence=self._fence,
-            ordered=self._fence is None,
         )
         self._vrings[index].queue = queue
         self._to_serve.append(index)

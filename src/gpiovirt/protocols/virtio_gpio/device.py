@@ -18,7 +18,7 @@ from gpiovirt.protocols.virtio_gpio.irq import STEPS, IrqAction, IrqEvent, IrqSt
 from gpiovirt.protocols.virtio_gpio.record import LineRecord, Record, names_block
 from gpiovirt.protocols.virtqueue import Chain, Virtqueue
 from gpiovirt.uapi import virtio_gpio as u
-from gpiovirt.uapi.virtio_ring import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from gpiovirt.uapi.virtio_ring import VIRTIO_F_VERSION_1, VIRTIO_RING_F_INDIRECT_DESC
 
 __all__ = ["GpioDevice"]
 
@@ -102,7 +102,7 @@ class GpioDevice:
     @property
     def features(self) -> int:
         """Feature bits to offer. Indirect descriptors cost time, so only where events need the room."""
-        bits = [u.VIRTIO_GPIO_F_IRQ, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1]
+        bits = [u.VIRTIO_GPIO_F_IRQ, VIRTIO_F_VERSION_1]
         if len(self._lines) > _EVENT_BUFFERS:
             bits.append(VIRTIO_RING_F_INDIRECT_DESC)
         return sum(1 << bit for bit in bits)
