@@ -18,18 +18,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpiovirt.errors import PeerError
+from gpiovirt.exports.vm.connection import Connection
 from gpiovirt.exports.vm.keeper import Keeper
 from gpiovirt.exports.vm.keeping import Keeping
+from gpiovirt.exports.vm.parked import Parked
 from gpiovirt.exports.vm.server import VmServer
 from gpiovirt.exports.vm.session import Answer, Update
-from gpiovirt.exports.vm.state import KeptState, state_size
+from gpiovirt.exports.vm.state import QUEUE_SIZE_MAX, KeptState, Tracked, state_size
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.mapping import shared_memory
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.unix_socket import SocketListener
+from gpiovirt.host.unix_socket import Peer, SocketListener
 from gpiovirt.protocols.vhost_user import Outgoing
 from gpiovirt.protocols.vhost_user import messages as m
 from gpiovirt.protocols.vhost_user.messages import Request
+from gpiovirt.protocols.vhost_user.session import SessionState, VringState
+from gpiovirt.protocols.virtio_gpio.record import Record
 from gpiovirt.sources.simulator import Simulator
 from gpiovirt.testing.vmm import Vmm
 from gpiovirt.uapi import virtio_gpio as u
@@ -262,6 +266,28 @@ def test_lines_are_again_what_they_were_also_of_a_guest_that_is_paused(host: Hos
         host.kill()
         vmm.start(bases)
         assert vmm.driver.get_value(1) == 1
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_lines_are_restored_for_a_guest_that_has_begun_only(begun: bool) -> None:
+    """What a record has otherwise is of a VM before this one."""
+    simulator = Simulator(now_ns)
+    chip = simulator.add_chip("s", [""] * LINES)
+    state = memoryview(bytearray(state_size(LINES)))
+    record = Record(LINES)
+    record.bind(Tracked(state, 2, QUEUE_SIZE_MAX).record(record.size))
+    record.save(0, u.VIRTIO_GPIO_DIRECTION_OUT, 0, False, 1)
+    ours, theirs = socket.socketpair()
+    reactor = Reactor(simulator)
+    peer = Peer(1, 0, 0, "vmm")
+    parked = Parked(lambda: None)
+    connection = Connection(ours, peer, chip, reactor, state, {}, lambda: None, parked, Keeping())
+    ring = VringState(4, 0, (0, 0, 0) if begun else None, False, False, False)
+    connection.resume(SessionState(0, 0, 0, (), (ring, ring), None).encode(), {})
+    assert chip.line_info(0).used is begun
+    connection.close()
+    theirs.close()
+    reactor.close()
 
 
 def test_vm_that_ends_while_nobody_serves_is_forgotten_and_the_next_is_served(path: str) -> None:

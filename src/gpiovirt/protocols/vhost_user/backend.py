@@ -97,6 +97,11 @@ class Backend:
         """How many fds may come with it."""
         return self._framing.fds_wanted
 
+    @property
+    def has_rings(self) -> bool:
+        """Whether the front-end has said where rings are."""
+        return any(vring.ring is not None for vring in self._vrings)
+
     def data_to_send(self) -> list[Outgoing]:
         """The answers so far; each is given once."""
         outbox, self._framing.outbox = self._framing.outbox, []
