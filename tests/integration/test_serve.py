@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import stat
 import struct
@@ -549,6 +550,20 @@ def test_who_does_not_read_its_answers_is_disconnected(service: Service, path: s
                 sock.sendall(m.header.pack(Request.GET_FEATURES, m.VERSION, 0) * 1000)
     service.wait_for_log("does not take its answers")
     check_served(path)
+
+
+def test_vmm_that_is_killed_while_it_is_answered_has_ended_and_broken_nothing(
+    service: Service, path: str
+) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    service.wait_for_log("has connected")
+    os.kill(service.process.pid, signal.SIGSTOP)
+    sock.sendall(m.header.pack(Request.GET_FEATURES, m.VERSION, 0) * 3)
+    sock.close()
+    os.kill(service.process.pid, signal.SIGCONT)
+    service.wait_for_log("is gone; its lines are released")
+    assert "broke the protocol" not in service.log()
 
 
 def test_memory_that_is_not_there_is_refused(service: Service, path: str) -> None:
