@@ -165,7 +165,6 @@ class Target:
                     GuestMemory(self.regions),
                     ring,
                     base,
-                    event_idx=bool(self.features >> r.VIRTIO_RING_F_EVENT_IDX & 1),
                     indirect=bool(self.features >> r.VIRTIO_RING_F_INDIRECT_DESC & 1),
                     fence=self.scribble if self.rng.random() < 0.5 else None,
                     log=log,

@@ -11,12 +11,15 @@ import os
 import random
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz.harness import fail_on_faults, main
 from gpiovirt.exports.vm.connection import Connection
+from gpiovirt.exports.vm.keeping import Keeping
+from gpiovirt.exports.vm.parked import Parked
 from gpiovirt.exports.vm.state import state_size
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.reactor import Reactor
@@ -64,12 +67,16 @@ def descriptors(rng: random.Random, request: int, memory: int) -> list[int]:
             one, other = socket.socketpair()
             other.close()
             return one.detach()
+        if kind == "pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+            return writer
         return os.open(os.devnull, os.O_RDWR)
 
     wanted = next((kind for known, kind in WANTED.items() if known == request), None)
     if rng.random() < 0.9:
         return [make(wanted)] if wanted else []
-    kinds = ["memory", "eventfd", "short", "socket", "null"]
+    kinds = ["memory", "eventfd", "short", "socket", "pipe", "null"]
     return [make(rng.choice(kinds)) for _ in range(rng.choice([0, 1, 2, 3, 9]))]
 
 
@@ -113,7 +120,8 @@ def payload(rng: random.Random, request: int) -> bytes:
 
 def once(rng: random.Random) -> None:
     """One connection from its beginning to its end."""
-    before = len(os.listdir("/proc/self/fd"))
+    were = set(map(int, os.listdir("/proc/self/fd")))
+    before = len(were)
     simulator = Simulator(now_ns)
     chip = simulator.add_chip("s", ["A"] * LINES)
     reactor = Reactor(simulator.deadlines)
@@ -122,7 +130,10 @@ def once(rng: random.Random) -> None:
     theirs.setblocking(False)
     ended: list[int] = []
     state = memoryview(bytearray(state_size(LINES)))
-    connection = Connection(ours, Peer(1, 0, 0, "fuzz"), chip, reactor, state, {}, lambda: ended.append(1))
+    parked = Parked(lambda: None)
+    peer = Peer(1, 0, 0, "fuzz")
+    connection = Connection(ours, peer, chip, reactor, state, {}, lambda: ended.append(1), parked, Keeping())
+    connection.begin()
     memory = os.memfd_create("ram")
     os.ftruncate(memory, RAM)
     ram = mmap.mmap(memory, RAM)
@@ -166,7 +177,11 @@ def once(rng: random.Random) -> None:
     ram.close()
     os.close(memory)
     left = len(os.listdir("/proc/self/fd"))
-    assert left == before, f"{left - before} fds are left"
+    assert left == before + parked.count, f"{left - before} fds are left, {parked.count} of them on purpose"
+    for fd in list(map(int, os.listdir("/proc/self/fd"))):
+        if fd not in were:
+            with suppress(OSError):
+                os.close(fd)
 
 
 if __name__ == "__main__":

@@ -35,16 +35,22 @@ def require(packages: Iterable[str]) -> None:
     _apt(*install)
 
 
-def download(package: str, suite: str, work: Path) -> Path:
-    """Fetch a package from a suite on the system's own mirror; the system's lists stay as they are."""
+def mirror() -> str:
+    """The mirror that this system's own suite comes from."""
     listing = _output("apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)")
     codename = re.search(r"^VERSION_CODENAME=(\S+)", Path("/etc/os-release").read_text(), re.MULTILINE)
     entry = re.search(rf"^{codename[1] if codename else ''} main (\S+)$", listing, re.MULTILINE)
     if not entry:
         raise BuildError("apt knows no mirror for this Debian; run apt-get update and try again")
+    return entry[1]
+
+
+def download(package: str, suite: str, work: Path) -> Path:
+    """Fetch a package from a suite on the system's own mirror; the system's lists stay as they are."""
+    origin = mirror()
     for folder in ("lists/partial", "archives/partial"):
         (work / folder).mkdir(parents=True)
-    (work / "sources.list").write_text(f"deb {entry[1]} {suite} main\n")
+    (work / "sources.list").write_text(f"deb {origin} {suite} main\n")
     private = [
         *("-o", f"Dir::Etc::SourceList={work}/sources.list", "-o", "Dir::Etc::SourceParts=-"),
         *("-o", f"Dir::State::Lists={work}/lists", "-o", f"Dir::Cache={work}"),
@@ -52,9 +58,16 @@ def download(package: str, suite: str, work: Path) -> Path:
     ]
     _apt("apt-get", *private, "update", cwd=work)
     if not _candidate_version(package, *private):
-        raise BuildError(f"{suite} on {entry[1]} has no {package}; this guest cannot be built from there")
+        raise BuildError(f"{suite} on {origin} has no {package}; this guest cannot be built from there")
     _apt("apt-get", *private, "download", package, cwd=work)
     return next(work.glob("*.deb"))
+
+
+def unpack(package: str, suite: str, tree: Path) -> None:
+    """A system of a suite, on the system's own mirror, that has a package; takes root."""
+    if os.geteuid() != 0:
+        raise BuildError(f"{package} of {suite} is unpacked by debootstrap, which needs root")
+    _apt("debootstrap", "--variant=minbase", f"--include={package}", suite, str(tree), mirror())
 
 
 def _installed_version(package: str) -> str:

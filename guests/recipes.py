@@ -72,7 +72,22 @@ class Initramfs:
         return (self.programs, versions, texts, (HERE / "initramfs.py").read_text())
 
 
-Recipe = Kernel | Initramfs
+@dataclass(frozen=True)
+class Emulator:
+    """QEMU of another Debian suite, in a tree of its own, and a script that runs it out of that."""
+
+    name: str
+    package: str
+    suite: str
+    script: str
+    build_packages: tuple[str, ...] = ("debootstrap",)
+    run_packages: tuple[str, ...] = ()
+
+    def inputs(self) -> tuple[object, ...]:
+        return (self.package, self.suite, (HERE / self.script).read_text())
+
+
+Recipe = Kernel | Initramfs | Emulator
 
 
 def _prompt_irq_work(timer_event: str) -> tuple[Edit, ...]:
@@ -142,11 +157,12 @@ _RECIPES: tuple[Recipe, ...] = (
         edits=_prompt_irq_work("\tevt->event_handler(evt);\n"),
         suite="trixie-backports",
     ),
+    Emulator(name="qemu10", package="qemu-system-x86", suite="trixie", script="qemu-system-x86_64"),
 )
 
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
 
-TARGETS = {"uml": ("uml",), "x86": ("initramfs", "x86"), "uml-7.3": ("uml-7.3",)}
+TARGETS = {"uml": ("uml",), "x86": ("initramfs", "x86"), "uml-7.3": ("uml-7.3",), "qemu10": ("qemu10",)}
 """What a user asks for, and the recipes it takes, the one that gives it its path last."""
 
 

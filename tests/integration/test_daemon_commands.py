@@ -60,6 +60,8 @@ def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
     assert re.search(r"^ +1 LAMP +output +sim-b:1 +unused, safe=low$", shown, re.M)
     assert re.search(r"^ +2 MOTOR +input +sim-a:0 +unused, name=MOTOR$", shown, re.M)
     assert f"path={daemon.run}/vm/plc" in shell("vm-args qemu plc")
+    assert "reconnect" not in shell("vm-args qemu plc --reconnect")  # its connection stays
+    assert "reconnect=1" in shell("vm-args qemu /other --reconnect")
     shell("delete plc")
     assert "no chip 'plc'" in shell("show plc", status=2)
 

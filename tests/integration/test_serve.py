@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import stat
 import struct
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from gpiovirt.errors import HostError, PeerError
+from gpiovirt.host.received import send
 from gpiovirt.protocols.vhost_user import messages as m
 from gpiovirt.protocols.vhost_user.messages import Request
 from gpiovirt.testing.service import Service
@@ -24,6 +27,7 @@ from gpiovirt.testing.virtio_driver import RequestFailedError
 from gpiovirt.testing.vmm import Vmm
 from gpiovirt.uapi import virtio_gpio as u
 from gpiovirt.uapi import virtio_ring as r
+from tests.silent_file import silent_file
 
 RISING, BOTH = u.VIRTIO_GPIO_IRQ_TYPE_EDGE_RISING, u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH
 GET, OK, ERR = u.VIRTIO_GPIO_MSG_GET_VALUE, u.VIRTIO_GPIO_STATUS_OK, u.VIRTIO_GPIO_STATUS_ERR
@@ -42,7 +46,7 @@ def service(path: str) -> Iterator[Service]:
 
 
 def started(path: str) -> Vmm:
-    vmm = Vmm(event_idx=True)
+    vmm = Vmm()
     vmm.connect(path)
     vmm.start()
     for index in range(2):  # a call fd is written to when it comes
@@ -170,7 +174,7 @@ def test_guest_goes_on_when_we_were_restarted(
     service: Service, path: str, gently: bool, inflight: bool
 ) -> None:
     """With memory that the VMM keeps for us, as newer ones do, or with our own file, as for QEMU 7.2."""
-    with Vmm(event_idx=True) as vmm:
+    with Vmm() as vmm:
         vmm.connect(path)
         if inflight:
             vmm.get_inflight()
@@ -519,20 +523,25 @@ def test_what_is_no_message_ends_the_connection_only(service: Service, path: str
 def test_connection_that_ends_in_a_message_is_forgotten(service: Service, path: str) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
-        socket.send_fds(sock, [m.header.pack(Request.SET_VRING_CALL, m.VERSION, 8) + b"\0"], [0, 1, 2])
+        eventfd = os.eventfd(0)
+        content = m.header.pack(Request.SET_VRING_CALL, m.VERSION, 8) + b"\0"
+        socket.send_fds(sock, [content], [eventfd] * 3)
+        os.close(eventfd)
     check_served(path)
 
 
-def test_fds_without_end_end_the_connection(service: Service, path: str) -> None:
+def test_message_that_never_ends_costs_its_sender_only(service: Service, path: str) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(path)
         sock.sendall(m.header.pack(Request.SET_VRING_CALL, m.VERSION, 4000))
-        with pytest.raises(OSError):
+        sock.setblocking(False)
+        eventfd = os.eventfd(0)
+        with suppress(OSError):
             for _ in range(1000):
-                socket.send_fds(sock, [b"\0"], [0] * 30)
-                time.sleep(0.001)
-    service.wait_for_log("broke the protocol")
-    assert len(os.listdir(f"/proc/{service.process.pid}/fd")) < 30
+                send(sock, b"\0", [eventfd] * 3)
+        os.close(eventfd)
+        assert len(os.listdir(f"/proc/{service.process.pid}/fd")) < 30
+    service.wait_for_log("is gone")
     check_served(path)
 
 
@@ -546,21 +555,33 @@ def test_who_does_not_read_its_answers_is_disconnected(service: Service, path: s
     check_served(path)
 
 
+def test_vmm_that_is_killed_while_it_is_answered_has_ended_and_broken_nothing(
+    service: Service, path: str
+) -> None:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(path)
+    service.wait_for_log("has connected")
+    os.kill(service.process.pid, signal.SIGSTOP)
+    sock.sendall(m.header.pack(Request.GET_FEATURES, m.VERSION, 0) * 3)
+    sock.close()
+    os.kill(service.process.pid, signal.SIGCONT)
+    service.wait_for_log("is gone; its lines are released")
+    assert "broke the protocol" not in service.log()
+
+
 def test_memory_that_is_not_there_is_refused(service: Service, path: str) -> None:
     with Vmm() as vmm:
         vmm.connect(path)
         region = vmm.ram.region
         short = os.memfd_create("short")
         os.ftruncate(short, 4096)
-        reader, writer = os.pipe()
-        for fd, offset in ((short, 0), (vmm._memfd, 1 << 20), (vmm._memfd, (1 << 64) - 4096), (reader, 0)):
+        for fd, offset in ((short, 0), (vmm._memfd, 1 << 20), (vmm._memfd, (1 << 64) - 4096)):
             fields = (region.guest_address, region.size, region.user_address, offset)
             with pytest.raises(PeerError, match="SET_MEM_TABLE was refused"):
                 vmm.tell(
                     Request.SET_MEM_TABLE, m.memory_table.pack(1, 0) + m.memory_region.pack(*fields), [fd]
                 )
-        for fd in (short, reader, writer):
-            os.close(fd)
+        os.close(short)
         vmm.start()
         vmm.driver.direction_output(0, 1)
 
@@ -578,17 +599,118 @@ def test_memory_at_an_odd_offset_is_mapped(service: Service, path: str) -> None:
 
 
 def test_fds_of_the_wrong_kind_are_refused(service: Service, path: str) -> None:
-    with Vmm() as vmm, open("/etc/hosts") as file:
+    one, other = socket.socketpair()
+    with Vmm() as vmm, one, other:
         vmm.connect(path)
-        reader, writer = os.pipe()
-        for fd in (file.fileno(), reader, vmm._memfd):
-            for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR):
+        for fd, requests in (
+            (vmm._memfd, (Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR)),
+            (one.fileno(), (Request.SET_VRING_KICK, Request.SET_MEM_TABLE, Request.SET_INFLIGHT_FD)),
+            (vmm.kicks[0], (Request.SET_MEM_TABLE, Request.SET_INFLIGHT_FD)),
+        ):
+            for request in requests:
+                payload = {
+                    Request.SET_MEM_TABLE: m.memory_table.pack(1, 0) + m.memory_region.pack(0, 4096, 0, 0),
+                    Request.SET_INFLIGHT_FD: m.inflight.pack(1 << 16, 0, 2, 64),
+                }.get(request, m.u64.pack(0))
                 with pytest.raises(PeerError, match="was refused"):
-                    vmm.tell(request, m.u64.pack(0), [fd])
-        os.close(reader)
-        os.close(writer)
+                    vmm.tell(request, payload, [fd])
         vmm.start()
         vmm.driver.direction_output(0, 1)
+
+
+def strange_files(folder: Path) -> Iterator[int]:
+    """Files that only their file system, or something worse, knows when asked or closed."""
+    (folder / "on_disk").write_bytes(bytes(4096))
+    yield os.open(folder / "on_disk", os.O_RDWR)
+    yield os.open(folder, os.O_RDONLY)
+    yield os.open("/dev/null", os.O_RDWR)
+    yield os.pipe()[0]
+    with select.epoll() as epoll:
+        yield os.dup(epoll.fileno())
+    for family, kind in ((socket.AF_INET, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM)):
+        yield socket.socket(family, kind).detach()
+
+
+def test_file_of_an_unknown_kind_ends_the_connection_and_is_left_alone(
+    service: Service, path: str, tmp_path: Path
+) -> None:
+    def others() -> set[str]:
+        fds = Path(f"/proc/{service.process.pid}/fd").iterdir()
+        return {name for name in map(os.readlink, fds) if name.startswith(str(tmp_path))}
+
+    before = others()
+    for request in (Request.SET_VRING_CALL, Request.SET_MEM_TABLE, Request.SET_LOG_FD):
+        with socket.socket(socket.AF_UNIX) as sock, open(tmp_path / f"{request}", "w") as file:
+            sock.settimeout(5)
+            sock.connect(path)
+            eventfd = os.eventfd(0)
+            content = m.header.pack(request, m.VERSION, 8) + m.u64.pack(0)
+            socket.send_fds(sock, [content], [eventfd, file.fileno()])
+            with suppress(ConnectionResetError):
+                assert sock.recv(1) == b""
+            os.close(eventfd)
+            service.wait_for_log(f"eventfd or Unix socket: '{file.name}'")
+            assert others() - before == {file.name}
+            before.add(file.name)
+    check_served(path)
+
+
+def test_socket_that_has_brought_too_many_unknown_files_is_closed_for_good(tmp_path: Path) -> None:
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    arguments = ["--sim", "a:4", "--sim", "b:4", "--vm", f"a={one}", "--vm", f"b={two}"]
+    with Service(arguments) as service, started(two) as good:
+        sent = 0
+        with pytest.raises(OSError):
+            while sent < 100:
+                for fd in strange_files(tmp_path):
+                    with socket.socket(socket.AF_UNIX) as sock:
+                        sock.settimeout(5)
+                        sock.connect(one)
+                        send(sock, m.header.pack(Request.SET_VRING_ERR, m.VERSION, 8) + bytes(8), [fd])
+                        with suppress(ConnectionResetError):
+                            assert sock.recv(1) == b""
+                    os.close(fd)
+                    sent += 1
+        assert 16 <= sent < 25
+        service.wait_for_log("serves no further one")
+        good.driver.direction_output(0, 1)
+        assert service.sim.get("b:0") == 1
+    assert not os.path.exists(one)
+
+
+def test_files_past_what_a_message_has_never_get_here(service: Service, path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock, open("/etc/hosts") as file:
+        sock.settimeout(5)
+        sock.connect(path)
+        eventfd = os.eventfd(0)
+        socket.send_fds(
+            sock,
+            [m.header.pack(Request.SET_VRING_CALL, m.VERSION, 8) + m.u64.pack(0)],
+            [eventfd] * m.FDS_MAX + [file.fileno()] * 20,
+        )
+        with suppress(ConnectionResetError):
+            assert sock.recv(1) == b""
+        os.close(eventfd)
+    service.wait_for_log("more than 8 files with one message")
+    directory = f"/proc/{service.process.pid}/fd"
+    assert "/etc/hosts" not in {os.readlink(f"{directory}/{fd}") for fd in os.listdir(directory)}
+    check_served(path)
+
+
+def test_file_of_a_file_system_that_never_answers_stops_nobody(
+    service: Service, path: str, tmp_path: Path
+) -> None:
+    """It is not stat-ed, mapped or closed: whoever does waits for ever, and cannot be killed."""
+    with silent_file(tmp_path / "fuse") as fd:
+        for request in (Request.SET_MEM_TABLE, Request.SET_VRING_KICK, Request.SET_VRING_CALL):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(5)
+                sock.connect(path)
+                content = m.memory_table.pack(1, 0) + m.memory_region.pack(0, 4096, 0, 0)
+                socket.send_fds(sock, [m.header.pack(request, m.VERSION, len(content)) + content], [fd])
+                with suppress(ConnectionResetError):
+                    assert sock.recv(1) == b""
+        check_served(path)
 
 
 def test_call_fd_that_is_full_or_closed_blocks_nobody(service: Service, path: str) -> None:
@@ -647,7 +769,7 @@ def test_nothing_of_a_vm_is_kept_when_it_is_gone(service: Service, path: str) ->
     service.wait_for_log("is gone")
     files = os.listdir(f"/proc/{service.process.pid}/fd")
     for _ in range(20):
-        with Vmm(event_idx=True) as vmm:
+        with Vmm() as vmm:
             vmm.connect(path)
             vmm.get_inflight()
             vmm.start()

@@ -27,10 +27,10 @@ descriptors = st.tuples(addresses, lengths, st.integers(0, 7), st.integers(0, SI
 tables = st.lists(descriptors, min_size=1, max_size=SIZE)
 
 
-def guest(event_idx: bool = False, indirect: bool = False) -> tuple[DriverQueue, Virtqueue]:
+def guest(indirect: bool = False) -> tuple[DriverQueue, Virtqueue]:
     ram = GuestRam(memoryview(bytearray(RAM_BYTES)))
-    driver = DriverQueue(ram, SIZE, event_idx=event_idx, indirect=indirect)
-    queue = Virtqueue(GuestMemory([ram.region]), driver.ring, event_idx=event_idx, indirect=indirect)
+    driver = DriverQueue(ram, SIZE, indirect=indirect)
+    queue = Virtqueue(GuestMemory([ram.region]), driver.ring, indirect=indirect)
     return driver, queue
 
 
@@ -84,10 +84,8 @@ def test_answer_goes_to_the_writable_parts_and_nowhere_else(
     assert (after[:used], after[end:]) == (before[:used], before[end:])
 
 
-@given(st.integers(0, 1 << 32), st.booleans(), st.booleans(), st.integers(0, 0xFFFF))
-def test_any_memory_is_served_or_stops_the_ring(
-    seed: int, event_idx: bool, indirect: bool, base: int
-) -> None:
+@given(st.integers(0, 1 << 32), st.booleans(), st.integers(0, 0xFFFF))
+def test_any_memory_is_served_or_stops_the_ring(seed: int, indirect: bool, base: int) -> None:
     driver, _ = guest()
     rng = Random(seed)
     driver.ram.view[:] = rng.randbytes(RAM_BYTES)
@@ -95,9 +93,7 @@ def test_any_memory_is_served_or_stops_the_ring(
     for index in range(SIZE):
         driver.available16[2 + index] %= rng.choice((SIZE, SIZE, SIZE, SIZE + 1))
     for serve in (True, False):
-        queue = Virtqueue(
-            GuestMemory([driver.ram.region]), driver.ring, base, event_idx=event_idx, indirect=indirect
-        )
+        queue = Virtqueue(GuestMemory([driver.ram.region]), driver.ring, base, indirect=indirect)
         try:
             if serve:
                 queue.serve(lambda request, room, fault: request, 20)
@@ -114,14 +110,11 @@ def test_any_memory_is_served_or_stops_the_ring(
     st.lists(st.binary(max_size=20), max_size=4),
     st.lists(st.integers(0, 20), max_size=4),
     st.booleans(),
-    st.booleans(),
 )
-def test_requests_and_answers_round_trip(
-    readable: list[bytes], writable: list[int], event_idx: bool, indirect: bool
-) -> None:
+def test_requests_and_answers_round_trip(readable: list[bytes], writable: list[int], indirect: bool) -> None:
     if not readable and not writable:
         return
-    driver, queue = guest(event_idx, indirect)
+    driver, queue = guest(indirect)
     head = driver.add(readable, writable)
     reply = bytes(range(1, 1 + sum(writable)))
     seen = []

@@ -726,6 +726,26 @@ def test_latched_edge_survives_a_restart(killed: Bench) -> None:
     assert killed.driver.events() == [(1, VALID)]
 
 
+def test_level_is_not_seen_before_its_edge_is_told(bench: Bench) -> None:
+    """Who dies in between has it told by the next one."""
+    seen: list[int] = []
+
+    def call(index: int) -> None:
+        if index == u.VIRTIO_GPIO_EVENTQ:
+            seen.append(bench.device.record.load(1).level)
+
+    bench.device.reset()
+    bench.device = GpioDevice(bench.chip, call, lambda *_: None, lambda *_: None)
+    bench.device.negotiate(1 << u.VIRTIO_GPIO_F_IRQ)
+    bench.boot()
+    bench.driver.direction_input(1)
+    bench.driver.set_irq_type(1, RISING)
+    bench.driver.unmask(1)
+    bench.pull(1, 1)
+    assert seen == [0]
+    assert bench.device.record.load(1).level == 1
+
+
 def test_edge_during_a_restart_is_seen_by_its_level(killed: Bench) -> None:
     killed.driver.direction_input(1)
     killed.driver.set_irq_type(1, RISING)

@@ -18,8 +18,8 @@ class Bench:
 
     def __init__(self, size: int = 8, last_avail_idx: int = 0, **options: bool) -> None:
         self.ram = GuestRam(memoryview(bytearray(1 << 16)))
-        event_idx, indirect = options.get("event_idx", False), options.get("indirect", False)
-        self.driver = DriverQueue(self.ram, size, event_idx=event_idx, indirect=indirect)
+        indirect = options.get("indirect", False)
+        self.driver = DriverQueue(self.ram, size, indirect=indirect)
         self.memory = GuestMemory([self.ram.region])
         self.fences = 0
         fence = self._fence if options.get("fenced") else None
@@ -28,8 +28,6 @@ class Bench:
             self.driver.ring,
             last_avail_idx,
             fence=fence,
-            ordered=options.get("ordered", True),
-            event_idx=event_idx,
             indirect=indirect,
         )
         self.seen: list[tuple[bytes, int, str]] = []
@@ -287,11 +285,10 @@ def test_ring_moves_with_the_memory() -> None:
 # notifications
 
 
-def test_without_a_fence_nothing_is_suppressed() -> None:
-    for event_idx in (False, True):
-        bench = Bench(event_idx=event_idx)
+def test_no_notification_is_suppressed() -> None:
+    for fenced in (False, True):
+        bench = Bench(fenced=fenced)
         bench.driver.available16[0] = r.VRING_AVAIL_F_NO_INTERRUPT
-        bench.driver.available16[2 + 8] = 0x4000
         bench.driver.add([b"a"], [1])
         assert bench.driver.kick_needed()
         bench.serve()
@@ -310,76 +307,11 @@ def test_guest_is_called_once_for_what_was_completed() -> None:
     assert not bench.queue.should_call()
 
 
-def test_no_interrupt_flag_suppresses_the_call() -> None:
-    bench = Bench(fenced=True)
-    for flag in (0, 1, 0):
-        bench.driver.available16[0] = flag
-        bench.driver.add([b"a"], [1])
-        bench.serve()
-        assert bench.queue.should_call() is not bool(flag)
-
-
-def test_used_event_suppresses_calls_until_it_is_passed() -> None:
-    bench = Bench(fenced=True, event_idx=True)
-    bench.driver.available16[2 + 8] = 2
-    calls = []
-    for _ in range(5):
-        bench.driver.add([b"a"], [1])
-        bench.serve()
-        calls.append(bench.queue.should_call())
-        bench.driver.collect()
-        bench.driver.available16[2 + 8] = 2
-    assert calls == [False, False, True, False, False]
-
-
-def test_kicks_are_asked_for_when_the_ring_is_empty() -> None:
-    for event_idx in (False, True):
-        bench = Bench(fenced=True, event_idx=event_idx)
-        for _ in range(10):
-            bench.driver.add([b"a"], [1])
-            assert bench.driver.kick_needed()
-            bench.serve()
-            bench.driver.collect()
-
-
-def test_kicks_are_not_asked_for_during_the_work() -> None:
-    for event_idx in (False, True):
-        bench = Bench(fenced=True, event_idx=event_idx)
-        needed: list[bool] = []
-
-        def answer(
-            request: bytes, room: int, fault: str, bench: Bench = bench, needed: list[bool] = needed
-        ) -> bytes:
-            if len(needed) < 3:
-                bench.driver.add([b"a"], [1])
-                needed.append(bench.driver.kick_needed())
-            return b""
-
-        bench.driver.add([b"a"], [1])
-        bench.driver.kick_needed()
-        assert not bench.queue.serve(answer, 16)
-        assert needed == [False, False, False]
-        assert bench.driver.used16[1] == 4
-
-
-def test_request_that_comes_while_kicks_are_asked_for_is_served() -> None:
-    bench = Bench()
-
-    def late() -> None:
-        if bench.driver.avail_idx == 1:
-            bench.driver.add([b"late"], [1])
-
-    bench.queue = Virtqueue(bench.memory, bench.driver.ring, fence=late)
-    bench.driver.add([b"a"], [1])
-    bench.serve()
-    assert [request for request, _, _ in bench.seen] == [b"a", b"late"]
-
-
 def test_unordered_machine_gets_a_fence_before_each_part_is_read_or_shown() -> None:
-    bench = Bench(fenced=True, ordered=False)
+    bench = Bench(fenced=True)
     bench.driver.add([b"a"], [1])
     bench.serve()
-    assert bench.fences == 3
+    assert bench.fences == 2
 
 
 # out of order, and across a restart

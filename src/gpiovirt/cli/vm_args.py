@@ -37,7 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reconnect",
         action="store_true",
-        help="have QEMU connect again when `gpiovirt serve` was restarted (7.2 does; 10.0 refuses to start)",
+        help="have QEMU connect again when `gpiovirt serve` was restarted (7.2 does; 10.0 refuses to start); "
+        "not needed for gpiovirtd's chips, whose connection stays",
     )
 
 
@@ -47,7 +48,9 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(f"--memory {options.memory!r}: write a size, as 512M or 2G")
     if options.reconnect and options.vmm not in ("qemu", "libvirt"):
         raise UsageError(f"--reconnect is QEMU's; {options.vmm} has nothing like it")
-    paths = [vm_socket(path) or os.path.abspath(path) for path in options.sockets]
+    known = [vm_socket(path) for path in options.sockets]
+    paths = [of or os.path.abspath(path) for of, path in zip(known, options.sockets, strict=True)]
+    options.kept = {path for path in known if path}
     if any(set(path) & set(" \t\n*?[]'\"\\") for path in paths):
         raise UsageError(
             "a socket's path with a blank or a quote in it does not survive $(...); choose another"
@@ -60,11 +63,11 @@ def main(options: argparse.Namespace) -> int:
 _LIBVIRT_SLOTS = range(0x18, 0x07, -1)
 
 
-def _devices(paths: list[str], reconnect: bool, slots: Sequence[int] = ()) -> list[str]:
+def _devices(paths: list[str], options: argparse.Namespace, slots: Sequence[int] = ()) -> list[str]:
     arguments = []
     for number, path in enumerate(paths):
         name = f"gpiovirt{number}"
-        again = ",reconnect=1" if reconnect else ""
+        again = ",reconnect=1" if options.reconnect and path not in options.kept else ""
         arguments += ["-chardev", f"socket,id={name},path={path.replace(',', ',,')}{again}"]
         where = f",addr={slots[number]:#x}" if slots else ""
         arguments += ["-device", f"vhost-user-gpio-pci,chardev={name}{where}"]
@@ -74,7 +77,7 @@ def _devices(paths: list[str], reconnect: bool, slots: Sequence[int] = ()) -> li
 def _qemu(paths: list[str], options: argparse.Namespace) -> str:
     ram = ["-m", options.memory]
     ram += ["-object", f"memory-backend-memfd,id=gpiovirt-ram,size={options.memory},share=on"]
-    return " ".join([*ram, "-machine", "memory-backend=gpiovirt-ram", *_devices(paths, options.reconnect)])
+    return " ".join([*ram, "-machine", "memory-backend=gpiovirt-ram", *_devices(paths, options)])
 
 
 def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
@@ -83,7 +86,7 @@ def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
 
     if len(paths) > len(_LIBVIRT_SLOTS):
         raise UsageError(f"{len(paths)} chips; a domain of libvirt can have {len(_LIBVIRT_SLOTS)}")
-    devices = _devices(paths, options.reconnect, _LIBVIRT_SLOTS)
+    devices = _devices(paths, options, _LIBVIRT_SLOTS)
     arguments = [f"  <qemu:arg value={quoteattr(text)}/>" for text in devices]
     return "\n".join(
         [

@@ -16,6 +16,7 @@ from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.sources import OwnChip
 from gpiovirt.daemon.store import Record
+from gpiovirt.daemon.vm_keeper import VmKeeper
 from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
@@ -72,6 +73,7 @@ class KeptChip:
         )
         self._device: SocketListener | None = None
         self._vm: SocketListener | None = None
+        self._keeper = VmKeeper(record.name, reactor, self.handle.start_keeper, self._tell_keeper)
         self._memory = -1
         self._fresh: set[int] = set()
         self._ready: Future[str] = Future()
@@ -170,9 +172,12 @@ class KeptChip:
             self._device = PathListener(self.device_path, access, socket.SOCK_SEQPACKET, replace=True)
         if definition.vm and self._vm is None:
             self._vm = PathListener(self._vm_path, access, replace=True)
-        if not definition.vm and self._vm is not None:
+        if definition.vm:
+            self._keeper.begin()
+        elif self._vm is not None:
             self._close_socket(self._vm, self._vm_path)
             self._vm = None
+            self._keeper.close()
 
     async def hang_up(self) -> None:
         """End its worker: consumers lose their lines, and those go to their safe states."""
@@ -218,6 +223,7 @@ class KeptChip:
         self._close_socket(self._device, self.device_path)
         self._close_socket(self._vm, self._vm_path)
         self._device = self._vm = None
+        self._keeper.close()
         self.handle.close()
         self._stop_waiting()
         self._make_lines_safe()
@@ -267,13 +273,23 @@ class KeptChip:
             "options": [format_options(options) for options in self.options()],
             "fresh": sorted(self._fresh),
             "vm": definition.vm,
+            "keeper": self._keeper.fileno() is not None,
             "poll_us": definition.poll_us,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
         fds += [self._memory, self._device.socket.fileno()]
         if self._vm is not None:
             fds.append(self._vm.socket.fileno())
+        if (keeper := self._keeper.fileno()) is not None:
+            fds.append(keeper)
+            self._keeper.is_new = False
         return spec, fds
+
+    def _tell_keeper(self) -> None:
+        keeper = self._keeper.fileno()
+        if self._keeper.is_new and keeper is not None and self.handle.is_ready:
+            self._keeper.is_new = False
+            self.handle.send({"do": "keeper"}, [keeper])
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
         """A worker that was there before us has these files; of what it says only their kinds count."""
@@ -282,7 +298,9 @@ class KeptChip:
         count = len(record.addresses)
         if len(lines) != count or count != record.definition.num_lines or spec["vm"] != vm:
             raise PeerError("it serves another chip than was meant")
-        if sum(FDS_OF_LINE[line["kind"]] for line in lines) + (3 if vm else 2) != len(fds):
+        has_keeper = bool(spec["keeper"])
+        others = 2 + vm + has_keeper
+        if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it does not have the files that it should")
         release(self.custody.use([]))
         found = []
@@ -294,6 +312,8 @@ class KeptChip:
         self._device = SocketListener(socket.socket(fileno=fds.pop(0)))
         if vm:
             self._vm = SocketListener(socket.socket(fileno=fds.pop(0)))
+        if has_keeper:
+            self._keeper.use(socket.socket(fileno=fds.pop(0)))
         self.custody.use(found)
 
     def on_ready(self) -> None:
@@ -301,6 +321,7 @@ class KeptChip:
         self.trouble = ""
         self._fresh.clear()
         self._stop_waiting()
+        self._tell_keeper()
         if self.watched:
             self.watch(True)
         self._ready.set("")

@@ -22,8 +22,9 @@ from gpiovirt.core.deadline import Cancel
 from gpiovirt.core.task import Future, TooLateError, wait_for
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.child import Child, process_start
-from gpiovirt.host.packets import Channel, Message, close_files, send_with_files
+from gpiovirt.host.packets import Channel, Message, close_files
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.received import send
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
 
 __all__ = ["Answer", "Forkserver", "WorkerHandle", "WorkerOwner"]
@@ -61,11 +62,17 @@ class Forkserver:
 
     def spawn(self, listener: socket.socket, simulates: bool) -> None:
         """Ask for a worker whose hand-over socket is `listener`; HostError if that cannot be."""
-        packet = b"simulator" if simulates else b"chip"
+        self._fork(b"simulator" if simulates else b"chip", listener)
+
+    def keep(self, channel: socket.socket) -> None:
+        """Ask for a keeper of a VM's session, which is spoken to at the other end of `channel`; likewise."""
+        self._fork(b"keeper", channel)
+
+    def _fork(self, packet: bytes, its: socket.socket) -> None:
         for attempt in (1, 2):
             sock = self._socket or self._start()
             try:
-                send_with_files(sock, packet, [listener.fileno()])
+                send(sock, packet, [its.fileno()], socket.MSG_DONTWAIT)
                 return
             except OSError as error:
                 self.close()
@@ -220,6 +227,20 @@ class WorkerHandle:
         self._owner.on_failed(f"its worker is not ready after {_START_S:g} s")
         self._lose()
 
+    def start_keeper(self) -> socket.socket:
+        """Start a keeper of a VM's session; the channel to it. HostError if it cannot be."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise HostError.of("cannot start a keeper", error) from error
+        with theirs:
+            try:
+                self._forkserver.keep(theirs)
+            except BaseException:
+                ours.close()
+                raise
+        return ours
+
     # what it says
 
     def _receive(self) -> None:
@@ -258,6 +279,8 @@ class WorkerHandle:
                         fds.clear()
                 case _State.READY, {"event": str()} | {"use": dict()}:
                     self._owner.on_told(body)
+                case _State.READY, {"spent": True}:
+                    self._lose()
                 case _:
                     raise PeerError(f"nothing of this kind is expected while it {self._state.value}")
         finally:

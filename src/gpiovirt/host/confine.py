@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import logging
 import os
 import resource
+import socket
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
@@ -14,6 +17,8 @@ from gpiovirt.uapi import seccomp as u
 from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
 
 __all__ = ["MACHINES", "confine", "confining_filter", "drop_rights"]
+
+_log = logging.getLogger(__name__)
 
 _CLONE_NEWUSER = 0x10000000
 _PROT_EXEC = 4
@@ -47,18 +52,15 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
     "madvise": (28, 233),
     "dup": (32, 23),
     "getpid": (39, 172),
-    "sendto": (44, 206),
     "recvfrom": (45, 207),
     "sendmsg": (46, 211),
     "recvmsg": (47, 212),
     "shutdown": (48, 210),
     "getsockname": (51, 204),
     "getpeername": (52, 205),
-    "socketpair": (53, 199),
     "setsockopt": (54, 208),
     "getsockopt": (55, 209),
     "exit": (60, 93),
-    "fcntl": (72, 25),
     "ftruncate": (77, 46),
     "readlink": (89, None),
     "uname": (63, 160),
@@ -90,6 +92,41 @@ _FREE: dict[str, tuple[int | None, int | None]] = {
 }
 _MAPS = {"mmap": (9, 222), "mprotect": (10, 226)}
 _IOCTL = (16, 29)
+_SENDTO = (44, 206)
+_SOCKETPAIR = (53, 199)
+_FCNTL = (72, 25)
+# none that has the kernel signal a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
+_FCNTLS = (
+    *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
+    *(fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS),
+)
+_SOCK_TYPE_MASK = 0xF  # linux/net.h
+
+_Instruction = tuple[int, int, int, int]
+_REFUSE: _Instruction = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ERRNO | 1)
+_ALLOW: _Instruction = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW)
+
+
+def _load(argument: int, half: int = 0) -> _Instruction:
+    """The lower or upper half of an argument of the call; both machines are little-endian."""
+    return u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 8 * argument + 4 * half
+
+
+def _unless(value: int) -> list[_Instruction]:
+    return [(u.BPF_JMP_JEQ_K, 1, 0, value), _REFUSE]
+
+
+def _if_one_of(*values: int) -> list[_Instruction]:
+    return [step for value in values for step in ((u.BPF_JMP_JEQ_K, 0, 1, value), _ALLOW)]
+
+
+def _if_none_of_bits(bits: int) -> list[_Instruction]:
+    return [(u.BPF_JMP_JSET_K, 0, 1, bits), _REFUSE, _ALLOW]
+
+
+def _of_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
+    """`body`, which decides, for one call; the others go on behind it."""
+    return [(u.BPF_JMP_JEQ_K, 0, len(body), number), *body]
 
 
 def confining_filter(machine: str) -> bytes:
@@ -101,38 +138,30 @@ def confining_filter(machine: str) -> bytes:
     if machine not in _ARCHES:
         raise HostError(f"this machine is {machine}; workers can be confined on {', '.join(_ARCHES)}")
     column, arch = _ARCHES[machine]
-    refuse = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ERRNO | 1)
-    allow = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW)
-    program: list[tuple[int, int, int, int]] = [
+    program = [
         (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH),
-        (u.BPF_JMP_JEQ_K, 1, 0, arch),
-        refuse,
+        *_unless(arch),
         (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_NR),
+        *_if_one_of(*(number for numbers in _FREE.values() if (number := numbers[column]) is not None)),
     ]
-    for numbers in _FREE.values():
-        if (number := numbers[column]) is not None:
-            program += [(u.BPF_JMP_JEQ_K, 0, 1, number), allow]
     for pair in _MAPS.values():
-        program += [
-            (u.BPF_JMP_JEQ_K, 0, 4, pair[column]),
-            (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 16),
-            (u.BPF_JMP_JSET_K, 0, 1, _PROT_EXEC),
-            refuse,
-            allow,
-        ]
-    program += [
-        (u.BPF_JMP_JEQ_K, 1, 0, _IOCTL[column]),
-        refuse,
-        (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 8),
+        program += _of_call(pair[column], [_load(2), *_if_none_of_bits(_PROT_EXEC)])
+    set_flags = _of_call(fcntl.F_SETFL, [_load(2), *_if_none_of_bits(os.O_ASYNC)])
+    program += _of_call(_FCNTL[column], [_load(1), *_if_one_of(*_FCNTLS), *set_flags, _REFUSE])
+    # to nobody but who is at the other end; a datagram could name anybody, in sendmsg() unseen from here
+    program += _of_call(_SENDTO[column], [_load(4), *_unless(0), _load(4, 1), *_unless(0), _ALLOW])
+    type_of_pair = [
+        *(_load(0), *_unless(socket.AF_UNIX)),
+        *(_load(1), (u.BPF_ALU_AND_K, 0, 0, _SOCK_TYPE_MASK)),
+        *_if_one_of(socket.SOCK_STREAM, socket.SOCK_SEQPACKET),
+        _REFUSE,
     ]
-    for cmd in _IOCTLS:
-        program += [(u.BPF_JMP_JEQ_K, 0, 1, cmd), allow]
-    program += [
-        (u.BPF_ALU_AND_K, 0, 0, 0xFF00),
-        (u.BPF_JMP_JEQ_K, 0, 1, GPIO_IOC_TYPE << 8),
-        allow,
-        refuse,
+    program += _of_call(_SOCKETPAIR[column], type_of_pair)
+    ioctls = [
+        *(_load(1), *_if_one_of(*_IOCTLS)),
+        *((u.BPF_ALU_AND_K, 0, 0, 0xFF00), *_if_one_of(GPIO_IOC_TYPE << 8), _REFUSE),
     ]
+    program += [*_of_call(_IOCTL[column], ioctls), _REFUSE]
     return b"".join(u.sock_filter.pack(*instruction) for instruction in program)
 
 
@@ -202,7 +231,13 @@ def _leave_the_file_system() -> None:
     proc = f"/proc/{os.getpid()}"
     try:
         libc.unshare(_CLONE_NEWUSER)
-    except OSError:
+    except OSError as error:
+        _log.warning(
+            "no user namespace is to be had (%s): what serves strangers can open every file that uid %d can; "
+            "allow user namespaces, or run as root",
+            error.strerror,
+            uid,
+        )
         return
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:

@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Callable
-from contextlib import suppress
 
 from gpiovirt.errors import PeerError
+from gpiovirt.host.received import Kind, kind_of, name_of
 
 __all__ = ["Notifier", "check_eventfd"]
 
@@ -18,15 +17,13 @@ _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 def check_eventfd(fd: int) -> None:
-    """PeerError if it is something else, as far as that can be seen."""
-    with suppress(FileNotFoundError):  # no /proc
-        what = os.readlink(f"/proc/self/fd/{fd}")
-        if what != "anon_inode:[eventfd]":
-            raise PeerError(f"a kick fd that is no eventfd but {what}")
+    """PeerError if it is something else."""
+    if kind_of(fd) is not Kind.EVENTFD:
+        raise PeerError(f"a kick fd that is no eventfd but {name_of(fd) or 'unknown'}")
 
 
 class Notifier:
-    """The writing end of a notification; it owns `fd`, also when PeerError says that it is of no use.
+    """The writing end of a notification; `fd` stays the caller's. PeerError if it is of no use.
 
     `notify()` never waits: what cannot be said is known already, or nobody is there.
     """
@@ -34,26 +31,19 @@ class Notifier:
     notify: Callable[[], None]
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
         self._socket: socket.socket | None = None
-        try:
-            if stat.S_ISSOCK(os.fstat(fd).st_mode):
-                self._socket = socket.socket(fileno=fd)
-                self.notify = _by_socket(self._socket)
-            else:
-                check_eventfd(fd)
-                os.set_blocking(fd, False)
-                self.notify = _by_eventfd(fd)
-        except BaseException:
-            self.close()
-            raise
+        if kind_of(fd) is Kind.SOCKET:
+            self._socket = socket.socket(fileno=fd)
+            self.notify = _by_socket(self._socket)
+        else:
+            check_eventfd(fd)
+            os.set_blocking(fd, False)
+            self.notify = _by_eventfd(fd)
 
     def close(self) -> None:
-        """Close the fd."""
+        """Be of no use any more; before its fd is closed."""
         if self._socket is not None:
-            self._socket.close()
-        else:
-            os.close(self._fd)
+            self._socket.detach()
 
 
 def _by_eventfd(fd: int) -> Callable[[], None]:

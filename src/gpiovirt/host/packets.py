@@ -7,7 +7,6 @@ along, and closing a file of a stranger's, which may take for ever, is not our b
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -18,6 +17,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from gpiovirt.errors import PeerError
+from gpiovirt.host.received import kind_of, name_of, send
 
 __all__ = [
     "PACKET_MAX",
@@ -27,7 +27,6 @@ __all__ = [
     "decode",
     "encode",
     "refuse_files",
-    "send_with_files",
 ]
 
 PACKET_MAX = 1 << 18
@@ -35,9 +34,8 @@ _FDS_PER_PACKET = 250  # unix(7): SCM_MAX_FD is 253
 _MORE = b"+"
 """A packet that only brings fds of the message that follows."""
 _ucred = Struct("iII")
-_FLAGS = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
-_HARMLESS = ("socket:[", "pipe:[", "anon_inode:")  # what readlink says of them; a path begins with /
+_HARMLESS = ("pipe:[", "anon_inode:")  # what /proc calls them; a path begins with /
 
 
 class Message(NamedTuple):
@@ -64,11 +62,6 @@ def decode(packet: bytes) -> dict[str, Any]:
     return body
 
 
-def send_with_files(sock: socket.socket, packet: bytes, fds: Sequence[int]) -> None:
-    """Without waiting, which socket.send_fds() of Python 3.11 does whatever its flags; OSError."""
-    sock.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))], _FLAGS)
-
-
 def refuse_files(sock: socket.socket) -> None:
     """Have the kernel tell senders that their files are not taken, where it can: Linux 6.16."""
     with suppress(OSError):
@@ -76,29 +69,14 @@ def refuse_files(sock: socket.socket) -> None:
 
 
 def close_files(fds: Iterable[int]) -> int:
-    """Close files that came from elsewhere; how many are left open, since closing them could hang.
-
-    A file of a file system that somebody else serves is closed when they like. Sockets, pipes, eventfds and
-    memory are told from those without asking the file itself.
-    """
+    """Close files that came from elsewhere; how many are left open, since closing them could hang."""
     left = 0
     for fd in fds:
-        if _is_harmless(fd):
+        if kind_of(fd) is not None or name_of(fd).startswith(_HARMLESS):
             os.close(fd)
         else:
             left += 1
     return left
-
-
-def _is_harmless(fd: int) -> bool:
-    with suppress(OSError):
-        if os.readlink(f"/proc/self/fd/{fd}").startswith(_HARMLESS):
-            return True
-    try:
-        fcntl.fcntl(fd, fcntl.F_GET_SEALS)  # files in memory have seals, others have not
-    except OSError:
-        return False
-    return True
 
 
 class Channel:
@@ -126,11 +104,8 @@ class Channel:
         """What encode() made."""
         first = len(fds) - len(fds) % _FDS_PER_PACKET
         for start in range(0, first, _FDS_PER_PACKET):
-            send_with_files(self.socket, _MORE, fds[start : start + _FDS_PER_PACKET])
-        if fds:
-            send_with_files(self.socket, packet, fds[first:])
-        else:
-            self.socket.send(packet, _FLAGS)
+            send(self.socket, _MORE, fds[start : start + _FDS_PER_PACKET], socket.MSG_DONTWAIT)
+        send(self.socket, packet, fds[first:], socket.MSG_DONTWAIT)
 
     def receive(self) -> Message | None:
         """The next message; None if there is none yet. EOFError at the end, PeerError for what is none."""

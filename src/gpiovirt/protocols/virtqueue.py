@@ -18,17 +18,14 @@ from gpiovirt.errors import HostError, PeerError
 from gpiovirt.protocols.guest_memory import GuestMemory
 from gpiovirt.uapi.virtio_ring import (
     VRING_AVAIL_ALIGN_SIZE,
-    VRING_AVAIL_F_NO_INTERRUPT,
     VRING_DESC_ALIGN_SIZE,
     VRING_DESC_F_INDIRECT,
     VRING_DESC_F_NEXT,
     VRING_DESC_F_WRITE,
     VRING_SIZE_MAX,
     VRING_USED_ALIGN_SIZE,
-    VRING_USED_F_NO_NOTIFY,
     vring_avail_size,
     vring_desc,
-    vring_need_event,
     vring_used_elem,
     vring_used_size,
 )
@@ -41,6 +38,7 @@ __all__ = [
     "Segment",
     "Virtqueue",
     "ran_before",
+    "used_index",
 ]
 
 _DESCRIPTORS_MAX = 64  # of one chain; virtio-v1.2 2.7.4.1: a device may have a reasonable limit
@@ -115,6 +113,12 @@ def ran_before(memory: GuestMemory, ring: Ring, last_avail_idx: int) -> bool:
     return any(vring_used_elem.unpack_from(used, 4 + vring_used_elem.size * (ring.size - 1)))
 
 
+def used_index(memory: GuestMemory, ring: Ring) -> int:
+    """How far whoever served the ring has got, if it answered in order; PeerError if the ring cannot be."""
+    used = memory.at_user_address(ring.used, vring_used_size(ring.size), VRING_USED_ALIGN_SIZE)
+    return used.cast("H")[1]
+
+
 Answer = Callable[[bytes, int, str], bytes]
 """(start of what was to be read, bytes that can be written, what is wrong with the chain) -> response"""
 
@@ -122,10 +126,9 @@ Answer = Callable[[bytes, int, str], bytes]
 class Virtqueue:
     """The device's end of a queue.
 
-    `fence` is a full memory barrier. Without one, no notification is ever suppressed: a store
-    followed by a load may be seen by the guest in the other order, on x86 too, and both sides would
-    wait for ever. `ordered` says that loads among themselves and stores among themselves stay in
-    order, as on x86; aarch64 needs ordered=False and a fence (membarrier, or dmb ish).
+    No notification is ever suppressed: that takes a full memory barrier each time, on x86 too, or both
+    sides would wait for ever. `fence` is such a barrier, for machines on which loads among themselves, or
+    stores, do not stay in order: aarch64 (membarrier, or dmb ish), not x86.
     A queue is either served in order by serve(), or by pop() and complete() in any order; what these
     have in flight is kept in `log` too, if there is one.
     """
@@ -136,11 +139,9 @@ class Virtqueue:
         ring: Ring,
         last_avail_idx: int = 0,
         *,
-        event_idx: bool = False,
         indirect: bool = False,
         log: InFlightLog | None = None,
         fence: Callable[[], object] | None = None,
-        ordered: bool = True,
     ) -> None:
         if sys.byteorder != "little":
             raise HostError("virtqueues need a little-endian machine")
@@ -149,11 +150,8 @@ class Virtqueue:
         self._ring = ring
         self._size = ring.size
         self._mask = ring.size - 1
-        self._event_idx = event_idx
         self._indirect = indirect
         self._fence = fence
-        self._order = None if ordered else fence
-        self._plain = fence is None and not event_idx
         self._log = log
         self._in_flight: set[int] = set()
         self._resubmit: deque[int] = deque()
@@ -167,8 +165,6 @@ class Virtqueue:
         elif log is not None:
             log.clear()
         self._used16[0] = 0
-        if event_idx:
-            self._used16[2 + 4 * self._size] = self.last_avail_idx
 
     def use(self, memory: GuestMemory) -> None:
         """The memory table changed: find the ring in it anew."""
@@ -190,31 +186,16 @@ class Virtqueue:
         return self._log is not None
 
     def _look(self) -> bool:
-        """Whether chains are there that pop() has not seen; if not, the guest has been asked to kick."""
+        """Whether chains are there that pop() has not seen."""
         last = self.last_avail_idx
         seen = self._available16[1]
         if seen == last:
-            if self._fence is None:
-                return False
-            if self._event_idx:
-                self._used16[2 + 4 * self._size] = last
-            else:
-                self._used16[0] = 0
-            self._fence()
-            seen = self._available16[1]
-            if seen == last:
-                return False
+            return False
         if (seen - last) & 0xFFFF > self._size:
             raise PeerError(f"available index jumped from {last} to {seen} in a queue of {self._size}")
         self._seen_avail_idx = seen
-        if self._order is not None:
-            self._order()
-        if self._fence is None:
-            if self._event_idx:
-                # early, so that all the work on what is there lies between this store and the next load
-                self._used16[2 + 4 * self._size] = seen
-        elif not self._event_idx:
-            self._used16[0] = VRING_USED_F_NO_NOTIFY
+        if self._fence is not None:
+            self._fence()
         return True
 
     def _next_head(self) -> int:
@@ -232,7 +213,7 @@ class Virtqueue:
             last = self.last_avail_idx
             if last == self._seen_avail_idx:
                 new = (available16[1] - last) & 0xFFFF
-                if self._plain and new <= self._size:  # what _look() does then, without a call
+                if self._fence is None and new <= self._size:  # what _look() does then, without a call
                     if not new:
                         return False
                     self._seen_avail_idx = (last + new) & 0xFFFF
@@ -257,8 +238,8 @@ class Virtqueue:
             view[to : to + written] = reply
             used_idx = self.used_idx
             _write_used_elem(self._used, 4 + ((used_idx & mask) << 3), head, written)
-            if self._order is not None:
-                self._order()
+            if self._fence is not None:
+                self._fence()
             self._used16[1] = self.used_idx = (used_idx + 1) & 0xFFFF
         return True
 
@@ -398,8 +379,8 @@ class Virtqueue:
     def _show_used(self, head: int, written: int) -> None:
         used_idx = self.used_idx
         _write_used_elem(self._used, 4 + ((used_idx & self._mask) << 3), head, written)
-        if self._order is not None:
-            self._order()
+        if self._fence is not None:
+            self._fence()
         self._used16[1] = self.used_idx = (used_idx + 1) & 0xFFFF
 
     def should_call(self) -> bool:
@@ -409,9 +390,4 @@ class Virtqueue:
         if used_idx == old:
             return False
         self.called_idx = used_idx
-        if self._fence is None:
-            return True
-        self._fence()
-        if self._event_idx:
-            return vring_need_event(self._available16[2 + self._size], used_idx, old)
-        return not self._available16[0] & VRING_AVAIL_F_NO_INTERRUPT
+        return True

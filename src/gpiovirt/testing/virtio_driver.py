@@ -65,12 +65,9 @@ class Completion(NamedTuple):
 class DriverQueue:
     """The driver's end of a split virtqueue; all its indexes are public, for tests to spoil."""
 
-    def __init__(
-        self, ram: GuestRam, size: int = 64, *, event_idx: bool = False, indirect: bool = False
-    ) -> None:
+    def __init__(self, ram: GuestRam, size: int = 64, *, indirect: bool = False) -> None:
         self.ram = ram
         self.size = size
-        self.event_idx = event_idx
         self.indirect = indirect
         self.descriptors = ram.allocate(16 * size)
         self.available = ram.allocate(r.vring_avail_size(size))
@@ -81,7 +78,6 @@ class DriverQueue:
         self.free = list(range(size - 1, -1, -1))
         self.avail_idx = 0
         self.last_used_idx = 0
-        self._kicked_idx = 0
         self._chains: dict[int, tuple[list[int], list[tuple[int, int]]]] = {}
 
     @property
@@ -129,14 +125,11 @@ class DriverQueue:
         return head
 
     def kick_needed(self) -> bool:
-        """Whether the device wants to be told of what was offered since this was last asked."""
-        old, self._kicked_idx = self._kicked_idx, self.avail_idx
-        if self.event_idx:
-            return r.vring_need_event(self.used16[2 + 4 * self.size], self.avail_idx, old)
+        """Whether the device wants to be told of what was offered."""
         return not self.used16[0] & r.VRING_USED_F_NO_NOTIFY
 
     def collect(self) -> list[Completion]:
-        """Take back what the device has used; with the event index, ask to be called at the next."""
+        """Take back what the device has used."""
         completions = []
         while self.last_used_idx != self.used16[1]:
             at = 4 + self.last_used_idx % self.size * 8
@@ -146,8 +139,6 @@ class DriverQueue:
             self.free += reversed(indexes)
             data = b"".join(bytes(self.ram.bytes_at(*segment)) for segment in segments)
             completions.append(Completion(head, written, data))
-        if self.event_idx:
-            self.available16[2 + self.size] = self.last_used_idx
         return completions
 
 

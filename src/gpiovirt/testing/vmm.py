@@ -62,7 +62,6 @@ class Vmm:
         *,
         ram_bytes: int = 1 << 20,
         queue_size: int = 64,
-        event_idx: bool = False,
         indirect: bool = False,
         sealed: bool = True,
         pump: Callable[[], None] | None = None,
@@ -78,7 +77,6 @@ class Vmm:
         self._mmap = mmap.mmap(self._memfd, ram_bytes)
         self.ram = GuestRam(memoryview(self._mmap))
         self.queue_size = queue_size
-        self._event_idx = event_idx
         self._indirect = indirect
         self.calls = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(self.num_queues)]
         self.kicks = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(self.num_queues)]
@@ -91,8 +89,7 @@ class Vmm:
     def boot(self) -> None:
         """A new guest: fresh rings and a driver that knows nothing."""
         self.queues = [
-            DriverQueue(self.ram, self.queue_size, event_idx=self._event_idx, indirect=self._indirect)
-            for _ in range(self.num_queues)
+            DriverQueue(self.ram, self.queue_size, indirect=self._indirect) for _ in range(self.num_queues)
         ]
         self.driver = GpioDriver(self.queues[0], self.queues[1], self.kick, self.wait, patience=3)
 
@@ -167,12 +164,8 @@ class Vmm:
         self.protocol_features = 0
         offered: int = m.u64.unpack(self.ask(Request.GET_FEATURES))[0]
         wanted = _WANTED
-        wanted |= self._event_idx << r.VIRTIO_RING_F_EVENT_IDX
         wanted |= self._indirect << r.VIRTIO_RING_F_INDIRECT_DESC
         self.features = offered & wanted
-        self._event_idx = bool(self.features >> r.VIRTIO_RING_F_EVENT_IDX & 1)
-        for queue in self.queues:
-            queue.event_idx = self._event_idx
         offered = m.u64.unpack(self.ask(Request.GET_PROTOCOL_FEATURES))[0]
         self.send(Request.SET_PROTOCOL_FEATURES, m.u64.pack(offered & protocol_features))
         self.protocol_features = offered & protocol_features

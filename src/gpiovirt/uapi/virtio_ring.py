@@ -49,8 +49,3 @@ def vring_avail_size(num: int) -> int:
 def vring_used_size(num: int) -> int:
     """Bytes of the used ring of a queue of `num`, avail_event included. virtio-v1.2 2.7"""
     return 6 + 8 * num
-
-
-def vring_need_event(event_idx: int, new_idx: int, old: int) -> bool:
-    """Whether the step from `old` to `new_idx` passes `event_idx`. virtio-v1.2 2.7.7.2"""
-    return (new_idx - event_idx - 1) & 0xFFFF < (new_idx - old) & 0xFFFF

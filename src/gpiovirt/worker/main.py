@@ -22,6 +22,7 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Direction, InfoEvent, LineInfo
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.exports.device import DeviceServer
+from gpiovirt.exports.vm.keeping import Keeping
 from gpiovirt.exports.vm.server import VmServer
 from gpiovirt.exports.vm.state import KeptState, vm_bytes
 from gpiovirt.host.clock import now_ns
@@ -66,7 +67,12 @@ class _ServedChip:
     """A virtual chip, its files, and who serves it."""
 
     def __init__(
-        self, spec: dict[str, Any], fds: Sequence[int], reactor: Reactor, on_use: Callable[[], None]
+        self,
+        spec: dict[str, Any],
+        fds: Sequence[int],
+        reactor: Reactor,
+        on_use: Callable[[], None],
+        on_spent: Callable[[], None],
     ) -> None:
         self.spec = spec
         files = list(fds)
@@ -95,7 +101,16 @@ class _ServedChip:
         self.vm: VmServer | None = None
         if spec["vm"]:
             listener = _listener(files.pop(0))
-            self.vm = VmServer(self.chip, listener, KeptState(memory.vm), reactor, {})
+            self.vm = VmServer(
+                self.chip,
+                listener,
+                KeptState(memory.vm),
+                reactor,
+                {},
+                on_spent=on_spent,
+                keeping=Keeping(_copy(files.pop(0)) if spec["keeper"] else None),
+            )
+            self.vm.on_peer = on_use
 
     def fds(self) -> list[int]:
         """In the order of the message that brought them."""
@@ -106,6 +121,15 @@ class _ServedChip:
         self._lines[offset] = file = _line_file(kind, list(fds))
         self.spec["lines"][offset].update(kind=kind, output=is_output)
         self.chip.replace(offset, file, is_output)
+
+    def use_keeper(self, fd: int) -> None:
+        """The one there was is gone."""
+        if self.vm is not None:
+            if self.spec["keeper"]:
+                os.close(self._fds.pop())
+            self.spec["keeper"] = True
+            self._fds.append(fd)
+            self.vm.use_keeper(_copy(fd))
 
     def lend(self, _chip: int, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
         """A line of the chip for another chip; OSError."""
@@ -239,7 +263,9 @@ class _Worker:
                     if self._simulator is not None:
                         self._served = _SimulatedChips(spec, message.fds, self._reactor, self._simulator)
                     else:
-                        self._served = _ServedChip(spec, message.fds, self._reactor, self._tell_use)
+                        self._served = _ServedChip(
+                            spec, message.fds, self._reactor, self._tell_use, self._on_spent
+                        )
                 except GpiovirtError as error:
                     self._send({"failed": str(error)})
                     return
@@ -248,6 +274,8 @@ class _Worker:
             case {"do": "line", "offset": offset, "kind": kind, "output": output}:
                 assert isinstance(served, _ServedChip)
                 served.replace(offset, kind, output, message.fds)
+            case {"do": "keeper"} if isinstance(served, _ServedChip):
+                served.use_keeper(message.fds[0])
             case {"do": "ping", "tag": tag}:
                 self._send({"tag": tag})
             case {"do": "status", "tag": tag} if served is not None:
@@ -271,6 +299,10 @@ class _Worker:
         self._send({"tag": tag, "line": _line(info)}, fds)
         for fd in fds:
             os.close(fd)
+
+    def _on_spent(self) -> None:
+        """Files that this process can never close are too many."""
+        self._send({"spent": True})
 
     def _tell_use(self) -> None:
         if isinstance(self._served, _ServedChip):
@@ -317,6 +349,10 @@ def _line_file(kind: str, files: list[int]) -> LineFile | None:
         file = DeviceSocket(socket.socket(fileno=files.pop(0)))
         return RemoteLine(file, files.pop(0))
     return None
+
+
+def _copy(fd: int) -> socket.socket:
+    return socket.socket(fileno=os.dup(fd))
 
 
 def _listener(fd: int) -> SocketListener:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One VMM's connection: what its messages ask for is done to memory, files and the device.
 
-All that the VMM gave us ends with the connection, and so do the lines its guest held.
+All that the VMM gave us ends with the connection, and so do the lines its guest held. The connection can be
+another process's that died: then it goes on where that was.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,32 +19,38 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, PeerError
 from gpiovirt.exports.vm.complaints import Complaints
+from gpiovirt.exports.vm.front_end import GONE, peek
+from gpiovirt.exports.vm.keeping import Keeping
+from gpiovirt.exports.vm.parked import Parked
+from gpiovirt.exports.vm.session import SOCKET, SessionFiles
 from gpiovirt.exports.vm.state import QUEUE_SIZE_MAX, Tracked
 from gpiovirt.exports.vm.vring import Vring
 from gpiovirt.host.fence import ordering_fence
 from gpiovirt.host.mapping import can_shrink, map_shared, shared_memory
 from gpiovirt.host.notifier import Notifier, check_eventfd
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.received import name_of, untouchable
 from gpiovirt.host.unix_socket import Peer
 from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.guest_memory import GuestMemory, Region
+from gpiovirt.protocols.vhost_user.messages import FDS_MAX
 from gpiovirt.protocols.virtio_gpio import GpioDevice
-from gpiovirt.protocols.virtqueue import Ring, Virtqueue, ran_before
+from gpiovirt.protocols.virtqueue import Ring, Virtqueue, ran_before, used_index
 from gpiovirt.uapi.virtio_gpio import VIRTIO_GPIO_EVENTQ, VIRTIO_GPIO_REQUESTQ
-from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from gpiovirt.uapi.virtio_ring import VIRTIO_RING_F_INDIRECT_DESC
 
 __all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
 
-_FDS_MAX = 32  # that come with one piece of a message; the most a message has is 8
 _MESSAGES_PER_TURN = 32
 
 
 class Connection:
     """Serves the VMM at the other end of `sock` until it goes, breaks the protocol, or close().
 
-    `shared` says that this process serves others, too, which the VMM should not be able to end.
+    What becomes of the connection is noted with `keeping`. `shared` says that this process serves others,
+    too, which the VMM should not be able to end.
     """
 
     def __init__(
@@ -55,9 +62,13 @@ class Connection:
         state: memoryview,
         defaults: Mapping[int, LineSettings],
         on_closed: Callable[[], None],
+        parked: Parked,
+        keeping: Keeping,
         shared: bool = False,
     ) -> None:
         self._sock = sock
+        self._parked = parked
+        self._keeping = keeping
         self.peer = peer
         self._reactor = reactor
         self._on_closed = on_closed
@@ -74,26 +85,68 @@ class Connection:
         self._tracked = Tracked(state, GpioDevice.num_queues, QUEUE_SIZE_MAX)
         self._device.record.bind(self._tracked.record(self._device.record.size))
         self._backend = v.Backend(
-            # suppressing notifications takes a barrier for each, and a guest that waits for each needs all
-            self._device.features & ~(1 << VIRTIO_RING_F_EVENT_IDX),
+            self._device.features,
             self._device.config,
             num_queues=GpioDevice.num_queues,
             queue_size_max=QUEUE_SIZE_MAX,
             record_size=self._device.record.size,
         )
+        self._files = SessionFiles()
         self._regions: dict[tuple[int, int, int], Region] = {}
         self._memory = GuestMemory(())
         self._features = 0
         self._fence = ordering_fence()
-        self._request_fd: int | None = None
         self._inflight_fd: int | None = None
         self._has_run = False
+        self._resumes = False
+        self._to_serve: list[int] = []
         self._warns_of_shrinking = shared
         self._calls: list[Callable[[], None] | None] = [None] * GpioDevice.num_queues
         self._event_calls = 0
         self._closed = False
-        self._log.info("%s has connected", peer)
-        reactor.add_reader(sock.fileno(), self._receive)
+
+    def begin(self, name: str = "") -> None:
+        """Serve from now on a VMM that has just connected, and was kept as `name` until now."""
+        self._log.info("%s has connected", self.peer)
+        self.note_all([name] if name else [])
+        self._listen()
+
+    def resume(self, state: str, files: dict[str, int]) -> None:
+        """Serve on a VMM whose process has died, with that one's `files`: they are ours. PeerError if not."""
+        try:
+            if reason := self._admit(list(files.values())):
+                files.clear()
+                raise PeerError(reason)
+            self._resumes = True
+            for event in self._backend.resume(state, files):
+                if isinstance(event, v.StartRing):
+                    self._restore()
+                self._do(event)
+            if self._backend.has_rings:  # or the record is of a VM before this one
+                self._restore()
+            self._resumes = False
+            self._log.info("the guest of %s goes on with its lines", self.peer)
+            self._listen()
+            self._serve_started()
+        except GpiovirtError:
+            self.close()
+            raise
+        finally:
+            self._close_fds([tuple(files.values())])
+
+    def _restore(self) -> None:
+        if not self._has_run:
+            self._device.restore()
+            self._has_run = True
+
+    def _listen(self) -> None:
+        self._reactor.add_edge_reader(self._sock.fileno(), self._receive, self._fail)
+
+    def note_all(self, dropped: Sequence[str] = ()) -> None:
+        """Tell a keeper that knows nothing of it yet."""
+        files = {SOCKET: self._sock.fileno(), **self._files.everything()}
+        self._files.changes()
+        self._keeping.note(files, dropped, self._backend.state())
 
     def close(self, keep_state: bool = False) -> None:
         """End the connection; the lines are released. With `keep_state`, its guest can go on afterwards."""
@@ -110,9 +163,12 @@ class Connection:
         for vring in self._vrings:
             vring.close()
         self._calls = [None] * GpioDevice.num_queues  # a call for edges may still be due
-        for fd in (self._request_fd, self._inflight_fd):
-            if fd is not None:
-                os.close(fd)
+        self._keeping.note({}, [SOCKET, *self._files.everything()], "")
+        self._files.drop_all("")
+        if self._inflight_fd is not None:
+            os.close(self._inflight_fd)
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # whoever has a copy of it
         self._sock.close()
         # unmapped now, and not when the next collection of garbage happens to be
         self._regions.clear()
@@ -144,51 +200,82 @@ class Connection:
 
     # messages
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
         try:
-            self._receive_messages()
+            return self._receive_messages()
         except Exception:
             self._fail()
+            return False
 
-    def _receive_messages(self) -> None:
+    def _receive_messages(self) -> bool:
+        """Returns whether there may be more."""
         for _ in range(_MESSAGES_PER_TURN):
             try:
-                data, fds, _, _ = socket.recv_fds(
-                    self._sock, self._backend.bytes_wanted, _FDS_MAX, socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._end(f"is gone ({error.strerror})")
-                return
-            if not data:
-                self._end("is gone")
-                return
-            reason = self._understand(data, fds)
-            if reason:
-                self._log.complain(f"{self.peer}: {reason}")
-                self._end("broke the protocol and was disconnected")
-                return
+                peeked = peek(self._sock)
+            except EOFError:
+                self._end(GONE)
+                return False
+            except PeerError as error:
+                self._expel(str(error))
+                return False
+            if peeked is None:
+                return False
+            message, fds, more = peeked
+            reason = self._admit(fds) or self._understand(message, fds)
+            if reason == GONE:
+                self._end(GONE)
+            elif reason or more:
+                self._expel(reason or f"more than {FDS_MAX} files with one message")
+            if self._closed:
+                return False
+        return True
 
-    def _understand(self, data: bytes, fds: list[int]) -> str:
-        """Do what came, and answer; returns why the connection must end, or nothing."""
+    def _expel(self, reason: str) -> None:
+        self._log.complain(f"{self.peer}: {reason}")
+        self._end("broke the protocol and was disconnected")
+
+    def _admit(self, fds: list[int]) -> str:
+        """Past here every file can be closed; returns why the connection must end, or nothing."""
+        strange = untouchable(fds)
+        if not strange:
+            return ""
+        names = ", ".join(name_of(fd) or "?" for fd in strange)
+        self._close_fds([tuple(fd for fd in fds if fd not in strange)])
+        self._parked.park(strange)
+        return f"sent what is no memory (memfd, tmpfs, hugetlbfs), eventfd or Unix socket: {names!r}"
+
+    def _understand(self, message: bytes, fds: list[int]) -> str:
+        """Do what it says, and answer; returns why the connection must end, or nothing.
+
+        Rings are served afterwards: if we die before, they begin where they would have.
+        """
         reason = ""
-        for event in self._backend.receive(data, fds):
-            try:
-                if isinstance(event, v.CloseConnection):
-                    reason = event.reason
-                else:
-                    self._handle(event)
-            except GpiovirtError as error:
-                self._backend.fail(error)
-        for outgoing in self._backend.data_to_send():
-            try:
-                sent = socket.send_fds(self._sock, [outgoing.data], outgoing.fds, socket.MSG_NOSIGNAL)
-            except OSError as error:
-                return f"does not take its answers ({error.strerror})"
-            if sent != len(outgoing.data):
-                return "does not take its answers"
+        for event in self._backend.receive(message, fds):
+            if isinstance(event, v.CloseConnection):
+                reason = event.reason
+            else:
+                self._do(event)
+        answers = self._backend.data_to_send()
+        if self._closed or reason:
+            return reason
+        changes = self._files.changes()
+        reason = self._keeping.finish(self._sock, self._backend.state(), changes, message, answers)
+        if not reason:
+            self._serve_started()
         return reason
+
+    def _do(self, event: v.Event) -> None:
+        try:
+            self._handle(event)
+        except GpiovirtError as error:
+            self._backend.fail(error)
+
+    def _serve_started(self) -> None:
+        started, self._to_serve = self._to_serve, []
+        for index in started:
+            queue = self._vrings[index].queue
+            if queue is not None and self._device.start(index, queue):
+                self._reactor.soon(partial(self._serve_on, index))
 
     def _handle(self, event: v.Event) -> None:
         self._log.debug("%s", event)
@@ -200,16 +287,23 @@ class Connection:
                 region[:3]: self._map(region, fd) for region, fd in zip(event.regions, event.fds, strict=True)
             }
             self._use_memory(regions)
-        finally:
+        except BaseException:
             self._close_fds([event.fds])
+            raise
+        self._files.drop_all("memory:")
+        for region, fd in zip(event.regions, event.fds, strict=True):
+            self._files.put(v.memory_file(region), fd)
 
     def _add_memory(self, event: v.AddMemory) -> None:
         try:
             self._use_memory({**self._regions, event.region[:3]: self._map(event.region, event.fd)})
-        finally:
+        except BaseException:
             os.close(event.fd)
+            raise
+        self._files.put(v.memory_file(event.region), event.fd)
 
     def _remove_memory(self, event: v.RemoveMemory) -> None:
+        self._files.drop(v.memory_file(event.region))
         gone = event.region[:3]
         self._use_memory({where: region for where, region in self._regions.items() if where != gone})
 
@@ -244,27 +338,43 @@ class Connection:
     def _set_kick(self, event: v.SetKick) -> None:
         vring = self._vrings[event.vring]
         vring.set_kick(None)
+        name = v.ring_file("kick", event.vring)
+        self._files.put(name, event.fd)
         try:
             check_eventfd(event.fd)
             kick = self._device.kick_of(event.vring)
             self._reactor.add_edge_reader(event.fd, kick, partial(self._end, "is disconnected"))
-        except OSError as error:
-            os.close(event.fd)
-            raise PeerError(f"a kick fd that cannot be waited for: {error.strerror}") from error
         except PeerError:
-            os.close(event.fd)
+            self._files.drop(name)
             raise
+        except OSError as error:
+            self._files.drop(name)
+            raise PeerError(f"a kick fd that cannot be waited for: {error.strerror}") from error
         vring.kick = event.fd
 
     def _set_call(self, event: v.SetCall) -> None:
         vring = self._vrings[event.vring]
-        vring.set_call(None if event.fd is None else Notifier(event.fd))
+        vring.set_call(self._notifier("call", event.vring, event.fd))
         self._calls[event.vring] = None if vring.call is None else vring.call.notify
         if vring.call is not None:
             vring.call.notify()  # of what was completed before it was there
 
     def _set_err(self, event: v.SetErr) -> None:
-        self._vrings[event.vring].set_err(None if event.fd is None else Notifier(event.fd))
+        self._vrings[event.vring].set_err(self._notifier("err", event.vring, event.fd))
+
+    def _notifier(self, use: str, index: int, fd: int | None) -> Notifier | None:
+        """In place of the one there is, which stays if the file is of no use."""
+        name = v.ring_file(use, index)
+        if fd is None:
+            self._files.drop(name)
+            return None
+        try:
+            notifier = Notifier(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._files.put(name, fd)
+        return notifier
 
     def _create_inflight(self, event: v.CreateInflight) -> None:
         if self._inflight_fd is not None:
@@ -280,13 +390,13 @@ class Connection:
             self._tracked = Tracked(view, event.num_queues, event.queue_size)
             with suppress(PeerError):  # made by another back-end: the record stays where it is
                 self._device.record.bind(self._tracked.record(self._device.record.size))
-        finally:
+        except BaseException:
             os.close(event.fd)
+            raise
+        self._files.put(v.INFLIGHT, event.fd)
 
     def _set_request_fd(self, event: v.SetBackendRequestFd) -> None:
-        if self._request_fd is not None:
-            os.close(self._request_fd)
-        self._request_fd = event.fd
+        self._files.put(v.REQUEST, event.fd)
 
     def _reset_device(self, _: v.ResetDevice) -> None:
         self._device.reset()
@@ -301,6 +411,8 @@ class Connection:
     # rings
 
     def _start_ring(self, event: v.StartRing) -> None:
+        if self._resumes:  # requests are answered in order, and the log knows the events' buffers
+            event = event._replace(last_avail_idx=used_index(self._memory, event.ring))
         if event.vring != VIRTIO_GPIO_REQUESTQ and self._vrings[VIRTIO_GPIO_REQUESTQ].queue is None:
             # what state the lines have is known when the other starts
             self._vrings[event.vring].waiting = event.ring, event.last_avail_idx
@@ -329,11 +441,9 @@ class Connection:
             indirect=bool(self._features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
             log=self._tracked.log(index, ring.size) if index == VIRTIO_GPIO_EVENTQ else None,
             fence=self._fence,
-            ordered=self._fence is None,
         )
         self._vrings[index].queue = queue
-        if self._device.start(index, queue):
-            self._reactor.soon(partial(self._serve_on, index))
+        self._to_serve.append(index)
 
     def _stop_ring(self, event: v.StopRing) -> None:
         vring = self._vrings[event.vring]

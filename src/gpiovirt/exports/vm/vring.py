@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""One ring of a connection: the files the VMM gave for it, and the queue while it runs."""
+"""One ring of a connection: how it notifies and is notified, and the queue while it runs."""
 
 from __future__ import annotations
-
-import os
 
 from gpiovirt.host.notifier import Notifier
 from gpiovirt.host.reactor import Reactor
@@ -13,7 +11,7 @@ __all__ = ["Vring"]
 
 
 class Vring:
-    """It owns its files; `waiting` is a start, (ring, last available index), that waits for another ring."""
+    """It uses files, and owns none; `waiting` is a start, (ring, last available index), after another's."""
 
     __slots__ = ("_reactor", "call", "err", "kick", "queue", "waiting")
 
@@ -28,7 +26,6 @@ class Vring:
     def set_kick(self, fd: int | None) -> None:
         if self.kick is not None:
             self._reactor.remove_reader(self.kick)
-            os.close(self.kick)
         self.kick = fd
 
     def set_call(self, call: Notifier | None) -> None:
@@ -42,6 +39,7 @@ class Vring:
         self.err = err
 
     def close(self) -> None:
+        """Before its files are closed."""
         self.queue = None
         self.set_kick(None)
         self.set_call(None)

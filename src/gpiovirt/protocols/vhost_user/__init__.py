@@ -29,10 +29,13 @@ from gpiovirt.protocols.vhost_user.events import (
     StartRing,
     StopRing,
 )
-from gpiovirt.protocols.vhost_user.framing import Outgoing
+from gpiovirt.protocols.vhost_user.framing import Outgoing, size_of
 from gpiovirt.protocols.vhost_user.inflight import SplitRingLog, inflight_size, log_area, record_area
+from gpiovirt.protocols.vhost_user.session import INFLIGHT, REQUEST, memory_file, ring_file
 
 __all__ = [
+    "INFLIGHT",
+    "REQUEST",
     "AddMemory",
     "Backend",
     "CloseConnection",
@@ -57,5 +60,8 @@ __all__ = [
     "StopRing",
     "inflight_size",
     "log_area",
+    "memory_file",
     "record_area",
+    "ring_file",
+    "size_of",
 ]

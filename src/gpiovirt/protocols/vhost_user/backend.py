@@ -16,6 +16,14 @@ from gpiovirt.protocols.vhost_user import messages as m
 from gpiovirt.protocols.vhost_user.framing import Framing, Message, Outgoing
 from gpiovirt.protocols.vhost_user.inflight import inflight_size
 from gpiovirt.protocols.vhost_user.messages import ProtocolFeature, Request
+from gpiovirt.protocols.vhost_user.session import (
+    INFLIGHT,
+    REQUEST,
+    SessionState,
+    VringState,
+    memory_file,
+    ring_file,
+)
 from gpiovirt.protocols.virtqueue import Ring
 
 __all__ = ["Backend"]
@@ -48,8 +56,8 @@ class _Vring:
 class Backend:
     """The protocol with one front-end.
 
-    Read at most `bytes_wanted` at a time, so that fds are told to belong to the right message. While
-    an event of receive() is handled, fail() makes it a refusal.
+    Read at most `bytes_wanted` and `fds_wanted` at a time, so that fds are told to belong to the right
+    message. While an event of receive() is handled, fail() makes it a refusal.
     """
 
     def __init__(
@@ -76,12 +84,23 @@ class Backend:
         self._framing = Framing()
         self._failure: GpiovirtError | None = None
         self._inflight_fd: int | None = None
+        self._inflight: tuple[int, int, int, int] | None = None
         self.closed = False
 
     @property
     def bytes_wanted(self) -> int:
         """How much is missing of the message, or of its header."""
         return self._framing.bytes_wanted
+
+    @property
+    def fds_wanted(self) -> int:
+        """How many fds may come with it."""
+        return self._framing.fds_wanted
+
+    @property
+    def has_rings(self) -> bool:
+        """Whether the front-end has said where rings are."""
+        return any(vring.ring is not None for vring in self._vrings)
 
     def data_to_send(self) -> list[Outgoing]:
         """The answers so far; each is given once."""
@@ -121,6 +140,53 @@ class Backend:
         unclaimed = self._framing.unclaimed()
         if unclaimed:
             yield e.CloseFds(unclaimed)
+
+    def state(self) -> str:
+        """What resume() of another back-end takes."""
+        vrings = [
+            VringState(vring.size, vring.base, vring.ring, vring.kick, vring.enabled, vring.running)
+            for vring in self._vrings
+        ]
+        features = self._features, self._protocol_features, self._status
+        return SessionState(*features, tuple(self._regions), tuple(vrings), self._inflight).encode()
+
+    def resume(self, state: str, files: dict[str, int]) -> Iterator[e.Event]:
+        """Go on from another's state(), with its files: what there is to be done, to be consumed to its end.
+
+        Files are taken out of `files` as they are given away. PeerError if it cannot be done.
+        """
+        known = SessionState.decode(state, len(self._vrings), self._queue_size_max, self._memory_slots)
+        self._features, self._protocol_features, self._status = known[:3]
+        self._regions = list(known.regions)
+        self._inflight = known.inflight
+        for event in self._events_to(known, files):
+            self._failure = None
+            yield event
+            if self._failure is not None:
+                raise self._failure
+        for index, (vring, was) in enumerate(zip(self._vrings, known.vrings, strict=True)):
+            vring.size, vring.base, vring.ring, vring.kick, vring.enabled, _ = was
+            if was.running:
+                yield from self._start_if_ready(index)
+
+    def _events_to(self, state: SessionState, files: dict[str, int]) -> Iterator[e.Event]:
+        try:
+            yield e.SetFeatures(state.features)
+            yield e.SetStatus(state.status)
+            if REQUEST in files:
+                yield e.SetBackendRequestFd(files.pop(REQUEST))
+            regions = state.regions
+            yield e.MapMemory(regions, tuple(files.pop(memory_file(region)) for region in regions))
+            if state.inflight is not None:
+                yield e.SetInflight(*state.inflight, files.pop(INFLIGHT))
+            for index, vring in enumerate(state.vrings):
+                for use, event in (("call", e.SetCall), ("err", e.SetErr)):
+                    if (name := ring_file(use, index)) in files:
+                        yield event(index, files.pop(name))
+                if vring.kick:
+                    yield e.SetKick(index, files.pop(ring_file("kick", index)))
+        except KeyError as error:
+            raise PeerError(f"a session without its file {error}") from error
 
     def _dispatch(self, message: Message) -> Iterator[e.Event]:
         answered = message.request in _ANSWERED
@@ -281,8 +347,8 @@ class Backend:
         index, fd = self._vring_fd(message)
         if fd is None:
             raise PeerError(f"ring {index} without a kick fd: polling is not offered")
-        self._vrings[index].kick = True
         yield e.SetKick(index, fd)
+        self._vrings[index].kick = self._failure is None
         yield from self._start_if_ready(index)
 
     def _set_vring_call(self, message: Message) -> Iterator[e.Event]:
@@ -367,6 +433,8 @@ class Backend:
         if not needed <= size <= 1 << 24 or offset >= 1 << 63:
             raise PeerError(f"inflight memory of {size} bytes at {offset}; it takes {needed}")
         yield e.SetInflight(num_queues, queue_size, size, offset, message.take_fds(1)[0])
+        if self._failure is None:
+            self._inflight = num_queues, queue_size, size, offset
 
 
 _HANDLERS: dict[int, Callable[[Backend, Message], Iterator[e.Event]]] = {

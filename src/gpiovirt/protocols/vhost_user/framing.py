@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 from gpiovirt.errors import PeerError
 from gpiovirt.protocols.vhost_user import messages as m
 
-__all__ = ["Framing", "Message", "Outgoing"]
+__all__ = ["Framing", "Message", "Outgoing", "size_of"]
 
 _PAYLOAD_MAX = 4096  # more than any message has
-_FDS_MAX = 32  # likewise
 
 
 class Outgoing(NamedTuple):
@@ -24,6 +23,14 @@ class Outgoing(NamedTuple):
 
     data: bytes
     fds: tuple[int, ...]
+
+
+def size_of(header: bytes | bytearray) -> int:
+    """Bytes of the message that begins so; PeerError if no request does."""
+    request, flags, size = m.header.unpack_from(header)
+    if flags & m.VERSION_MASK != m.VERSION or flags & m.REPLY_MASK or size > _PAYLOAD_MAX:
+        raise PeerError(f"no request: {request}, flags {flags:#x}, {size} bytes")
+    return m.header.size + int(size)
 
 
 class Message:
@@ -67,17 +74,20 @@ class Framing:
             missing += int(m.header.unpack_from(self._inbox)[2])
         return missing
 
+    @property
+    def fds_wanted(self) -> int:
+        """How many more a message can have."""
+        return m.FDS_MAX - len(self._fds)
+
     def receive(self, data: bytes, fds: Sequence[int]) -> Iterator[Message]:
         """The messages that are complete now; PeerError at one that cannot be one."""
         self._inbox += data
         self._fds += fds
-        if len(self._fds) > _FDS_MAX:
+        if len(self._fds) > m.FDS_MAX:
             raise PeerError(f"{len(self._fds)} fds with one message")
         while len(self._inbox) >= m.header.size:
-            request, flags, size = m.header.unpack_from(self._inbox)
-            if flags & m.VERSION_MASK != m.VERSION or flags & m.REPLY_MASK or size > _PAYLOAD_MAX:
-                raise PeerError(f"no request: {request}, flags {flags:#x}, {size} bytes")
-            end = m.header.size + size
+            end = size_of(self._inbox)
+            request, flags, _ = m.header.unpack_from(self._inbox)
             if len(self._inbox) < end:
                 return
             payload = bytes(self._inbox[m.header.size : end])

@@ -18,7 +18,7 @@ from gpiovirt.protocols.virtio_gpio.irq import STEPS, IrqAction, IrqEvent, IrqSt
 from gpiovirt.protocols.virtio_gpio.record import LineRecord, Record, names_block
 from gpiovirt.protocols.virtqueue import Chain, Virtqueue
 from gpiovirt.uapi import virtio_gpio as u
-from gpiovirt.uapi.virtio_ring import VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from gpiovirt.uapi.virtio_ring import VIRTIO_F_VERSION_1, VIRTIO_RING_F_INDIRECT_DESC
 
 __all__ = ["GpioDevice"]
 
@@ -102,7 +102,7 @@ class GpioDevice:
     @property
     def features(self) -> int:
         """Feature bits to offer. Indirect descriptors cost time, so only where events need the room."""
-        bits = [u.VIRTIO_GPIO_F_IRQ, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1]
+        bits = [u.VIRTIO_GPIO_F_IRQ, VIRTIO_F_VERSION_1]
         if len(self._lines) > _EVENT_BUFFERS:
             bits.append(VIRTIO_RING_F_INDIRECT_DESC)
         return sum(1 << bit for bit in bits)
@@ -364,12 +364,12 @@ class GpioDevice:
 
     def _on_edge(self, event: EdgeEvent) -> None:
         line = self._lines[event.offset]
-        self.record.save_level(event.offset, event.rising)
         irq_type = line.irq_type
         if irq_type > u.VIRTIO_GPIO_IRQ_TYPE_EDGE_BOTH:
             self._check_level(line)
         elif irq_type & (_RISING if event.rising else _FALLING):
             self._latch(line, event.rising)
+        self.record.save_level(event.offset, event.rising)  # who dies before has it told once more, not never
 
     def _latch(self, line: GuestLine, level: bool) -> None:
         if len(line.edges) < _EDGES_MAX:

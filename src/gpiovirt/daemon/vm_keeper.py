@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""The custodian's end of the process that keeps a VM's session: started, watched, replaced when it dies."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+
+from gpiovirt.core.deadline import Cancel
+from gpiovirt.errors import HostError
+from gpiovirt.host.reactor import Reactor
+
+__all__ = ["VmKeeper"]
+
+_log = logging.getLogger(__name__)
+
+_AGAIN_S = 0.1
+
+
+class VmKeeper:
+    """`start` makes one and returns the channel to it; `on_another` is called when that is a new one."""
+
+    def __init__(
+        self, name: str, reactor: Reactor, start: Callable[[], socket.socket], on_another: Callable[[], None]
+    ) -> None:
+        self._name = name
+        self._reactor = reactor
+        self._start = start
+        self._on_another = on_another
+        self._channel: socket.socket | None = None
+        self._cancel: Cancel | None = None
+        self.is_new = False
+        """The worker has not been told of it"""
+
+    def fileno(self) -> int | None:
+        """The channel's fd, for workers; None while there is none."""
+        return None if self._channel is None else self._channel.fileno()
+
+    def begin(self) -> None:
+        """Have one, if there is none; HostError."""
+        if self._channel is None:
+            self.use(self._start())
+
+    def use(self, channel: socket.socket) -> None:
+        """This is the one from now on: one that was there before us, or a new one."""
+        self._forget()
+        self._channel = channel
+        self._reactor.add_hangup(channel.fileno(), self._on_gone)
+
+    def _on_gone(self) -> None:
+        """It has died, or the worker got no answer from it and shut the channel down."""
+        self._forget()
+        _log.warning("%s: the keeper of its VM is gone; another is started", self._name)
+        self._cancel = self._reactor.call_later(_AGAIN_S, self._another)
+
+    def _another(self) -> None:
+        self._cancel = None
+        try:
+            self.begin()
+        except HostError as error:
+            _log.error("%s: %s", self._name, error)
+            self._cancel = self._reactor.call_later(_AGAIN_S, self._another)
+            return
+        self.is_new = True
+        self._on_another()
+
+    def _forget(self) -> None:
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+        if self._channel is not None:
+            self._reactor.remove_reader(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+    def close(self) -> None:
+        """It ends when its worker's end is closed, too."""
+        self._forget()
+        self.is_new = False
