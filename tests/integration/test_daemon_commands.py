@@ -58,6 +58,10 @@ def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
     assert re.search(r"^ +1 LAMP +output +sim-b:1 +unused, safe: low$", shown, re.M)
     assert re.search(r"^ +2 MOTOR +input +sim-a:0 +unused$", shown, re.M)
     assert f"path={daemon.run}/vm/plc" in shell("vm-args qemu plc")
+    assert shell("serve --chip plc --vm plc=/run/x", status=2) == (
+        "gpiovirt: --chip 'plc': to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; "
+        "a chip of gpiovirtd's is given to VMs by itself: gpiovirt new plc LINES --vm\n"
+    )
     shell("delete plc")
     assert "no chip 'plc'" in shell("show plc", status=2)
 

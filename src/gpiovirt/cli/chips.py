@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["ChipSet", "add_options", "kernel_chips", "parse_sim", "parse_wire"]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sim, --wire, --hog and --chip."""
+def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None:
+    """Add --sim, --wire, --hog and --chip, which may be a chip of gpiovirtd unless `of_daemon` is false."""
     parser.add_argument(
         "--sim",
         metavar="LABEL:LINES",
@@ -51,11 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chip",
-        metavar="NAME[=LINES]",
+        metavar="NAME[=LINES]" if of_daemon else "NAME=LINES",
         action="append",
         default=[],
-        help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated); "
-        "without LINES: the chip NAME of gpiovirtd",
+        help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated)"
+        + ("; without LINES: the chip NAME of gpiovirtd" if of_daemon else ""),
     )
     parser.add_argument(
         "--wait",
