@@ -172,3 +172,18 @@ class TestUsers:
         assert {int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
         assert os.readlink(f"/proc/{worker}/root") == f"/proc/{worker}"
+
+
+def test_vm_args_are_of_sockets_that_are_there(shell: Shell, daemon: Daemon, tmp_path: Path) -> None:
+    shell("new plc 'sim-a 0-1'")
+    (tmp_path / "file").touch()
+    for what, said in (
+        ("plc", "plc is not for VMs; delete it and make it again with: gpiovirt new plc LINES --vm"),
+        ("other", "gpiovirtd has no chip 'other' (`gpiovirt list` shows them), and "),
+        (f"{tmp_path}/none", f"{tmp_path}/none is no socket; start first: gpiovirt serve ... --vm NAME="),
+        (f"{tmp_path}/file", f"{tmp_path}/file is no socket; start first: gpiovirt serve ... --vm NAME="),
+        (f"{tmp_path}/file/x", f"cannot look at {tmp_path}/file/x: Not a directory"),
+    ):
+        printed = shell(f"vm-args qemu {what}", status=1)
+        assert printed.startswith(f"gpiovirt: {said}")
+        assert printed.count("\n") == 1
