@@ -18,7 +18,7 @@ demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use 
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_vm.py
 
 test: tools  ## set up what the tests need and run them all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 fresh:  ## run the two commands above on a bare Debian, as root; scripts/fresh --help says more
 	@scripts/fresh
@@ -46,6 +46,7 @@ clean:  ## remove what the targets above made
 
 tools: $(VENV)/.dev
 	@scripts/install-tools
+	@guests/build --packages uml x86 uml-7.3
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/install-tools python3-venv

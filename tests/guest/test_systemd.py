@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from guests.guest import Uml
+from tests.machine import the_only_one
 
 DRIVER = "/run/gpiovirt/bus/platform/drivers/gpio-virt-agg"
 VALUE = "/sys/devices/platform/gpio-sim.*/gpiochip0/sim_gpio{}/value"
@@ -61,7 +62,8 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(has_uml: None, package: Path) -> Iterator[Machine]:
-    with Uml(systemd=True, mem="512M") as guest:
+    # packages of this machine are seen in the guest
+    with the_only_one(), Uml(systemd=True, mem="512M") as guest:
         made = Machine(guest, package)
         yield made
         # the last: nothing is left of it, whatever was made meanwhile
