@@ -8,8 +8,10 @@ sockets, and a test is to find its own only. What else there is once is for `tes
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from tests.machine import part_from_others
 
+_FOLDER = pytest.StashKey[str]()
 _BUILDS = pytest.StashKey[subprocess.Popen[bytes]]()
 _BUILD = [str(Path(__file__).parents[1] / "guests/build"), "uml", "x86", "uml-7.3"]
 
@@ -25,10 +28,17 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Part a worker from the others."""
-    if _is_worker(config) and os.getuid() == 0:
-        part_from_others()
+    """Part a worker from the others; have a folder for temporary files that no other run closes to users.
+
+    pytest's own is one for all of a user's runs: each closes it, and removes what it finds to be old.
+    """
+    if _is_worker(config):
+        if os.getuid() == 0:
+            part_from_others()
+    elif not config.option.basetemp:
+        config.option.basetemp = config.stash[_FOLDER] = tempfile.mkdtemp(prefix="gpiovirt-")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -44,8 +54,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         )
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End it if there was no need to wait, as after -k, -x or Ctrl-C."""
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """End the building if nobody waited for it, as after -x or Ctrl-C; keep the files of what failed."""
+    if exitstatus == pytest.ExitCode.OK and (folder := session.config.stash.get(_FOLDER, "")):
+        shutil.rmtree(folder, ignore_errors=True)
     if builds := session.config.stash.get(_BUILDS, None):
         if builds.poll() is None:
             os.killpg(builds.pid, signal.SIGTERM)

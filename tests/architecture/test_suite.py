@@ -25,8 +25,9 @@ def test_that_is_left_out(): pass
 @pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)], ids=["in CI", "at home"])
 def test_one_that_is_skipped_fails_in_ci(tmp_path: Path, ci: str, status: int) -> None:
     (tmp_path / "test_some.py").write_text(LEFT_OUT)
+    options = ["-q", "-p", "no:cacheprovider", "-p", "tests.conftest", f"--basetemp={tmp_path}/temporary"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.conftest", tmp_path],
+        [sys.executable, "-m", "pytest", *options, tmp_path],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "CI": ci},
         stdout=subprocess.PIPE,

@@ -381,7 +381,10 @@ class TestEvents:
             program = on_plc(daemon, sys.executable, "-c", busy)
             try:
                 with api.stream("GET", "/events") as events:
-                    daemon.wait_for(lambda: next(events) and api("GET", "/state").body["watchers"] == 1)
+                    # as much as the kernel keeps for it must be told first
+                    daemon.wait_for(
+                        lambda: next(events) and api("GET", "/state").body["watchers"] == 1, timeout_s=120
+                    )
             finally:
                 program.kill()
                 program.wait()
