@@ -20,7 +20,7 @@ demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use 
 test: tools  ## set up what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-fresh:  ## run the two commands above on a bare Debian, as root; scripts/fresh --help says more
+fresh:  ## as root: run make demo and make test on a bare Debian; scripts/fresh --help says more
 	@scripts/fresh
 
 check: $(VENV)/.dev  ## lint, types, layers
