@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test check bench docs install deb clean tools
+.PHONY: help demo demo-vm test fresh check bench docs install deb clean tools
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,10 @@ demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use 
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_vm.py
 
 test: tools  ## set up what the tests need and run them all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+fresh:  ## as root: run make demo and make test on a bare Debian; scripts/fresh --help says more
+	@scripts/fresh
 
 check: $(VENV)/.dev  ## lint, types, layers
 	$(BIN)/ruff check .
@@ -43,9 +46,10 @@ clean:  ## remove what the targets above made
 
 tools: $(VENV)/.dev
 	@scripts/install-tools
+	@guests/build --packages uml x86 uml-7.3 qemu10
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "python3-venv is missing; install it with: sudo apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/install-tools python3-venv
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.clients: $(VENV)/bin/python pyproject.toml

@@ -64,7 +64,7 @@ def wait_until_gone(leader: int) -> None:
         time.sleep(0.02)
 
 
-def test_a_finished_build_is_found_within_a_second(boot: Callable[[], Guest]) -> None:
+def test_a_finished_build_is_found_at_once(boot: Callable[[], Guest]) -> None:
     assert build("uml" if boot is Uml else "x86") < 1
 
 

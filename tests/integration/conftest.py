@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.machine import outside, the_only_one
+
 ROOT = Path(__file__).parents[2]
 USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
 GROUPS = {"gpvplc": 7201}
@@ -70,7 +72,7 @@ def installation() -> Iterator[Installation]:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Debian package, built."""
     built = subprocess.run(
-        [ROOT / "scripts/build-deb", tmp_path_factory.mktemp("deb")],
+        [*outside(), ROOT / "scripts/build-deb", tmp_path_factory.mktemp("deb")],
         env={**os.environ, "PAGES_PYTHON": sys.executable, "PYTHONPATH": str(ROOT / "src")},
         stdout=subprocess.PIPE,
         text=True,
@@ -178,6 +180,11 @@ def users() -> Iterator[None]:
     """alice is in the group plc, boss in the group gpiovirt, bob in no other than his own."""
     if os.getuid():
         pytest.fail("users can be made by root only")
+    with the_only_one():
+        yield from _users()
+
+
+def _users() -> Iterator[None]:
     made_group = subprocess.run(["groupadd", "--system", "gpiovirt"], check=False).returncode == 0
     subprocess.run(["groupadd", "-g", str(GROUPS["gpvplc"]), "gpvplc"], check=True)
     for name, uid in USERS.items():

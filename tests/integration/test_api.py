@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gpiovirt.control.client import RefusedError
 from gpiovirt.testing.api import ApiClient, connect_as
 from gpiovirt.testing.daemon import Daemon
-from tests.integration.conftest import let_all_pass
+from tests.integration.conftest import ROOT, let_all_pass
 
 SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP", "--no-files"]
 
@@ -499,6 +500,22 @@ class TestProcess:
                 process_of(daemon)
             assert ApiClient(str(daemon.run / "api.sock"))("GET", "/chips").status == 200
             assert process_of(daemon)
+            assert daemon.log().count("\n") == 1
+
+    def test_it_works_where_only_root_can_read_what_is_installed(self, tmp_path: Path) -> None:
+        """As in a clone in root's home."""
+        let_all_pass(tmp_path)
+        private = tmp_path / "private"
+        private.mkdir(mode=0o700)
+        (private / "src").symlink_to(ROOT / "src")
+        (private / "site").symlink_to(sysconfig.get_paths()["purelib"])
+        environment = {**os.environ, "PYTHONPATH": f"{private}/src:{private}/site"}
+        with Daemon(tmp_path, SIMS, env=environment) as daemon:
+            api = ApiClient(str(daemon.run / "api.sock"))
+            make(api)
+            for target in ("/chips/plc", "/openapi.json", "/metrics"):
+                assert api("GET", target).status == 200, daemon.log()
+            assert api("GET", "/nothing").status == 404
             assert daemon.log().count("\n") == 1
 
     def test_it_can_be_left_out(self, tmp_path: Path) -> None:

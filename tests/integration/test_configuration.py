@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gpiovirt.host.installation import how_to_install
 from gpiovirt.testing.daemon import Daemon
 
 SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
@@ -125,6 +126,25 @@ class TestCheck:
         assert done.returncode == 1
         assert done.stderr.startswith("gpiovirt: pydantic is missing or too old (cannot import name")
         assert done.stderr.count("\n") == 1
+
+    def test_only_writing_files_takes_what_writes_them(self, daemon: Daemon, tmp_path: Path) -> None:
+        (tmp_path / "tomli_w.py").write_text("raise ImportError('no tomli_w here', name='tomli_w')")
+        describe(daemon.config, plc='lines = "sim-a 0"')
+        results = [
+            subprocess.run(
+                [sys.executable, "-m", "gpiovirt", *words],
+                env={**daemon.environment, "PYTHONPATH": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            for words in (["check"], ["apply"], ["save", "plc"])
+        ]
+        assert [done.returncode for done in results] == [0, 0, 1]
+        assert results[2].stderr == (
+            "gpiovirt: tomli_w is missing or too old (no tomli_w here); "
+            f"install it with: {how_to_install('daemon')}\n"
+        )
 
     def test_a_directory_that_is_not_there_is_no_empty_one(self, daemon: Daemon) -> None:
         daemon.config.rmdir()

@@ -215,7 +215,8 @@ def test_many_chips_leave_nothing_behind(daemon: Daemon, drivers: Path) -> None:
     before, pages = kept(), resident()
     for _ in range(times):
         make_and_delete()
-    daemon.wait_for(lambda: kept() == before)
+    # what of the first five was still on its way out may be less now
+    daemon.wait_for(lambda: all(now <= was for now, was in zip(kept(), before, strict=True)))
     assert resident() - pages < 256  # 1 MiB
     for folder in ("chips", "vm"):
         assert os.listdir(daemon.run / folder) == []

@@ -61,7 +61,10 @@ def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
     assert re.search(r"^ +2 MOTOR +input +sim-a:0 +unused, name=MOTOR$", shown, re.M)
     assert f"path={daemon.run}/vm/plc" in shell("vm-args qemu plc")
     assert "reconnect" not in shell("vm-args qemu plc --reconnect")  # its connection stays
-    assert "reconnect=1" in shell("vm-args qemu /other --reconnect")
+    assert shell("serve --chip plc --vm plc=/run/x", status=2) == (
+        "gpiovirt: --chip 'plc': to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; "
+        "a chip of gpiovirtd's is given to VMs by itself: gpiovirt new plc LINES --vm\n"
+    )
     shell("delete plc")
     assert "no chip 'plc'" in shell("show plc", status=2)
 
@@ -172,3 +175,18 @@ class TestUsers:
         assert {int(fields[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
         assert os.readlink(f"/proc/{worker}/root") == f"/proc/{worker}"
+
+
+def test_vm_args_are_of_sockets_that_are_there(shell: Shell, daemon: Daemon, tmp_path: Path) -> None:
+    shell("new plc 'sim-a 0-1'")
+    (tmp_path / "file").touch()
+    for what, said in (
+        ("plc", "plc is not for VMs; delete it and make it again with: gpiovirt new plc LINES --vm"),
+        ("other", "gpiovirtd has no chip 'other' (`gpiovirt list` shows them), and "),
+        (f"{tmp_path}/none", f"{tmp_path}/none is no socket; start first: gpiovirt serve ... --vm NAME="),
+        (f"{tmp_path}/file", f"{tmp_path}/file is no socket; start first: gpiovirt serve ... --vm NAME="),
+        (f"{tmp_path}/file/x", f"cannot look at {tmp_path}/file/x: Not a directory"),
+    ):
+        printed = shell(f"vm-args qemu {what}", status=1)
+        assert printed.startswith(f"gpiovirt: {said}")
+        assert printed.count("\n") == 1

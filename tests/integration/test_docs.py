@@ -265,7 +265,8 @@ def test_the_demo_fails_if_something_differs(run: Runner) -> None:
 def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
     for name in ("blink.py", "test_blink.py"):
         (tmp_path / name).write_text((ROOT / "examples" / name).read_text())
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_blink.py"]
+    options = ["-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/temporary"]
+    command = [sys.executable, "-m", "pytest", *options, "test_blink.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 passed" in done.stdout

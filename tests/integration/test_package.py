@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import ROOT
+from tests.machine import the_only_one
 
 SIMS = "--sim gpiochip0:24 --sim gpiochip2:8 --sim e6050000.gpio:32 --sim panel:START,STOP --sysfs"
 USERS = {"alice": 7301, "bob": 7302}
@@ -39,8 +40,9 @@ def sh(script: str, status: int | None = 0) -> str:
 @pytest.fixture(scope="module")
 def installed(package: Path) -> Iterator[None]:
     """The package, two users and their group; all is gone afterwards."""
-    assert not Path("/run/gpiovirt/control").exists(), "a gpiovirtd runs on this machine"
     with ExitStack() as undo:
+        undo.enter_context(the_only_one())
+        assert not Path("/run/gpiovirt/control").exists(), "a gpiovirtd runs on this machine"
         undo.callback(sh, "dpkg --purge gpiovirt; userdel gpiovirt; groupdel gpio", status=None)
         subprocess.run(["dpkg", "-i", package], check=True, stdout=subprocess.DEVNULL)
         undo.callback(sh, "groupdel plc", status=None)

@@ -782,3 +782,21 @@ def test_nothing_of_a_vm_is_kept_when_it_is_gone(service: Service, path: str) ->
         time.sleep(0.01)
     assert len(os.listdir(f"/proc/{service.process.pid}/fd")) == len(files)
     assert "guest" not in Path(f"/proc/{service.process.pid}/maps").read_text()
+
+
+def test_a_hang_up_ends_it_unless_under_nohup(path: str) -> None:
+    with Service(["--sim", "a:4", "--vm", f"a={path}"]) as service:
+        service.sim.close()
+        service.process.send_signal(signal.SIGHUP)
+        assert service.process.wait(10) == 0
+        assert service.log().endswith(
+            "gpiovirt: ended by SIGHUP; there is nothing to reload, start it again\n"
+        )
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        kept = Service(["--sim", "a:4", "--vm", f"a={path}"])
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    with kept as service:
+        service.process.send_signal(signal.SIGHUP)
+        check_served(path)

@@ -18,4 +18,4 @@ def test_a_fuzz_harness_finds_nothing(harness: str) -> None:
         [sys.executable, FOLDER / harness, "--seconds", "5"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.split()[0]) > 100
+    assert int(done.stdout.split()[0]) > 10

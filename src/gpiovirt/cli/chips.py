@@ -35,8 +35,8 @@ __all__ = ["ChipSet", "Loop", "add_options", "parse_sim", "parse_wire"]
 _LOOK_AGAIN_NS = 250_000_000
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add --sim, --wire, --hog and --chip."""
+def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None:
+    """Add --sim, --wire, --hog and --chip, which may be a chip of gpiovirtd unless `of_daemon` is false."""
     parser.add_argument(
         "--sim",
         metavar="LABEL:LINES",
@@ -60,11 +60,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--chip",
-        metavar="NAME[=LINES]",
+        metavar="NAME[=LINES]" if of_daemon else "NAME=LINES",
         action="append",
         default=[],
-        help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated); "
-        "without LINES: the chip NAME of gpiovirtd",
+        help="make a virtual chip; LINES as written to new_device: 'sim-a 0 3, sim-b 0-1' (may be repeated)"
+        + ("; without LINES: the chip NAME of gpiovirtd" if of_daemon else ""),
     )
     parser.add_argument(
         "--line",

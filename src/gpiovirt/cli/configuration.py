@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from gpiovirt.control import config_directory
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, UsageError
+from gpiovirt.host.installation import how_to_install
 
 if TYPE_CHECKING:
     from gpiovirt.control.plan import Step
@@ -34,16 +36,18 @@ def directory_of(options: argparse.Namespace) -> str:
     return os.path.abspath(options.config or config_directory(uid))
 
 
-def need_libraries() -> None:
-    """HostError, with what to do, if a library that reading files needs is not installed, or too old."""
+def need_libraries(*more: str) -> None:
+    """HostError, with what to do, if a library that reading files needs, or one of `more`, is not installed,
+    or too old."""
     try:
-        import gpiovirt.control.configuration  # noqa: F401
+        for module in ("gpiovirt.control.configuration", *more):
+            importlib.import_module(module)
     except ImportError as error:
         name = (error.name or "").partition(".")[0]
         if name == "gpiovirt":
             raise
         raise HostError(
-            f"{name} is missing or too old ({error}); install it with: pip install 'gpiovirt[daemon]'"
+            f"{name} is missing or too old ({error}); install it with: {how_to_install('daemon')}"
         ) from error
 
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +21,18 @@ from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
 from gpiovirt.host import libc, seccomp
 from gpiovirt.host.confine import MACHINES
+from gpiovirt.host.installation import how_to_install
 
 EPILOG = """\
 The exit status is 0 if `gpiovirt run` works here for the user who asks. Nothing is changed.
 """
+
+
+_PARTS = {
+    "chips described by files": ("gpiovirt.control.configuration", "tomli_w"),
+    "HTTP and metrics": ("gpiovirt.control.api", "gpiovirt.control.api_http"),
+}
+"""What of gpiovirtd takes libraries, and the modules to import for it, each with all that it imports"""
 
 
 class Finding(NamedTuple):
@@ -71,20 +81,30 @@ def findings() -> Iterator[Finding]:
 
 
 def _tried(what: str, attempt: Callable[[], object], good: str) -> Finding:
+    failed = _failure_of(attempt)
+    return Finding(what, not failed, failed or good, True)
+
+
+def _failure_of(attempt: Callable[[], object]) -> str:
     """Try it in a child, so that it changes nothing here; what it says if it fails comes back by a pipe."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
             attempt()
-        except (GpiovirtError, OSError) as error:
+        except (GpiovirtError, OSError, ImportError) as error:
             os.write(writer, str(error).encode()[:4000])
         os._exit(0)
     os.close(writer)
     with open(reader, encoding="utf-8") as pipe:
         failed = pipe.read()
     os.waitpid(child, 0)
-    return Finding(what, not failed, failed or good, True)
+    return failed
+
+
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _install() -> None:
@@ -124,17 +144,16 @@ def _daemon() -> Iterator[Finding]:
         for hint, there in (
             ("/dev/fuse", os.access("/dev/fuse", os.R_OK | os.W_OK)),
             ("apt-get install fuse3", libfuse()),
-            ("pip install mfusepy", importlib.util.find_spec("mfusepy")),
+            (how_to_install("daemon"), importlib.util.find_spec("mfusepy")),
         )
         if not there
     ]
     yield Finding(
         "control files (new_device)", not missing, "missing: " + "; ".join(missing) if missing else "FUSE"
     )
-    absent = [name for name in ("pydantic", "fastapi", "uvicorn") if not importlib.util.find_spec(name)]
-    yield Finding(
-        "configuration and HTTP", not absent, "pip install " + " ".join(absent) if absent else "installed"
-    )
+    for what, modules in _PARTS.items():
+        failed = _failure_of(partial(_import, modules))
+        yield Finding(what, not failed, f"{failed}; {how_to_install('daemon')}" if failed else "installed")
 
 
 def _clients() -> Iterator[Finding]:

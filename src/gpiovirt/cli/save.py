@@ -38,7 +38,7 @@ def main(options: argparse.Namespace) -> int:
     """Save them."""
     if bool(options.names) == options.all:
         raise UsageError("which chips? write names, or --all")
-    need_libraries()
+    need_libraries("tomli_w")
     directory = directory_of(options)
     failed = False
     with Client() as client:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
-from signal import SIGHUP, SIGINT, SIGTERM
+from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, getsignal
 
 from gpiovirt.cli import chips
 from gpiovirt.cli.main import add_poll_us
@@ -27,7 +27,9 @@ _OFFLOAD_NS = 10_000_000_000
 EPILOG = """\
 A VM that connects to SOCKET (`gpiovirt vm-args` prints how) gets the whole chip as its own GPIO
 controller. When it ends its lines are released, and the next VM is served. The chips live as long
-as this command; SIGTERM ends it. `gpiovirt sim` drives the simulated lines from outside.
+as this command; SIGTERM, Ctrl-C and the end of its terminal (SIGHUP, unless under nohup) end it: it has
+nothing to reload. `gpiovirt sim` drives the simulated lines from outside. A chip of gpiovirtd's is given
+to VMs by gpiovirtd itself: `gpiovirt new NAME LINES --vm`.
 
 --kernel needs root and the kernel's driver gpio-aggregator, and takes lines of the kernel's chips. The
 chip is then a /dev/gpiochipN for every program; which one is printed, as `NAME /dev/gpiochipN`.
@@ -46,7 +48,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    chips.add_options(parser)
+    chips.add_options(parser, of_daemon=False)
     parser.add_argument(
         "--vm",
         metavar="NAME=SOCKET",
@@ -81,6 +83,7 @@ def main(options: argparse.Namespace) -> int:
             "nothing to serve; give a chip to VMs with --vm NAME=SOCKET, or to the kernel with --kernel NAME"
         )
     check_poll_us(options.poll_us)
+    _refuse_chips_of_daemon(options.chip)
     made = chips.ChipSet(options)
     known: dict[str, Chip] = {**made.simulator.chips, **made.virtual}
     _check_kernel(options, made)
@@ -97,7 +100,8 @@ def main(options: argparse.Namespace) -> int:
 
     reactor = Reactor(made.deadlines, options.poll_us)
     made.attach(reactor)
-    reactor.stop_on((SIGTERM, SIGINT, SIGHUP))
+    # under nohup it stays
+    reactor.stop_on((SIGTERM, SIGINT, *([SIGHUP] if getsignal(SIGHUP) is not SIG_IGN else [])))
     servers: list[VmServer | Offload] = []
     nodes: list[tuple[str, str]] = []
     said = [f"{name} at {path}" for name, path in vms]
@@ -130,10 +134,23 @@ def main(options: argparse.Namespace) -> int:
             _print_node(name, path)
         reactor.run()
         sd_notify("STOPPING=1")
+        if reactor.stopped_by == SIGHUP:
+            with suppress(OSError):  # its terminal is gone
+                os.write(2, b"gpiovirt: ended by SIGHUP; there is nothing to reload, start it again\n")
     finally:
         for server in servers:
             server.close()
     return 0
+
+
+def _refuse_chips_of_daemon(texts: list[str]) -> None:
+    """A name alone is a chip of gpiovirtd's, which serves it itself."""
+    for name in texts:
+        if "=" not in name:
+            raise UsageError(
+                f"--chip {name!r}: to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; a chip of "
+                f"gpiovirtd's is given to VMs by itself: gpiovirt new {name} LINES --vm"
+            )
 
 
 def _print_node(name: str, path: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 from collections.abc import Sequence
 
-from gpiovirt.control import vm_socket
-from gpiovirt.errors import UsageError
+from gpiovirt.control import chip_socket, vm_socket
+from gpiovirt.errors import HostError, UsageError
 
 __all__ = ["configure", "main"]
 
 EPILOG = """\
 The guest sees the chip as its /dev/gpiochipN through its driver gpio-virtio (CONFIG_GPIO_VIRTIO).
-All of these give the guest memory that can be shared, which vhost-user needs.
+All of these give the guest memory that can be shared, which vhost-user needs. The chip must be served
+already: where there is no such socket, nothing is printed and the exit status is 1.
 
 examples:
   qemu-system-x86_64 -M q35 $(gpiovirt vm-args qemu /run/plc.sock --memory 1G) ...
@@ -48,8 +50,8 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError(f"--memory {options.memory!r}: write a size, as 512M or 2G")
     if options.reconnect and options.vmm not in ("qemu", "libvirt"):
         raise UsageError(f"--reconnect is QEMU's; {options.vmm} has nothing like it")
-    known = [vm_socket(path) for path in options.sockets]
-    paths = [of or os.path.abspath(path) for of, path in zip(known, options.sockets, strict=True)]
+    known = [vm_socket(text) for text in options.sockets]
+    paths = [of or _path(text) for of, text in zip(known, options.sockets, strict=True)]
     options.kept = {path for path in known if path}
     if any(set(path) & set(" \t\n*?[]'\"\\") for path in paths):
         raise UsageError(
@@ -57,6 +59,27 @@ def main(options: argparse.Namespace) -> int:
         )
     print(_VMMS[options.vmm](paths, options))
     return 0
+
+
+def _path(text: str) -> str:
+    """The socket's path; HostError if there is none that a VM could connect to."""
+    if path := vm_socket(text):
+        return path
+    if chip_socket(text):
+        raise HostError(
+            f"{text} is not for VMs; delete it and make it again with: gpiovirt new {text} LINES --vm"
+        )
+    path = os.path.abspath(text)
+    try:
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            return path
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise HostError.of(f"cannot look at {path}", error) from error
+    if "/" in text:
+        raise HostError(f"{path} is no socket; start first: gpiovirt serve ... --vm NAME={path}")
+    raise HostError(f"gpiovirtd has no chip {text!r} (`gpiovirt list` shows them), and {path} is no socket")
 
 
 # QEMU places what comes past libvirt first, and libvirt places its own from 1 up, some at 0x1a to 0x1f

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 from collections import Counter
 from types import FrameType
 from typing import ClassVar
@@ -72,6 +73,11 @@ class Server(uvicorn.Server):
                 h11_max_incomplete_event_size=_HEAD_MAX,
             )
         )
+        # what these import late: who serves may not be allowed to read where they are installed
+        self.config.load()
+        self.config.get_loop_factory()
+        for late in ("anyio._backends._asyncio", "pydantic.dataclasses"):
+            importlib.import_module(late)
         self._streams = app.state.streams
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit = asyncio.Event()

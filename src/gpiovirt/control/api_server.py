@@ -17,6 +17,7 @@ import sys
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 from gpiovirt.host.confine import drop_rights
+from gpiovirt.host.installation import how_to_install
 from gpiovirt.host.journal import start_logging
 
 __all__ = ["main"]
@@ -37,7 +38,7 @@ def main() -> int:
         from gpiovirt.control.api import create_app
         from gpiovirt.control.api_http import Server
     except ImportError as error:
-        _log.warning("there is no HTTP API: %s; install: pip install 'gpiovirt[daemon]'", error)
+        _log.warning("there is no HTTP API: %s; install: %s", error, how_to_install("daemon"))
         return CANNOT
     directory, name = os.path.split(control)
     os.chdir(directory)  # what is above it may be closed to UID

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-import tomli_w
-
 from gpiovirt.control.model import Chip, InvalidChipError, parse_chip
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.atomic_file import write_file
@@ -143,6 +141,8 @@ def format_chip(chip: Chip, name: str = "") -> str:
 
     UsageError if a text in it cannot be written.
     """
+    import tomli_w  # who only reads does without
+
     what = chip.model_dump(by_alias=True, exclude_defaults=True)
     if chip.name == name:
         del what["name"]
