@@ -9,6 +9,7 @@ Behaviour: Documentation/userspace-api/gpio of Linux 6.12.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now, PresenceSink
@@ -116,6 +117,28 @@ class _Line:
         return settings
 
 
+class _Faults:
+    """What goes wrong with one of many does not keep the others from being done; it is told after them."""
+
+    __slots__ = ("_first",)
+
+    def __init__(self) -> None:
+        self._first: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """What raises in the `with` is kept."""
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
+        if self._first is None:
+            self._first = error
+        return isinstance(error, Exception)
+
+    def raise_first(self) -> None:
+        """Raise the first one that was kept."""
+        if self._first is not None:
+            raise self._first
+
+
 def _physical(settings: LineSettings) -> LineSettings:
     if not settings.active_low:
         return settings
@@ -182,10 +205,11 @@ class GpioChip:
                 if line.is_gone:
                     raise ChipGoneError(f"the chip that line {self.describe(line)} is of has vanished")
                 request.take(line, wanted)
+            request.bind()
         except BaseException:
-            request.release()
+            with suppress(Exception):  # what went wrong first is what is to be told
+                request.release()
             raise
-        request.bind()
         return request
 
     def describe(self, line: _Line) -> str:
@@ -215,16 +239,21 @@ class GpioChip:
         line.is_output = wanted.direction is Direction.OUTPUT
 
     def _free(self, line: _Line) -> None:
-        self._driver.free(line.offset)
-        line.is_output = self._driver.is_output(line.offset)
-        line.settings = AS_IS
-        line.edge = Edge.NONE
+        try:
+            self._driver.free(line.offset)
+        finally:
+            line.settings = AS_IS
+            line.edge = Edge.NONE
+            line.is_output = self._driver.is_output(line.offset)
 
     def _notify(self, change: InfoEventType, line: _Line) -> None:
         if self._watchers:
             event = InfoEvent(change, self._now(Clock.MONOTONIC), self.line_info(line.offset))
+            faults = _Faults()
             for sink in self._watchers:
-                sink(event)
+                with faults:
+                    sink(event)
+            faults.raise_first()
 
     def _edge(self, offset: int, rising: bool, timestamp_ns: int, lost: int = 0, /) -> None:
         line = self._lines[offset]
@@ -309,28 +338,40 @@ class _Request:
         self._values.set(mask, (bits ^ self._inverted) & mask)
 
     def reconfigure(self, settings: Mapping[int, LineSettings]) -> None:
+        told = _Faults()
         try:
             for index, wanted in settings.items():
                 if wanted.direction is Direction.AS_IS:
                     continue
                 line = self._lines[index]
                 self._chip._configure(line, wanted)
-                self._chip._notify(InfoEventType.CONFIG, line)
+                with told:
+                    self._chip._notify(InfoEventType.CONFIG, line)
         finally:
             self._update_masks()
+        told.raise_first()
 
     def relinquish(self, mask: int) -> None:
+        faults = _Faults()
         for i, line in enumerate(self._lines):
             if mask >> i & 1:
-                self._chip._free(line)
-                self._chip._driver.request(line.offset)
-                line.is_output = self._chip._driver.is_output(line.offset)
-                self._chip._notify(InfoEventType.CONFIG, line)
+                with faults:
+                    self._chip._free(line)
+                with faults:
+                    self._chip._driver.request(line.offset)
+                    line.is_output = self._chip._driver.is_output(line.offset)
+                with faults:
+                    self._chip._notify(InfoEventType.CONFIG, line)
         self._update_masks()
+        faults.raise_first()
 
     def release(self) -> None:
         lines, self._lines = self._lines, []
+        faults = _Faults()
         for line in lines:
-            self._chip._free(line)
+            with faults:
+                self._chip._free(line)
             line.request = None
-            self._chip._notify(InfoEventType.RELEASED, line)
+            with faults:
+                self._chip._notify(InfoEventType.RELEASED, line)
+        faults.raise_first()
