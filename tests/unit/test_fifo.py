@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from gpiovirt.host.fifo import PipeFifo
+from gpiovirt.protocols.gpiochip import FifoShape
 
 
 def records(fifo: PipeFifo) -> Iterator[int]:
@@ -32,21 +33,21 @@ def capacity(request: pytest.FixtureRequest) -> int:
 
 
 def test_a_full_fifo_drops_the_oldest(capacity: int) -> None:
-    fifo = PipeFifo(48, capacity, True)
+    fifo = PipeFifo.make(FifoShape(48, capacity, True))
     fill(fifo, capacity + 10)
     assert list(records(fifo)) == list(range(10, capacity + 10))
     fifo.close()
 
 
 def test_a_full_fifo_refuses_the_newest_where_the_kernel_does(capacity: int) -> None:
-    fifo = PipeFifo(48, capacity, False)
+    fifo = PipeFifo.make(FifoShape(48, capacity, False))
     fill(fifo, capacity + 10)
     assert list(records(fifo)) == list(range(capacity))
     fifo.close()
 
 
 def test_reading_makes_room(capacity: int) -> None:
-    fifo = PipeFifo(48, capacity, True)
+    fifo = PipeFifo.make(FifoShape(48, capacity, True))
     fill(fifo, capacity)
     assert len(list(records(fifo))) == capacity
     fill(fifo, capacity, start=capacity)
@@ -55,7 +56,7 @@ def test_reading_makes_room(capacity: int) -> None:
 
 
 def test_the_last_close_of_the_reader_shows_at_the_writer() -> None:
-    fifo = PipeFifo(48, 16, True)
+    fifo = PipeFifo.make(FifoShape(48, 16, True))
     copy = os.dup(fifo.reader)
     poll = select.poll()
     poll.register(fifo.writer, 0)
@@ -68,7 +69,22 @@ def test_the_last_close_of_the_reader_shows_at_the_writer() -> None:
 
 
 def test_all_ends_have_one_identity() -> None:
-    fifo = PipeFifo(48, 16, True)
+    fifo = PipeFifo.make(FifoShape(48, 16, True))
     status = os.fstat(fifo.reader)
     assert fifo.identity == (status.st_dev, status.st_ino)
+    fifo.close()
+
+
+def test_what_is_forwarded_keeps_its_order_and_the_rules_of_where_it_goes(capacity: int) -> None:
+    source, fifo = (PipeFifo.make(FifoShape(48, capacity, True)) for _ in range(2))
+    os.set_blocking(source.reader, False)
+    fill(fifo, 3)
+    fill(source, capacity, start=3)
+    while select.select([source.reader], [], [], 0)[0]:
+        assert fifo.forward(source.reader)
+    assert fifo.forward(source.reader)
+    assert list(records(fifo)) == list(range(3, capacity + 3))
+    source.hang_up()
+    assert not fifo.forward(source.reader)
+    source.close()
     fifo.close()

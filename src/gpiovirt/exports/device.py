@@ -21,7 +21,7 @@ from gpiovirt.host.fifo import PipeFifo, reopen
 from gpiovirt.host.gpio_device import EVENTS_KEPT
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of
-from gpiovirt.protocols.gpiochip import Answer, ChipFile, File, wire
+from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape, File, wire
 from gpiovirt.protocols.gpiochip.holder import encode_request
 from gpiovirt.protocols.gpiochip.v2 import get_line
 
@@ -72,8 +72,8 @@ class DeviceServer:
         """
         fifos: list[PipeFifo] = []
 
-        def open_fifo(record_size: int, capacity: int, drop_oldest: bool) -> PipeFifo:
-            fifos.append(PipeFifo(record_size, capacity, drop_oldest))
+        def open_fifo(shape: FifoShape) -> PipeFifo:
+            fifos.append(PipeFifo.make(shape))
             return fifos[-1]
 
         argument = encode_request(offset, AS_IS, consumer, EVENTS_KEPT)
@@ -206,10 +206,10 @@ class _ChipConnection(_Open):
         with suppress(OSError):
             self._answer(wire.OPEN_TAG, Answer(0))
 
-    def _open_fifo(self, record_size: int, capacity: int, drop_oldest: bool) -> PipeFifo:
+    def _open_fifo(self, shape: FifoShape) -> PipeFifo:
         if self._writer < 0:
             raise _NoPipeError("no pipe came for the events of the file to open")
-        self._fifo = PipeFifo(record_size, capacity, drop_oldest, self._writer)
+        self._fifo = PipeFifo(shape, writer=self._writer)
         self._writer = -1
         return self._fifo
 

@@ -12,7 +12,11 @@ from collections.abc import Callable
 from fcntl import ioctl
 from termios import FIONREAD
 
+from gpiovirt.protocols.gpiochip import FifoShape
+
 __all__ = ["PipeFifo", "reopen"]
+
+_FORWARDED = 64  # records of one turn
 
 
 def reopen(fd: int, flags: int) -> int:
@@ -28,22 +32,23 @@ def reopen(fd: int, flags: int) -> int:
 
 
 class PipeFifo:
-    """A Fifo of whole records with the kernel's capacity and overflow rule."""
+    """A Fifo of whole records with the kernel's capacity and overflow rule; the ends given become its own."""
 
     __slots__ = ("_at_most", "_capacity", "_drop_oldest", "_record_size", "on_hang_up", "reader", "writer")
 
-    def __init__(self, record_size: int, capacity: int, drop_oldest: bool, writer: int = -1) -> None:
-        """A pipe of our own, or the one that `writer`, from now on ours, is an end of."""
-        self.reader = -1
+    def __init__(self, shape: FifoShape, reader: int = -1, writer: int = -1) -> None:
+        self.reader = reader
         self.writer = writer
-        if writer < 0:
-            self.reader, self.writer = os.pipe()
-            os.set_blocking(self.writer, False)
-        self._record_size = record_size
-        self._capacity = capacity
-        self._drop_oldest = drop_oldest
+        self._record_size, self._capacity, self._drop_oldest = shape
         self.on_hang_up: Callable[[], None] | None = None  # called before the writer is closed
         self._at_most = 0  # records in the pipe, if nobody has read since the last look
+
+    @classmethod
+    def make(cls, shape: FifoShape) -> PipeFifo:
+        """With a new pipe."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        return cls(shape, reader, writer)
 
     def put(self, record: bytes) -> None:
         if self.writer < 0:
@@ -76,6 +81,16 @@ class PipeFifo:
             os.close(reader)
         self._at_most -= 1
 
+    def forward(self, source: int) -> bool:
+        """Put in what another such pipe has, by its read end; False once nobody writes to that any more."""
+        try:
+            records = os.read(source, self._record_size * _FORWARDED)
+        except BlockingIOError:
+            return True
+        for start in range(0, len(records), self._record_size):
+            self.put(records[start : start + self._record_size])
+        return bool(records)
+
     def hang_up(self) -> None:
         if self.writer >= 0:
             if self.on_hang_up is not None:
@@ -96,6 +111,8 @@ class PipeFifo:
 
     def close(self) -> None:
         """Close whatever end is still open here."""
-        for end in (self.reader, self.writer):
+        reader, self.reader = self.reader, -1
+        writer, self.writer = self.writer, -1
+        for end in (reader, writer):
             if end >= 0:
                 os.close(end)

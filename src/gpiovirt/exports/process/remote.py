@@ -17,7 +17,7 @@ from gpiovirt.errors import PeerError
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.reactor import Waits
-from gpiovirt.protocols.gpiochip import Answer, Fifo, FifoFactory
+from gpiovirt.protocols.gpiochip import Answer, Fifo, FifoFactory, v1
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["RemoteChipFile"]
@@ -88,7 +88,7 @@ class RemoteChipFile(_RemoteFile):
     """An open chip."""
 
     def __init__(self, path: str, name: str, open_fifo: FifoFactory, waits: Waits) -> None:
-        super().__init__(path, name, open_fifo(1, 1, False), waits)
+        super().__init__(path, name, open_fifo(v1.HANDLE_FIFO), waits)
         self._open_fifo = open_fifo
         self._watched: dict[int, int] = {}
         self._replace(self._connect())
@@ -124,7 +124,7 @@ class RemoteChipFile(_RemoteFile):
         return _GONE
 
     def _request(self, cmd: int, arg: bytes, compat: bool) -> Answer:
-        fifo = self._open_fifo(1, 1, False)
+        fifo = self._open_fifo(v1.HANDLE_FIFO)
         assert isinstance(fifo, PipeFifo)
         while self._socket is not None:
             try:

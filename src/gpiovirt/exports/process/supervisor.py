@@ -22,7 +22,7 @@ from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.seccomp import Listener, Notification
 from gpiovirt.host.task import Task, Tasks
-from gpiovirt.protocols.gpiochip import FifoFactory, File
+from gpiovirt.protocols.gpiochip import FifoFactory, FifoShape, File
 from gpiovirt.uapi import gpio as u
 from gpiovirt.uapi.seccomp import AUDIT_ARCH_I386, COMPAT_ARCHES
 
@@ -173,8 +173,8 @@ class Supervisor:
         except (OSError, OverflowError):
             return errno.EFAULT
 
-    def _open_fifo(self, record_size: int, capacity: int, drop_oldest: bool) -> PipeFifo:
-        fifo = PipeFifo(record_size, capacity, drop_oldest)
+    def _open_fifo(self, shape: FifoShape) -> PipeFifo:
+        fifo = PipeFifo.make(shape)
         self._opened.append(fifo)
         return fifo
 
