@@ -7,6 +7,7 @@ A pipe, since it is read-only, batches reads and tells its write end when the la
 from __future__ import annotations
 
 import os
+import select
 from array import array
 from collections.abc import Callable
 from fcntl import ioctl
@@ -97,6 +98,12 @@ class PipeFifo:
                 self.on_hang_up()
             os.close(self.writer)
             self.writer = -1
+
+    def has_reader(self) -> bool:
+        """Whether a copy of the read end is open anywhere."""
+        poll = select.poll()
+        poll.register(self.writer, 0)
+        return not poll.poll(0)
 
     @property
     def identity(self) -> tuple[int, int]:

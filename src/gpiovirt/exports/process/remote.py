@@ -34,7 +34,7 @@ class _RemoteFile:
 
     def __init__(self, path: str, name: str, fifo: Fifo, waits: Waits) -> None:
         assert isinstance(fifo, PipeFifo)
-        self.fifo: Fifo = fifo
+        self.fifo: PipeFifo = fifo
         self._pipe = fifo
         self._path = path
         self._name = name

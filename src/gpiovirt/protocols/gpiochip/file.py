@@ -53,7 +53,9 @@ FifoFactory = Callable[[FifoShape], Fifo]
 class File(Protocol):
     """An open file: a chip, or what a request on it opened."""
 
-    fifo: Fifo
+    @property
+    def fifo(self) -> Fifo:
+        """Where its events go."""
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
         """Answer an ioctl; `arg` is the argument's bytes, `compat` says the caller is i386."""
