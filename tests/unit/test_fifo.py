@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 from collections.abc import Iterator
@@ -80,11 +81,35 @@ def test_what_is_forwarded_keeps_its_order_and_the_rules_of_where_it_goes(capaci
     os.set_blocking(source.reader, False)
     fill(fifo, 3)
     fill(source, capacity, start=3)
-    while select.select([source.reader], [], [], 0)[0]:
-        assert fifo.forward(source.reader)
-    assert fifo.forward(source.reader)
+    with pytest.raises(BlockingIOError):
+        while fifo.forward(source.reader, 48):
+            pass
     assert list(records(fifo)) == list(range(3, capacity + 3))
     source.hang_up()
-    assert not fifo.forward(source.reader)
+    assert fifo.forward(source.reader, 48) == 0
     source.close()
+    fifo.close()
+
+
+def test_a_pipe_for_another_holds_its_records_and_is_no_larger_than_that(capacity: int) -> None:
+    fifo = PipeFifo.make_for_another(FifoShape(48, capacity, True))
+    fill(fifo, capacity + 10)
+    reader = os.dup(fifo.reader)
+    os.set_blocking(reader, False)
+    assert int.from_bytes(os.read(reader, 48), "little") == 10
+    fill(fifo, 1, start=1000)
+    assert list(records(fifo))[-1] == 1000
+    assert fcntl.fcntl(reader, fcntl.F_GETPIPE_SZ) <= max(8192, 2 * 48 * capacity)
+    os.close(reader)
+    fifo.close()
+
+
+def test_who_has_the_other_ends_of_a_pipe_cannot_make_its_writer_wait() -> None:
+    fifo = PipeFifo.make_for_another(FifoShape(48, 1024, True))
+    os.set_blocking(fifo.their_writer, True)
+    assert not os.get_blocking(fifo.writer)
+    writer = os.dup(fifo.their_writer)
+    fifo.close_reader()
+    assert not fifo.has_reader()
+    os.close(writer)
     fifo.close()

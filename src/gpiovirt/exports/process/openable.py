@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     from gpiovirt.core.chip import Chip
+    from gpiovirt.exports.process.remote import RemoteChip
     from gpiovirt.host.fifo import PipeFifo
     from gpiovirt.host.reactor import Reactor
     from gpiovirt.protocols.gpiochip import Answer, FifoShape
@@ -72,10 +73,14 @@ def local(chip: Chip) -> Openable:
 
 def remote(path: str) -> Openable:
     """The chip that is served at the socket `path`."""
+    chip: RemoteChip | None = None
 
     def openable(name: str, open_fifo: Callable[[FifoShape], PipeFifo], reactor: Reactor) -> OpenFile:
-        from gpiovirt.exports.process.remote import RemoteChipFile
+        nonlocal chip
+        if chip is None:
+            from gpiovirt.exports.process.remote import RemoteChip
 
-        return RemoteChipFile(path, name, open_fifo, reactor)
+            chip = RemoteChip(path, reactor)
+        return chip.open(name, open_fifo)
 
     return openable

@@ -8,6 +8,16 @@ opens is a file too. Events leave through a Fifo that the export provides.
 from __future__ import annotations
 
 from gpiovirt.protocols.gpiochip.chip import CHIP_FIFO, ChipFile, fifo_of
-from gpiovirt.protocols.gpiochip.file import Answer, Fifo, FifoFactory, FifoShape, File
+from gpiovirt.protocols.gpiochip.file import Answer, Fifo, FifoFactory, FifoShape, File, refusal
 
-__all__ = ["CHIP_FIFO", "Answer", "ChipFile", "Fifo", "FifoFactory", "FifoShape", "File", "fifo_of"]
+__all__ = [
+    "CHIP_FIFO",
+    "Answer",
+    "ChipFile",
+    "Fifo",
+    "FifoFactory",
+    "FifoShape",
+    "File",
+    "fifo_of",
+    "refusal",
+]

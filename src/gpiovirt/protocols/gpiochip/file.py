@@ -21,6 +21,7 @@ __all__ = [
     "File",
     "RequestFile",
     "invalid",
+    "printable",
     "refusal",
     "rounded_capacity",
 ]
@@ -78,9 +79,15 @@ class Answer(NamedTuple):
     why: str = ""
 
 
+def printable(text: str) -> str:
+    """`text` with nothing in it that a terminal takes for an order: consumers name themselves."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
+
+
 def refusal(error: GpiovirtError) -> Answer:
     """The answer that an error becomes; an offset past the end is EINVAL on the character device."""
-    return Answer(errno.EINVAL if isinstance(error, OffsetError) else error.errno, why=str(error))
+    number = errno.EINVAL if isinstance(error, OffsetError) else error.errno
+    return Answer(number, why=printable(str(error)))
 
 
 def invalid(why: str) -> Answer:
