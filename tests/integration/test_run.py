@@ -436,4 +436,5 @@ def test_a_supervisor_that_cannot_be_made_starts_no_program(run: Runner) -> None
     )
     assert done.stdout == ""
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("gpiovirt: ")
+    assert done.stderr
+    assert all(line.startswith("gpiovirt: ") for line in done.stderr.splitlines())

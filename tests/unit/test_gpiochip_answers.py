@@ -49,7 +49,8 @@ def test_a_consumer_cannot_write_to_the_terminal_of_who_reads_a_reason() -> None
     chip = Simulator(FakeClock()).add_chip("sim-a", [""])
     chip.request([0], [LineSettings(Direction.INPUT)], "\x1b]0;title\x07\n\udc95")
     answer = ChipFile(chip, "gpiochip0", QueueFifo).ioctl(u.GPIO_V2_GET_LINE_IOCTL, get_line(0))
-    assert answer.why == 'line sim-a:0 is held by "?]0;title???"; release it or choose another'
+    assert answer.why.isprintable()
+    assert "]0;title" in answer.why
 
 
 def test_the_shape_of_a_fifo_is_told_by_the_request() -> None:

@@ -347,11 +347,14 @@ def test_a_file_that_has_hung_up_is_forgotten_but_for_its_errno(world: World) ->
     assert select.select([world.listener.installed[-1]], [], [], 0)[0]  # at its end
 
 
-def test_a_close_that_is_told_for_nothing_closes_nothing(world: World) -> None:
+def test_a_close_that_is_told_of_a_former_file_of_that_number_closes_nothing(world: World) -> None:
     world.get_line(0)
     fifo = world.session._files[world.task.files[world.number()]].fifo
-    world.reactor._callbacks[fifo.writer]()
+    world.reactor._callbacks[fifo.writer]()  # in the turn that the file was opened in
     assert world.used() == [0]
+    os.close(world.listener.installed.pop())
+    world.turn()
+    assert world.used() == []
 
 
 def test_what_cannot_be_opened_says_why(world: World) -> None:

@@ -117,28 +117,6 @@ class _Line:
         return settings
 
 
-class _Faults:
-    """What goes wrong with one of many does not keep the others from being done; it is told after them."""
-
-    __slots__ = ("_first",)
-
-    def __init__(self) -> None:
-        self._first: BaseException | None = None
-
-    def __enter__(self) -> None:
-        """What raises in the `with` is kept."""
-
-    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
-        if self._first is None:
-            self._first = error
-        return isinstance(error, Exception)
-
-    def raise_first(self) -> None:
-        """Raise the first one that was kept."""
-        if self._first is not None:
-            raise self._first
-
-
 def _physical(settings: LineSettings) -> LineSettings:
     if not settings.active_low:
         return settings
@@ -249,11 +227,14 @@ class GpioChip:
     def _notify(self, change: InfoEventType, line: _Line) -> None:
         if self._watchers:
             event = InfoEvent(change, self._now(Clock.MONOTONIC), self.line_info(line.offset))
-            faults = _Faults()
+            fault: Exception | None = None
             for sink in self._watchers:
-                with faults:
+                try:
                     sink(event)
-            faults.raise_first()
+                except Exception as error:  # the others are told all the same
+                    fault = fault or error
+            if fault is not None:
+                raise fault
 
     def _edge(self, offset: int, rising: bool, timestamp_ns: int, lost: int = 0, /) -> None:
         line = self._lines[offset]
@@ -338,40 +319,52 @@ class _Request:
         self._values.set(mask, (bits ^ self._inverted) & mask)
 
     def reconfigure(self, settings: Mapping[int, LineSettings]) -> None:
-        told = _Faults()
+        fault: Exception | None = None
         try:
             for index, wanted in settings.items():
                 if wanted.direction is Direction.AS_IS:
                     continue
                 line = self._lines[index]
                 self._chip._configure(line, wanted)
-                with told:
+                try:
                     self._chip._notify(InfoEventType.CONFIG, line)
+                except Exception as error:  # of a watcher: the other lines are configured all the same
+                    fault = fault or error
         finally:
             self._update_masks()
-        told.raise_first()
+        if fault is not None:
+            raise fault
 
     def relinquish(self, mask: int) -> None:
-        faults = _Faults()
+        fault: Exception | None = None
         for i, line in enumerate(self._lines):
             if mask >> i & 1:
-                with faults:
+                try:
                     self._chip._free(line)
-                with faults:
+                except Exception as error:  # the others are given up all the same
+                    fault = fault or error
+                try:
                     self._chip._driver.request(line.offset)
                     line.is_output = self._chip._driver.is_output(line.offset)
-                with faults:
                     self._chip._notify(InfoEventType.CONFIG, line)
+                except Exception as error:
+                    fault = fault or error
         self._update_masks()
-        faults.raise_first()
+        if fault is not None:
+            raise fault
 
     def release(self) -> None:
         lines, self._lines = self._lines, []
-        faults = _Faults()
+        fault: Exception | None = None
         for line in lines:
-            with faults:
+            try:
                 self._chip._free(line)
+            except Exception as error:  # the others are freed all the same
+                fault = fault or error
             line.request = None
-            with faults:
+            try:
                 self._chip._notify(InfoEventType.RELEASED, line)
-        faults.raise_first()
+            except Exception as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault

@@ -352,7 +352,10 @@ class _LinesConnection(_Open):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> None:
-        tag, cmd, argument, compat = wire.decode_ioctl(self._packet())
+        packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
+        if not packet:
+            raise ConnectionResetError
+        tag, cmd, argument, compat = wire.decode_ioctl(packet)
         answer = self._ioctl(cmd, argument, compat)
         if answer.errno:
             self._tell_refusal(cmd, answer)

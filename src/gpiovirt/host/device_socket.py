@@ -26,7 +26,8 @@ _PATIENCE_S = 10.0  # a process that answers so late is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
 _FILES = 2  # of an open: both ends of a pipe; of a request: the new file's socket
 _STRAY_MAX = 4  # packets before an answer: to what was asked before, and a hang-up
-_NO_SHAPE = FifoShape(1, 1, False)
+_DONT_WAIT = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_NO_FIFO = PipeFifo(FifoShape(1, 1, False))
 
 
 class DeviceSocket:
@@ -39,9 +40,11 @@ class DeviceSocket:
     def __init__(
         self, sock: socket.socket, fifo: PipeFifo | None = None, patience_s: float = _PATIENCE_S
     ) -> None:
-        self.fifo = fifo or PipeFifo(_NO_SHAPE)
+        self.fifo = fifo or _NO_FIFO
         self.has_hung_up = False
         self._socket = sock
+        self._send = sock.send
+        self._receive = sock.recv
         self._patience_s = patience_s
         self._tag = int.from_bytes(os.urandom(3), "little")
         self._shape: FifoShape | None = None  # of the fifo that is to come with the answer
@@ -62,7 +65,7 @@ class DeviceSocket:
             sock.connect(path)
             made = cls(sock, None, patience_s)
             made._tag, made._shape = wire.OPEN_TAG, CHIP_FIFO
-            made._send(wire.encode_open(name))
+            made._send(wire.encode_open(name), _DONT_WAIT)
         except BaseException:
             sock.close()
             raise
@@ -94,13 +97,10 @@ class DeviceSocket:
     def send(self, cmd: int, arg: bytes, compat: bool) -> None:
         """Ask; one thing at a time."""
         self._tag = tag = (self._tag + 1) & 0xFFFFFF or 2
-        self._opens_file = cmd in _OPENING
-        if self._opens_file:
+        if cmd in _OPENING:
+            self._opens_file = True
             self._shape = fifo_of(cmd, arg, compat)
-        self._send(wire.encode_ioctl(tag, cmd, arg, compat))
-
-    def _send(self, packet: bytes) -> None:
-        self._socket.send(packet, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        self._send(wire.encode_ioctl(tag, cmd, arg, compat), _DONT_WAIT)
 
     def wait(self) -> Answer | None:
         """The answer to what was sent; None if it does not come in time, but still may."""
@@ -113,14 +113,15 @@ class DeviceSocket:
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
         """The answer, waited for; TimeoutError if it does not come."""
         self.send(cmd, arg, compat)
-        answer = self.wait()
+        answer = self._answer(0)
         if answer is None:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         return answer
 
     def do(self, cmd: int, arg: bytes) -> bytes:
         """The argument as it comes back; OSError with the errno that the ioctl fails with."""
-        return self._must(self.ioctl(cmd, arg)).reply or b""
+        answer = self.ioctl(cmd, arg)
+        return (self._must(answer) if answer.errno else answer).reply or b""
 
     @staticmethod
     def _must(answer: Answer | None) -> Answer:
@@ -130,10 +131,25 @@ class DeviceSocket:
         return answer
 
     def _answer(self, flags: int) -> Answer | None:
+        if self._shape is None:
+            try:
+                packet = self._receive(wire.PACKET_MAX, flags)
+            except BlockingIOError:
+                return None
+            if not packet:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            tag, answer = wire.decode_answer(packet)
+            if tag == self._tag:
+                return answer
+            self.has_hung_up |= tag == wire.HANG_UP_TAG
+        return self._answer_after_others(flags)
+
+    def _answer_after_others(self, flags: int) -> Answer | None:
+        """What came first was for somebody else, or something else may."""
         for _ in range(_STRAY_MAX):
             try:
                 if self._shape is None:
-                    packet = self._socket.recv(wire.PACKET_MAX, flags)
+                    packet = self._receive(wire.PACKET_MAX, flags)
                     fds: list[int] = []
                 else:
                     packet, fds, _, _ = socket.recv_fds(
@@ -154,8 +170,7 @@ class DeviceSocket:
             finally:
                 for fd in fds:
                     os.close(fd)
-            if tag == wire.HANG_UP_TAG:
-                self.has_hung_up = True
+            self.has_hung_up |= tag == wire.HANG_UP_TAG
         raise PeerError("answers that nobody has asked for")
 
     def _take(self, answer: Answer, shape: FifoShape, fds: list[int]) -> Answer:
@@ -164,20 +179,20 @@ class DeviceSocket:
             raise PeerError(f"an answer with {len(fds)} files")
         try:
             if self._opens_file:
-                return answer._replace(file=self._opened(socket.socket(fileno=fds[0]), shape))
+                return answer._replace(file=self._opened(fds[0], shape))
             for fd in fds:
                 fcntl(fd, F_GETPIPE_SZ)
         except OSError as error:
             raise PeerError("an answer with a file of the wrong kind") from error
         self.fifo = PipeFifo(shape, *fds)
-        os.set_blocking(self.fifo.writer, False)
         return answer
 
-    def _opened(self, sock: socket.socket, shape: FifoShape) -> DeviceSocket:
+    def _opened(self, fd: int, shape: FifoShape) -> DeviceSocket:
         """The file at a socket that has come; its pipe is there already."""
-        file = DeviceSocket(sock, None, self._patience_s)
-        file._tag, file._shape = wire.OPEN_TAG, shape
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         try:
+            file = DeviceSocket(sock, None, self._patience_s)  # OSError if it is none
+            file._tag, file._shape = wire.OPEN_TAG, shape
             if file.receive() is None:
                 raise PeerError("a file without a pipe")
         except BaseException:

@@ -7,7 +7,6 @@ A pipe, since it is read-only, batches reads and tells its write end when the la
 from __future__ import annotations
 
 import os
-import select
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,9 +40,9 @@ class PipeFifo:
         "_at_most",
         "_capacity",
         "_drop_oldest",
-        "_record_size",
         "on_hang_up",
         "reader",
+        "record_size",
         "their_writer",
         "writer",
     )
@@ -52,7 +51,7 @@ class PipeFifo:
         self.reader = reader
         self.writer = writer
         self.their_writer = -1
-        self._record_size, self._capacity, self._drop_oldest = shape
+        self.record_size, self._capacity, self._drop_oldest = shape
         self.on_hang_up: Callable[[], None] | None = None  # called before the writer is closed
         self._at_most = 0  # records in the pipe, if nobody has read since the last look
 
@@ -99,7 +98,7 @@ class PipeFifo:
     def _unread(self) -> int:
         count = array("i", [0])
         ioctl(self.writer, FIONREAD, count)
-        return count[0] // self._record_size
+        return count[0] // self.record_size
 
     def _skip(self) -> bool:
         """Take the oldest record out, by a read end of our own that lives no longer than this."""
@@ -108,7 +107,7 @@ class PipeFifo:
         except PermissionError:  # the pipe is of another user's making
             return False
         try:
-            os.read(reader, self._record_size)
+            os.read(reader, self.record_size)
         except BlockingIOError:  # it was read meanwhile
             pass
         finally:
@@ -132,12 +131,6 @@ class PipeFifo:
                 self.on_hang_up()
             os.close(self.writer)
             self.writer = -1
-
-    def has_reader(self) -> bool:
-        """Whether a copy of the read end is open anywhere."""
-        poll = select.poll()
-        poll.register(self.writer, 0)
-        return not poll.poll(0)
 
     @property
     def identity(self) -> tuple[int, int]:

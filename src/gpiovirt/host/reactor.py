@@ -64,6 +64,8 @@ class Reactor:
         self._readers: dict[int, _Reader] = {}
         self._first: dict[int, Callable[[int], object]] = {}
         self._poll: select.poll | None = None
+        self.polls = 0
+        """How often what comes after the first was looked for; what it is told is of the last time"""
         self._soon: list[Callback] = []
         self._running = True
         self.stopped_by = 0
@@ -196,23 +198,34 @@ class Reactor:
                 spin_until_ns = time.monotonic_ns() + self.poll_us * 1000
 
     def _serve_first(self, timeout_s: float | None, most: int) -> list[tuple[int, int]]:
-        """Wait, and serve what comes first; what else is ready is the caller's to serve."""
+        """Wait, and serve what comes first until there is anything else to do; what is ready then."""
         assert self._poll is not None
+        poll, first, next_deadline_ns = self._poll.poll, self._first, self.deadlines.next_deadline_ns
+        timeout_ms = None if timeout_s is None else timeout_s * 1000
         has_others = False
-        for fd, events in self._poll.poll(None if timeout_s is None else timeout_s * 1000):
-            callback = self._first.get(fd)
-            if callback is not None:
+        while True:
+            for fd, events in poll(timeout_ms):
+                callback = first.get(fd)
+                if callback is None:
+                    has_others = True
+                    continue
                 try:
                     callback(events)
                 except Exception:
                     _log("internal error in %r", callback)
-            else:
-                has_others = True
-        return self._epoll.poll(0, most) if has_others else []
+            if has_others:
+                self.polls += 1
+                return self._epoll.poll(0, most)
+            if timeout_ms is not None or self._soon or not self._running or next_deadline_ns() is not None:
+                return []
 
     def serve_ready(self) -> None:
         """Serve now what is ready but what comes first: hang-ups before all else."""
-        for fd, _ in sorted(self._epoll.poll(0), key=lambda ready: ready[1] & select.EPOLLIN):
+        self.polls += 1
+        ready = self._epoll.poll(0)
+        if len(ready) > 1:
+            ready.sort(key=lambda one: one[1] & select.EPOLLIN)
+        for fd, _ in ready:
             callback = self._callbacks.get(fd)
             if callback is not None:
                 try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from gpiovirt.core.text import printable
 from gpiovirt.host import libc
 
 __all__ = ["Task", "Tasks"]
@@ -50,13 +51,12 @@ class Task:
         return 0
 
     def name(self) -> str:
-        """comm, with nothing in it that a terminal would take for an order."""
+        """comm, made fit to be shown."""
         comm = os.open("comm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
-            text = os.read(comm, 64).decode(errors="replace").strip()
+            return printable(os.read(comm, 64).decode(errors="replace").strip())
         finally:
             os.close(comm)
-        return "".join(c if c.isprintable() else "?" for c in text)
 
     def _parent(self) -> int:
         stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)

@@ -88,13 +88,17 @@ def _execute(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
 
 def _fork_detached() -> bool:
     """Fork a grandchild that is no child of ours; True in it."""
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise HostError.of("cannot start a supervisor for the program", error) from error
     if child:
         os.waitpid(child, 0)
         return False
-    if os.fork():
-        os._exit(0)
-    return True
+    with suppress(OSError):  # the program finds that it has no supervisor
+        if not os.fork():
+            return True
+    os._exit(0)
 
 
 def _supervise(
@@ -131,6 +135,8 @@ def _supervise(
             )
             supervisor.run()
         status = 0
+    except OSError as error:
+        sys.stderr.write(f"gpiovirt: the supervisor of the program has to end: {error}\n")
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

@@ -22,7 +22,7 @@ from gpiovirt.exports.process.openable import Later
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape, fifo_of
+from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape
 from gpiovirt.protocols.gpiochip.memory import memory_of
 from gpiovirt.uapi import gpio as u
 
@@ -54,6 +54,8 @@ class RemoteChip:
         self.reactor = reactor
         self._patience_s = patience_s
         self._path = path
+        self.is_slow = False
+        """Its server has not answered in time, or is away: it is not to be waited for"""
         self._away: dict[_RemoteFile, None] = {}
         self._late: dict[_RemoteFile, None] = {}
         self._script: Generator[DeviceSocket, Answer, None] | None = None
@@ -93,11 +95,6 @@ class RemoteChip:
         """A connection that has asked to open the chip."""
         return DeviceSocket.connect(self._path, name, _BUDGET_S)
 
-    @property
-    def is_slow(self) -> bool:
-        """Its server has not answered in time, or is away: it is not to be waited for."""
-        return bool(self._away or self._late)
-
     def is_late(self, file: _RemoteFile) -> None:
         """The server has not answered in time."""
         self._late[file] = None
@@ -117,12 +114,13 @@ class RemoteChip:
             self.reactor.call_later(0, self._begin)
 
     def forget(self, file: _RemoteFile) -> None:
-        """The file is closed, or lost."""
+        """The file is closed, or lost, or has a server again."""
         self._late.pop(file, None)
         self._away.pop(file, None)
         self._heard()
 
     def _watch_over(self) -> None:
+        self.is_slow = True
         if self._give_up is None:
             self._give_up = self.reactor.call_later(self._patience_s, self._on_patience_at_end)
 
@@ -131,7 +129,8 @@ class RemoteChip:
         if self._give_up is not None:
             self._give_up()
             self._give_up = None
-        if self._away or self._late:
+        self.is_slow = bool(self._away or self._late)
+        if self.is_slow:
             self._watch_over()
 
     def _on_patience_at_end(self) -> None:
@@ -159,7 +158,6 @@ class RemoteChip:
             sock = next(script) if answer is None else script.send(answer)
         except StopIteration:
             self._script = None
-            self._heard()
         except _NOT_YET:
             self._try_later()
         except (OSError, GpiovirtError) as error:
@@ -217,7 +215,7 @@ class RemoteChip:
                     opened.send(cmd, arg, False)
                     _succeed((yield opened))
                 if file in self._away:
-                    del self._away[file]
+                    self.forget(file)
                     file.resume(opened)
                 else:  # it was closed meanwhile
                     self._discard(opened)
@@ -327,6 +325,7 @@ class _RemoteFile:
         self._end_forwarding()
         self._events = events
         os.set_blocking(events, False)
+        os.set_blocking(self.fifo.writer, False)
         self._reactor.add_reader(events, self._forward)
         self._send_next()
 
@@ -421,13 +420,13 @@ class _RemoteLines(_RemoteFile):
     def __init__(
         self, chip: RemoteChip, name: str, sock: DeviceSocket, request: tuple[int, bytes, bool]
     ) -> None:
-        super().__init__(chip, name, sock.fifo, fifo_of(*request).record_size)
+        super().__init__(chip, name, sock.fifo, sock.fifo.record_size)
         cmd, arg, self.compat = request
         self._memory = memory_of(cmd, arg)
         self._use(sock)
 
     def _done(self, cmd: int, arg: bytes, _compat: bool, answer: Answer) -> Answer:
-        if not answer.errno:
+        if cmd != u.GPIO_V2_LINE_GET_VALUES_IOCTL and not answer.errno:
             self._memory.remember(cmd, arg)
         return answer
 

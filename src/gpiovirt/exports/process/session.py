@@ -33,6 +33,7 @@ FileId = tuple[int, int]
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the caller's argument is read
 _HOT = frozenset({u.GPIO_V2_LINE_GET_VALUES_IOCTL, u.GPIO_V2_LINE_SET_VALUES_IOCTL})
 _NAMES = {value: name for name, value in vars(u).items() if name.endswith("_IOCTL")}
+_POLLIN = select.POLLIN
 _UNSENT_MAX = 64
 _LOST_MAX = 1024
 
@@ -74,19 +75,9 @@ class Session:
         reactor.add_first(listener.fileno(), self._on_ready)
 
     def _on_ready(self, events: int) -> None:
-        if events & select.POLLIN:
-            self._serve()
-        else:  # no filtered task is left
+        if not events & _POLLIN:  # no filtered task is left
             self.end()
-
-    def end(self) -> None:
-        """Serve nobody any more; all files are closed."""
-        self._reactor.remove_first(self._listener.fileno())
-        for file_id in list(self._files):
-            self._close(file_id)
-        self._on_end(self)
-
-    def _serve(self) -> None:
+            return
         try:
             call = self._listener.receive()
         except OSError:  # the caller was killed or interrupted before we had it
@@ -98,6 +89,13 @@ class Session:
         if number is not None:
             with suppress(OSError):  # the caller is gone
                 self._listener.answer(call.id, number)
+
+    def end(self) -> None:
+        """Serve nobody any more; all files are closed."""
+        self._reactor.remove_first(self._listener.fileno())
+        for file_id in list(self._files):
+            self._close(file_id)
+        self._on_end(self)
 
     def _failure(self, call: Notification, error: Exception) -> int:
         """The errno that an error becomes; if the fault is ours, it is reported."""
@@ -166,7 +164,10 @@ class Session:
         if isinstance(answer, Later):
             answer.then(lambda late: self._answer_late(call, address, arg, late))
             return None
-        return self._conclude(call, task, address, arg, answer)
+        number, reply, opened, _, _ = answer
+        if number or opened or self._opened:
+            return self._conclude(call, task, address, arg, answer)
+        return 0 if reply is None else self._reply(task, address, reply)
 
     def _answer_late(self, call: Notification, address: int, arg: bytes, answer: Answer) -> None:
         """An answer has come after its call was left waiting."""
@@ -274,12 +275,13 @@ class Session:
         file_id = fifo.identity
         self._files[file_id] = file
         self._lost.pop(file_id, None)
-        self._reactor.add_hangup(fifo.writer, lambda: self._on_closed(file_id, fifo))
+        adopted = self._reactor.polls
+        self._reactor.add_hangup(fifo.writer, lambda: self._on_closed(file_id, adopted))
         fifo.on_hang_up = lambda: self._lose(file_id, fifo)
         return file_id
 
-    def _on_closed(self, file_id: FileId, fifo: PipeFifo) -> None:
-        if not fifo.has_reader():  # what was told may have been about a former file of that number
+    def _on_closed(self, file_id: FileId, adopted: int) -> None:
+        if self._reactor.polls != adopted:  # otherwise it may have been about a former file of that number
             self._close(file_id)
 
     def _lose(self, file_id: FileId, fifo: PipeFifo) -> None:
@@ -295,8 +297,9 @@ class Session:
         if file is None:
             return
         self._reactor.remove_reader(file.fifo.writer)
-        for tid in [tid for tid, unsent in self._unsent.items() if unsent.file_id == file_id]:
-            del self._unsent[tid]
+        if self._unsent:
+            for tid in [tid for tid, unsent in self._unsent.items() if unsent.file_id == file_id]:
+                del self._unsent[tid]
         try:
             file.close()
         except GpiovirtError as error:

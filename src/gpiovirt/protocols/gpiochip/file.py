@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gpiovirt.core.chip import LineRequest
+from gpiovirt.core.text import printable
 from gpiovirt.errors import GpiovirtError, OffsetError
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "File",
     "RequestFile",
     "invalid",
-    "printable",
     "refusal",
     "rounded_capacity",
 ]
@@ -77,11 +77,6 @@ class Answer(NamedTuple):
     file: File | None = None
     fd_at: int = 0
     why: str = ""
-
-
-def printable(text: str) -> str:
-    """`text` with nothing in it that a terminal takes for an order: consumers name themselves."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def refusal(error: GpiovirtError) -> Answer:

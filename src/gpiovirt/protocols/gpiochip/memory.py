@@ -40,22 +40,34 @@ class _Lines:
     """uAPI v2: each line has its own settings, and keeps them where a new configuration has no direction."""
 
     def __init__(self, request: bytes) -> None:
-        self._fields = u.gpio_v2_line_request.unpack(request)
-        self._settings = LineConfig(self._fields[2], self._fields[3]).settings
+        self._asked = request
+        self._known: list[LineSettings] = []  # once it matters: most requests are never asked for again
+        self._bits = self._mask = 0  # driven since it was configured
 
     def remember(self, cmd: int, arg: bytes) -> None:
         if cmd == u.GPIO_V2_LINE_SET_VALUES_IOCTL:
             bits, mask = u.gpio_v2_line_values.unpack(arg)
-            for i, settings in enumerate(self._settings):
-                if mask >> i & 1:
-                    self._settings[i] = settings._replace(output_value=bits >> i & 1)
+            self._bits = self._bits & ~mask | bits & mask
+            self._mask |= mask
         elif cmd == u.GPIO_V2_LINE_SET_CONFIG_IOCTL:
-            for i, settings in enumerate(LineConfig(arg, len(self._settings)).settings):
+            lines = self._settings()
+            for i, settings in enumerate(LineConfig(arg, len(lines)).settings):
                 if settings.direction is not Direction.AS_IS:
-                    self._settings[i] = settings
+                    lines[i] = settings
+
+    def _settings(self) -> list[LineSettings]:
+        """Of each line; what was driven is as good as configured."""
+        if not self._known:
+            fields = u.gpio_v2_line_request.unpack(self._asked)
+            self._known = LineConfig(fields[2], fields[3]).settings
+        for i, settings in enumerate(self._known):
+            if self._mask >> i & 1:
+                self._known[i] = settings._replace(output_value=self._bits >> i & 1)
+        self._bits = self._mask = 0
+        return self._known
 
     def again(self) -> list[Ioctl]:
-        everything = dict(enumerate(self._settings))
+        everything = dict(enumerate(self._settings()))
         config = _encode(everything)
         if config is not None:
             return [self._request(config)]
@@ -70,7 +82,7 @@ class _Lines:
         ]
 
     def _request(self, config: bytes) -> Ioctl:
-        offsets, consumer, _, *rest = self._fields
+        offsets, consumer, _, *rest = u.gpio_v2_line_request.unpack(self._asked)
         return u.GPIO_V2_GET_LINE_IOCTL, u.gpio_v2_line_request.pack(offsets, consumer, config, *rest)
 
 
@@ -101,9 +113,9 @@ class _Handle:
     """uAPI v1: all lines have the same flags."""
 
     def __init__(self, request: bytes) -> None:
-        *self._offsets, self._flags, self._values, self._consumer, self._num_lines, _ = (
-            u.gpiohandle_request.unpack(request)
-        )
+        self._asked = request
+        self._flags: int | None = None  # as they were asked for
+        self._values: bytes | None = None
 
     def remember(self, cmd: int, arg: bytes) -> None:
         if cmd == u.GPIOHANDLE_SET_CONFIG_IOCTL:
@@ -112,9 +124,10 @@ class _Handle:
             self._values = arg
 
     def again(self) -> list[Ioctl]:
-        request = u.gpiohandle_request.pack(
-            *self._offsets, self._flags, self._values, self._consumer, self._num_lines, 0
-        )
+        *offsets, flags, values, consumer, num_lines, _ = u.gpiohandle_request.unpack(self._asked)
+        flags = flags if self._flags is None else self._flags
+        values = values if self._values is None else self._values
+        request = u.gpiohandle_request.pack(*offsets, flags, values, consumer, num_lines, 0)
         return [(u.GPIO_GET_LINEHANDLE_IOCTL, request)]
 
 

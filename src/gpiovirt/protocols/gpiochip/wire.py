@@ -22,8 +22,9 @@ from __future__ import annotations
 from errno import EPROTONOSUPPORT
 from struct import Struct
 
+from gpiovirt.core.text import printable
 from gpiovirt.errors import PeerError
-from gpiovirt.protocols.gpiochip.file import Answer, printable
+from gpiovirt.protocols.gpiochip.file import Answer
 from gpiovirt.uapi import gpio as u
 
 __all__ = [
@@ -95,8 +96,11 @@ def decode_ioctl(packet: bytes) -> tuple[int, int, bytes, bool]:
 
 def encode_answer(tag: int, answer: Answer) -> bytes:
     """The answer; the files that it brings go beside it."""
-    text = answer.why.encode(errors="replace")[: PACKET_MAX - _answer.size] if answer.errno else answer.reply
-    return _answer.pack(tag, answer.errno, answer.fd_at) + (text or b"")
+    errno, content, _, fd_at, why = answer
+    if errno:
+        content = why.encode(errors="replace")[: PACKET_MAX - _answer.size]
+    header = _answer.pack(tag, errno, fd_at)
+    return header + content if content else header
 
 
 def decode_answer(packet: bytes) -> tuple[int, Answer]:
