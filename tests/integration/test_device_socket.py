@@ -82,7 +82,8 @@ class Talker:
 
 
 def used(daemon: Daemon) -> list[int]:
-    return [line["offset"] for line in daemon.show("plc")["lines"] if line["used"]]
+    """Lines that a program holds; the chip itself may hold one for its holder to come back to."""
+    return [line["offset"] for line in daemon.show("plc")["lines"] if line["consumer"] == "talker"]
 
 
 def kill_worker(daemon: Daemon) -> None:
