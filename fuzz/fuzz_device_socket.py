@@ -79,8 +79,12 @@ class Peer:
         rng = self._rng
         sock = rng.choice(self.sockets)
         files = [self._file() for _ in range(rng.choice([0, 1, 1, 1, 2, 9]))]
+        packet = self._packet()
         with contextlib.suppress(OSError):
-            socket.send_fds(sock, [self._packet()], files)
+            try:
+                socket.send_fds(sock, [packet], files)
+            except PermissionError:  # the kernel knows that no files are wanted
+                sock.send(packet)
         if files and rng.random() < 0.1:
             self.fds.append(files.pop())
         for fd in files:
@@ -92,11 +96,14 @@ class Peer:
                 packet, fds, _, _ = socket.recv_fds(sock, wire.PACKET_MAX, 4)
             except OSError:
                 continue
+            if len(fds) == 2:
+                self.fds += fds
+                fds = []
             for fd in fds:
                 self.sockets.append(socket.socket(fileno=fd))
                 self.sockets[-1].setblocking(False)
             if packet:
-                wire.decode_reply(packet)
+                wire.decode_answer(packet)
 
     def drop(self) -> None:
         if len(self.sockets) > 1:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from fuzz import harness
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.line import Direction, LineSettings
-from gpiovirt.protocols.gpiochip import ChipFile, File
+from gpiovirt.protocols.gpiochip import ChipFile, FifoShape, File
 from gpiovirt.testing import FakeClock, Simulator
 from gpiovirt.uapi import gpio as u
 
@@ -26,9 +26,9 @@ NEIGHBOUR = 5
 class CountingFifo:
     """A Fifo that checks the size of what it gets."""
 
-    def __init__(self, record_size: int, capacity: int, drop_oldest: bool) -> None:  # noqa: ARG002
-        assert 0 < capacity <= 1024
-        self.sizes = {record_size} | ({104} if record_size == 288 else set())
+    def __init__(self, shape: FifoShape) -> None:
+        assert 0 < shape.capacity <= 1024
+        self.sizes = {shape.record_size} | ({104} if shape.record_size == 288 else set())
 
     def put(self, record: bytes) -> None:
         assert len(record) in self.sizes

@@ -10,18 +10,16 @@ import struct
 from collections import deque
 from typing import Protocol
 
-from gpiovirt.protocols.gpiochip import ChipFile, File
+from gpiovirt.protocols.gpiochip import ChipFile, FifoShape, File
 from tests.conformance.rigs import CoreRig, GpiodRig, KernelRig, Rig
 
 
 class QueueFifo:
     """A Fifo with the kernel's overflow rules."""
 
-    def __init__(self, record_size: int, capacity: int, drop_oldest: bool) -> None:
+    def __init__(self, shape: FifoShape) -> None:
         self.records: deque[bytes] = deque()
-        self._record_size = record_size
-        self._capacity = capacity
-        self._drop_oldest = drop_oldest
+        _, self._capacity, self._drop_oldest = shape
 
     def put(self, record: bytes) -> None:
         if len(self.records) == self._capacity:

@@ -411,3 +411,31 @@ os.killpg(0, signal.SIGTERM)
         start_new_session=True,
     )
     assert out == "6\n"
+
+
+def test_verbose_says_why_a_call_is_refused(run: Runner) -> None:
+    gpioget = ["-v", "--hog", "sim-a:1=spi0", "--", "gpioget", "gpiochip0", "1"]
+    command = [run.python, "-m", "gpiovirt", "run", "--sim", "sim-a:2", *gpioget]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, **run.options())
+    assert re.search(r"gpiovirt: gpioget \(\d+\): GPIO_\w+_IOCTL: Device or resource busy: ", done.stderr)
+    assert 'line sim-a:1 is held by "spi0"; release it or choose another' in done.stderr
+
+
+def test_a_supervisor_that_cannot_be_made_starts_no_program(run: Runner) -> None:
+    """Two chips need a process more to own a terminal than the limit allows."""
+    if run.uid == 0:  # whom no limit of processes holds
+        return
+    limited = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NPROC, (3, 3)); "
+    command = run.command(["echo", "started"], sims=("a:1", "b:1", "c:1", "d:1"))
+    done = subprocess.run(
+        [run.python, "-c", limited + "os.execv(sys.argv[1], sys.argv[1:])", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        **run.options(),
+    )
+    assert done.stdout == ""
+    assert done.returncode == 1
+    assert done.stderr
+    assert all(line.startswith("gpiovirt: ") for line in done.stderr.splitlines())

@@ -35,16 +35,34 @@ def test_an_ioctl_comes_back(tag: int, cmd: int, raw: bytes, compat: bool) -> No
             wire.decode_ioctl(wrong)
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 133), st.binary(max_size=600))
-def test_an_answer_comes_back(tag: int, errno: int, argument: bytes) -> None:
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=600))
+def test_an_answer_comes_back(tag: int, argument: bytes) -> None:
     fd_at = max(len(argument) - 4, 0)
-    reply = wire.decode_reply(wire.encode_answer(tag, Answer(errno, argument or None, None, fd_at)))
-    assert reply == (tag, errno, fd_at, argument or None)
+    answer = Answer(0, argument or None, None, fd_at)
+    assert wire.decode_answer(wire.encode_answer(tag, answer)) == (tag, answer)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 133), st.text(max_size=2000))
+def test_a_refusal_comes_back_with_its_reason(tag: int, errno: int, why: str) -> None:
+    packet = wire.encode_answer(tag, Answer(errno, why=why))
+    assert len(packet) <= wire.PACKET_MAX
+    came, answer = wire.decode_answer(packet)
+    assert (came, answer.errno, answer.reply) == (tag, errno, None)
+    assert answer.why.isprintable() or not answer.why
+    if why.isprintable() and len(why.encode()) < 1000:
+        assert answer.why == why
+
+
+def test_another_version_is_told_from_another_protocol() -> None:
+    packet = bytearray(wire.encode_open("gpiochip0"))
+    packet[8] += 1
+    with pytest.raises(wire.VersionError):
+        wire.decode_open(bytes(packet))
 
 
 @given(st.binary(max_size=64))
 def test_anything_else_is_refused_and_nothing_worse(packet: bytes) -> None:
-    for decode in (wire.decode_open, wire.decode_ioctl, wire.decode_reply):
+    for decode in (wire.decode_open, wire.decode_ioctl, wire.decode_answer):
         with contextlib.suppress(PeerError):
             decode(packet)
 

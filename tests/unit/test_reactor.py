@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import time
 
 import pytest
@@ -187,3 +188,59 @@ def test_polling_ends_when_nothing_comes() -> None:
     reactor.run()
     assert time.process_time() - used < 0.05
     os.close(fd)
+
+
+def test_what_comes_first_is_served_before_the_rest_and_told_its_events() -> None:
+    reactor = Reactor()
+    first, other = os.eventfd(1), os.eventfd(1)
+    order: list[object] = []
+
+    def on_first(events: int) -> None:
+        order.append(events)
+        os.eventfd_read(first)
+
+    reactor.add_first(first, on_first)
+    reactor.add_edge_reader(other, lambda: order.append("other"), reactor.stop)
+    reactor.call_later(0.05, reactor.stop)
+    reactor.run()
+    assert order == [select.POLLIN, "other"]
+    reactor.remove_first(first)
+    os.close(first)
+    os.close(other)
+
+
+def test_a_fault_in_what_comes_first_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    reactor = Reactor()
+    fd = os.eventfd(2, os.EFD_SEMAPHORE)
+    calls: list[int] = []
+
+    def fails(_events: int) -> None:
+        calls.append(os.eventfd_read(fd))
+        raise RuntimeError("a fault of ours")
+
+    reactor.add_first(fd, fails)
+    reactor.call_later(0.05, reactor.stop)
+    with caplog.at_level(logging.ERROR):
+        reactor.run()
+    assert calls == [1, 1]
+    assert "a fault of ours" in caplog.text
+    os.close(fd)
+
+
+def test_hang_ups_are_served_before_what_is_readable() -> None:
+    reactor = Reactor()
+    order: list[str] = []
+    readable = os.eventfd(1)
+    reader, writer = os.pipe()
+    reactor.add_edge_reader(readable, lambda: order.append("readable"), reactor.stop)
+
+    def hung_up() -> None:
+        order.append("hung up")
+        reactor.remove_reader(writer)
+
+    reactor.add_hangup(writer, hung_up)
+    os.close(reader)
+    reactor.serve_ready()
+    assert order == ["hung up", "readable"]
+    os.close(writer)
+    os.close(readable)

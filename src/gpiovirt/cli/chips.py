@@ -14,6 +14,7 @@ from gpiovirt.core.deadline import Deadlines
 from gpiovirt.core.line import Clock, Direction, LineInfo, LineSettings
 from gpiovirt.core.task import finish_now
 from gpiovirt.errors import LineBusyError, NoSuchChipError, NoSuchLineError, UsageError
+from gpiovirt.exports.process import openable
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.gpio_device import ChipDevice
 from gpiovirt.sources.finder import Finder, HotPlug, LineAddress, Look
@@ -26,9 +27,7 @@ from gpiovirt.virtual.options import parse_options
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
 if TYPE_CHECKING:
-    from gpiovirt.exports.process.supervisor import Openable
-    from gpiovirt.host.reactor import Callback, Waits
-    from gpiovirt.protocols.gpiochip import FifoFactory, File
+    from gpiovirt.host.reactor import Callback
 
 __all__ = ["ChipSet", "Loop", "add_options", "parse_sim", "parse_wire"]
 
@@ -128,12 +127,14 @@ class ChipSet:
             there = ", ".join(self.virtual) or "none; make one with --chip NAME=LINES"
             raise UsageError(f"--line {name}:...: no virtual chip {name!r} is made here; there is: {there}")
 
-    def openables(self) -> list[Openable]:
+    def openables(self) -> list[openable.Openable]:
         """What opens the chips to show: those of --chip, or without any the simulated ones."""
         if not self._shown:
-            return [_local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()]
+            return [
+                openable.local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()
+            ]
         return [
-            _remote(self.remote[name]) if name in self.remote else _local(self.virtual[name])
+            openable.remote(self.remote[name]) if name in self.remote else openable.local(self.virtual[name])
             for name in self._shown
         ]
 
@@ -399,24 +400,6 @@ def _line_options(texts: list[str]) -> dict[str, dict[str, str]]:
         lines = found.setdefault(name, {})
         lines[line] = f"{lines[line]},{options}" if line in lines else options
     return found
-
-
-def _local(chip: Chip) -> Openable:
-    def openable(name: str, open_fifo: FifoFactory, _waits: Waits) -> File:
-        from gpiovirt.protocols.gpiochip import ChipFile  # once the program runs
-
-        return ChipFile(chip, name, open_fifo)
-
-    return openable
-
-
-def _remote(path: str) -> Openable:
-    def openable(name: str, open_fifo: FifoFactory, waits: Waits) -> File:
-        from gpiovirt.exports.process.remote import RemoteChipFile
-
-        return RemoteChipFile(path, name, open_fifo, waits)
-
-    return openable
 
 
 _HOGS = {

@@ -12,7 +12,6 @@ from gpiovirt.cli import chips
 from gpiovirt.control import ENVIRONMENT, socket_name
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.exports.process.launch import launch
-from gpiovirt.host.clock import now_ns
 
 if TYPE_CHECKING:
     from gpiovirt.exports.process.supervisor import Supervisor
@@ -31,13 +30,16 @@ examples:
 """
 USAGE = (
     "gpiovirt run [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
-    "                    [--chip NAME=LINES]... [--wait SECONDS] -- PROGRAM [ARGUMENT]..."
+    "                    [--chip NAME=LINES]... [--wait SECONDS] [-v] -- PROGRAM [ARGUMENT]..."
 )
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     chips.add_options(parser)
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="say why GPIO calls of the program are refused"
+    )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 
 
@@ -52,15 +54,17 @@ def main(options: argparse.Namespace) -> int:
     name = socket_name(os.getuid(), os.getpid())
 
     def prepare(supervisor: Supervisor) -> None:
-        made.attach(supervisor)
+        if options.verbose:
+            supervisor.on_refusal = lambda text: sys.stderr.write(f"gpiovirt: {text}\n")
+        made.attach(supervisor.reactor)
         if not made.simulator.chips:
             return
         from gpiovirt.control.simulator import SimServer
 
         try:
-            SimServer(made.simulator, supervisor, name)
+            SimServer(made.simulator, supervisor.reactor, name)
         except HostError as error:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
     environment = {**os.environ, ENVIRONMENT: name} if made.simulator.chips else os.environ
-    launch(argv, made.openables(), now_ns, made.deadlines, prepare, environment)
+    launch(argv, made.openables(), made.deadlines, prepare, environment)

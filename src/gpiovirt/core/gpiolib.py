@@ -9,6 +9,7 @@ Behaviour: Documentation/userspace-api/gpio of Linux 6.12.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now, PresenceSink
@@ -182,10 +183,11 @@ class GpioChip:
                 if line.is_gone:
                     raise ChipGoneError(f"the chip that line {self.describe(line)} is of has vanished")
                 request.take(line, wanted)
+            request.bind()
         except BaseException:
-            request.release()
+            with suppress(Exception):  # what went wrong first is what is to be told
+                request.release()
             raise
-        request.bind()
         return request
 
     def describe(self, line: _Line) -> str:
@@ -215,16 +217,24 @@ class GpioChip:
         line.is_output = wanted.direction is Direction.OUTPUT
 
     def _free(self, line: _Line) -> None:
-        self._driver.free(line.offset)
-        line.is_output = self._driver.is_output(line.offset)
-        line.settings = AS_IS
-        line.edge = Edge.NONE
+        try:
+            self._driver.free(line.offset)
+        finally:
+            line.settings = AS_IS
+            line.edge = Edge.NONE
+            line.is_output = self._driver.is_output(line.offset)
 
     def _notify(self, change: InfoEventType, line: _Line) -> None:
         if self._watchers:
             event = InfoEvent(change, self._now(Clock.MONOTONIC), self.line_info(line.offset))
+            fault: Exception | None = None
             for sink in self._watchers:
-                sink(event)
+                try:
+                    sink(event)
+                except Exception as error:  # the others are told all the same
+                    fault = fault or error
+            if fault is not None:
+                raise fault
 
     def _edge(self, offset: int, rising: bool, timestamp_ns: int, lost: int = 0, /) -> None:
         line = self._lines[offset]
@@ -309,28 +319,52 @@ class _Request:
         self._values.set(mask, (bits ^ self._inverted) & mask)
 
     def reconfigure(self, settings: Mapping[int, LineSettings]) -> None:
+        fault: Exception | None = None
         try:
             for index, wanted in settings.items():
                 if wanted.direction is Direction.AS_IS:
                     continue
                 line = self._lines[index]
                 self._chip._configure(line, wanted)
-                self._chip._notify(InfoEventType.CONFIG, line)
+                try:
+                    self._chip._notify(InfoEventType.CONFIG, line)
+                except Exception as error:  # of a watcher: the other lines are configured all the same
+                    fault = fault or error
         finally:
             self._update_masks()
+        if fault is not None:
+            raise fault
 
     def relinquish(self, mask: int) -> None:
+        fault: Exception | None = None
         for i, line in enumerate(self._lines):
             if mask >> i & 1:
-                self._chip._free(line)
-                self._chip._driver.request(line.offset)
-                line.is_output = self._chip._driver.is_output(line.offset)
-                self._chip._notify(InfoEventType.CONFIG, line)
+                try:
+                    self._chip._free(line)
+                except Exception as error:  # the others are given up all the same
+                    fault = fault or error
+                try:
+                    self._chip._driver.request(line.offset)
+                    line.is_output = self._chip._driver.is_output(line.offset)
+                    self._chip._notify(InfoEventType.CONFIG, line)
+                except Exception as error:
+                    fault = fault or error
         self._update_masks()
+        if fault is not None:
+            raise fault
 
     def release(self) -> None:
         lines, self._lines = self._lines, []
+        fault: Exception | None = None
         for line in lines:
-            self._chip._free(line)
+            try:
+                self._chip._free(line)
+            except Exception as error:  # the others are freed all the same
+                fault = fault or error
             line.request = None
-            self._chip._notify(InfoEventType.RELEASED, line)
+            try:
+                self._chip._notify(InfoEventType.RELEASED, line)
+            except Exception as error:
+                fault = fault or error
+        if fault is not None:
+            raise fault

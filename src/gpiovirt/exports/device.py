@@ -2,6 +2,7 @@
 """A chip's character device at a Unix socket, for processes of this machine that may connect.
 
 What a peer sends is checked by the protocol; one that breaks it is disconnected, and loses its lines.
+No file of a peer's is ever received: what one sends the kernel refuses, or drops.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import select
 import socket
-import stat
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import AS_IS, LineInfo
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
-from gpiovirt.host.fifo import PipeFifo, reopen
+from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.gpio_device import EVENTS_KEPT
+from gpiovirt.host.log import RateLimitedLog
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of
-from gpiovirt.protocols.gpiochip import Answer, ChipFile, File, wire
+from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of, refuse_files
+from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape, File, refusal, wire
 from gpiovirt.protocols.gpiochip.holder import encode_request
 from gpiovirt.protocols.gpiochip.v2 import get_line
 
@@ -29,25 +33,70 @@ __all__ = ["DeviceServer"]
 
 _log = logging.getLogger(__name__)
 _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_FDS_OF_FILE = 2  # a connection, and the write end of its pipe
+_FDS_RESERVED = 64
+_TURNED_AWAY_MAX = 16  # connections over the limit that are kept until they can be told so
+
+
+def _files_of_a_user() -> int:
+    """Half of what a process whose limit is raised can have open, so that others have some too."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max((most - _FDS_RESERVED) // _FDS_OF_FILE // 2, 1)
+
+
+_FILES_OF_A_USER = _files_of_a_user()  # a confined process cannot ask
 
 
 class DeviceServer:
-    """Serves `chip` to whoever connects to `listener`, if there is one; each connection is an open file."""
+    """Serves `chip` to whoever connects to `listener`, if there is one; each connection is an open file.
 
-    def __init__(self, chip: Chip, listener: SocketListener | None, reactor: Reactor) -> None:
+    A user other than root may have `files_max` of them.
+    """
+
+    def __init__(
+        self,
+        chip: Chip,
+        listener: SocketListener | None,
+        reactor: Reactor,
+        files_max: int | None = None,
+    ) -> None:
         self.chip = chip
         self.reactor = reactor
+        self.log = RateLimitedLog(_log, chip.info.label)
+        self.files_max = files_max or _FILES_OF_A_USER
+        self._files_by_uid: Counter[int] = Counter()
         self.files: set[_Open] = set()
         self._lines: dict[int, _LinesConnection] = {}
         self._closed = select.epoll()
         self._listener = listener
         if listener is not None:
+            refuse_files(listener.socket)
             reactor.add_reader(listener.socket.fileno(), self._accept)
 
     @property
     def consumers(self) -> list[Peer]:
         """Who has the chip open, or lines of it; one entry per process."""
         return sorted({file.peer for file in self.files if file.peer.pid != os.getpid()})
+
+    def add(self, file: _Open) -> None:
+        """A connection is there."""
+        self.files.add(file)
+        self._files_by_uid[file.peer.uid] += 1
+
+    def remove(self, file: _Open) -> None:
+        """It is not any more."""
+        self.files.discard(file)
+        self._files_by_uid[file.peer.uid] -= 1
+        if not self._files_by_uid[file.peer.uid]:
+            del self._files_by_uid[file.peer.uid]
+
+    def room_for(self, peer: Peer) -> int:
+        """How many more files its user may open."""
+        return 1 if peer.uid == 0 else self.files_max - self._files_by_uid[peer.uid]
+
+    def too_many(self, peer: Peer) -> Answer:
+        """What it is told then."""
+        return Answer(errno.EMFILE, why=f"uid {peer.uid} has {self.files_max} files open, as many as it may")
 
     def add_lines(self, fd: int, file: _LinesConnection) -> None:
         """A file of lines is open at the socket `fd`."""
@@ -72,8 +121,8 @@ class DeviceServer:
         """
         fifos: list[PipeFifo] = []
 
-        def open_fifo(record_size: int, capacity: int, drop_oldest: bool) -> PipeFifo:
-            fifos.append(PipeFifo(record_size, capacity, drop_oldest))
+        def open_fifo(shape: FifoShape) -> PipeFifo:
+            fifos.append(PipeFifo.make(shape))
             return fifos[-1]
 
         argument = encode_request(offset, AS_IS, consumer, EVENTS_KEPT)
@@ -99,10 +148,17 @@ class DeviceServer:
         try:
             sock = self._listener.accept()
         except HostError as error:
-            _log.error("%s: %s", self.chip.info.label, error)
+            self.log.complain(str(error))
             return
-        if sock is not None:
-            _Connecting(self, sock, peer_of(sock))
+        if sock is None:
+            return
+        refuse_files(sock)
+        peer = peer_of(sock)
+        if self.room_for(peer) > -_TURNED_AWAY_MAX:
+            _Connecting(self, sock, peer)
+        else:
+            self.log.complain(f"{peer}: {self.too_many(peer).why}")
+            sock.close()
 
     def close(self) -> None:
         """Listen no more, and close all files: lines hang up, as when the chip vanishes."""
@@ -123,7 +179,7 @@ class _Open:
         self._server = server
         self._socket = sock
         self._closed = False
-        server.files.add(self)
+        server.add(self)
         server.reactor.add_reader(sock.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
@@ -132,47 +188,42 @@ class _Open:
         except BlockingIOError:
             pass
         except PeerError as error:
-            _log.warning("%s: %s: %s", self._server.chip.info.label, self.peer, error)
+            self._server.log.complain(f"{self.peer}: {error}")
             self.close()
         except OSError:
             self.close()
         except Exception:
-            _log.exception("a fault of ours in serving %s", self.peer)
+            self._server.log.exception("internal error in serving %s", self.peer)
             self.close()
 
     def _receive(self) -> None:
         raise NotImplementedError
 
-    def _receive_with_pipe(self) -> tuple[bytes, int]:
-        """A packet, and the end of a pipe for events that came with it (-1: none), ours to close."""
-        packet, fds, _, _ = socket.recv_fds(
-            self._socket, wire.PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        )
-        writer = -1
-        if fds:
-            try:
-                writer = _private_end(fds[0])
-            finally:
-                os.close(fds[0])
+    def _packet(self) -> bytes:
+        packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)  # with no room for files
         if not packet:
-            if writer >= 0:
-                os.close(writer)
             raise ConnectionResetError
-        return packet, writer
+        return packet
 
-    def _answer(self, tag: int, answer: Answer, file: int = -1) -> None:
+    def _answer(self, tag: int, answer: Answer, files: Sequence[int] = ()) -> None:
         packet = wire.encode_answer(tag, answer)
-        if file >= 0:
-            socket.send_fds(self._socket, [packet], [file], _DONT_WAIT)
+        if files:
+            socket.send_fds(self._socket, [packet], files, _DONT_WAIT)
         else:
             self._socket.send(packet, _DONT_WAIT)
+
+    def _tell_refusal(self, cmd: int, answer: Answer) -> None:
+        self._server.log.debug("%s: ioctl %#x: %s: %s", self.peer, cmd, os.strerror(answer.errno), answer.why)
+
+    def _forget(self) -> None:
+        self._closed = True
+        self._server.remove(self)
+        self._server.reactor.remove_reader(self._socket.fileno())
 
     def close(self) -> None:
         """The other end is closed, or is to be."""
         if not self._closed:
-            self._closed = True
-            self._server.files.discard(self)
-            self._server.reactor.remove_reader(self._socket.fileno())
+            self._forget()
             self._socket.close()
 
 
@@ -180,80 +231,99 @@ class _Connecting(_Open):
     """A connection that has not said yet what it wants."""
 
     def _receive(self) -> None:
-        packet, writer = self._receive_with_pipe()
-        if writer < 0:
-            raise PeerError("no pipe came with the first packet")
         try:
-            name = wire.decode_open(packet)
-        except PeerError:
-            os.close(writer)
+            name = wire.decode_open(self._packet())
+        except wire.VersionError as error:
+            self._answer(wire.OPEN_TAG, refusal(error))
             raise
-        self._closed = True  # the socket lives on in the chip's file
-        self._server.files.discard(self)
-        self._server.reactor.remove_reader(self._socket.fileno())
-        _ChipConnection(self._server, self._socket, self.peer, name, writer)
+        if self._server.room_for(self.peer) < 0:
+            answer = self._server.too_many(self.peer)
+            self._server.log.complain(f"{self.peer}: {answer.why}")
+            self._answer(wire.OPEN_TAG, answer)
+            self.close()
+            return
+        self._forget()  # the socket lives on in the chip's file
+        _ChipConnection(self._server, self._socket, self.peer, name)
 
 
 class _ChipConnection(_Open):
     """An open chip."""
 
-    def __init__(self, server: DeviceServer, sock: socket.socket, peer: Peer, name: str, writer: int) -> None:
-        self._writer = writer
-        self._fifo: PipeFifo | None = None
-        self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo)
-        self._chip_fifo, self._fifo = self._fifo, None
+    def __init__(self, server: DeviceServer, sock: socket.socket, peer: Peer, name: str) -> None:
+        self._fifo: PipeFifo | None = None  # of the file that is being opened
         super().__init__(server, sock, peer)
-        with suppress(OSError):
-            self._answer(wire.OPEN_TAG, Answer(0))
+        self._file: ChipFile | None = None
+        try:
+            self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo)
+            self._chip_fifo = self._take_fifo()
+            self._answer(wire.OPEN_TAG, Answer(0), (self._chip_fifo.reader, self._chip_fifo.their_writer))
+            self._chip_fifo.close_reader()
+        except HostError as error:
+            with suppress(OSError):
+                self._answer(wire.OPEN_TAG, refusal(error))
+            self.close()
+        except OSError:  # it has gone already
+            self.close()
 
-    def _open_fifo(self, record_size: int, capacity: int, drop_oldest: bool) -> PipeFifo:
-        if self._writer < 0:
-            raise _NoPipeError("no pipe came for the events of the file to open")
-        self._fifo = PipeFifo(record_size, capacity, drop_oldest, self._writer)
-        self._writer = -1
+    def _open_fifo(self, shape: FifoShape) -> PipeFifo:
+        try:
+            self._fifo = PipeFifo.make_for_another(shape)
+        except OSError as error:
+            raise HostError.of("no pipe for the events of the file", error) from error
         return self._fifo
 
+    def _take_fifo(self) -> PipeFifo:
+        fifo, self._fifo = self._fifo, None
+        assert fifo is not None
+        return fifo
+
     def _receive(self) -> None:
-        packet, self._writer = self._receive_with_pipe()
+        tag, cmd, argument, compat = wire.decode_ioctl(self._packet())
+        self._server.close_closed()
+        assert self._file is not None
         try:
-            tag, cmd, argument, compat = wire.decode_ioctl(packet)
-            self._server.close_closed()
             answer = self._file.ioctl(cmd, argument, compat)
-            fifo, self._fifo = self._fifo, None
-            if answer.file is None:
-                if fifo is not None:  # the request failed after its pipe was there
-                    fifo.close()
-                self._answer(tag, answer)
-            else:
-                assert fifo is not None
-                self._open_lines(tag, answer, answer.file, fifo)
+            if answer.file is not None:
+                self._open_lines(tag, answer, answer.file, self._take_fifo())
+                return
         finally:
-            if self._writer >= 0:
-                os.close(self._writer)
-                self._writer = -1
+            if self._fifo is not None:  # the request failed after its pipe was there
+                self._take_fifo().close()
+        if answer.errno:
+            self._tell_refusal(cmd, answer)
+        self._answer(tag, answer)
 
     def _open_lines(self, tag: int, answer: Answer, file: File, fifo: PipeFifo) -> None:
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            file.close()
-            fifo.close()
-            self._answer(tag, Answer(error.errno or errno.EMFILE))
-            return
-        lines = _LinesConnection(self._server, ours, self.peer, file, fifo)
-        with theirs:
+        if self._server.room_for(self.peer) <= 0:
+            failed = self._server.too_many(self.peer)
+        else:
             try:
-                self._answer(tag, answer, theirs.fileno())
-            except OSError:
-                lines.close()
-                raise
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                failed = refusal(HostError.of("no socket for the file", error))
+            else:
+                lines = _LinesConnection(self._server, ours, self.peer, file, fifo)
+                with theirs:
+                    try:
+                        lines.send_pipe()
+                        self._answer(tag, answer, (theirs.fileno(),))
+                    except OSError:
+                        lines.close()
+                        raise
+                return
+        file.close()
+        fifo.close()
+        self._tell_refusal(0, failed)
+        self._answer(tag, failed)
 
     def close(self) -> None:
         if not self._closed:
             super().close()
-            self._file.close()
-            if self._chip_fifo is not None:
-                self._chip_fifo.close()
+            if self._file is not None:
+                try:
+                    self._file.close()
+                finally:
+                    self._chip_fifo.close()
 
 
 class _LinesConnection(_Open):
@@ -262,12 +332,18 @@ class _LinesConnection(_Open):
     def __init__(
         self, server: DeviceServer, sock: socket.socket, peer: Peer, file: File, fifo: PipeFifo
     ) -> None:
+        refuse_files(sock)
         super().__init__(server, sock, peer)
         server.add_lines(sock.fileno(), self)
         self._file = file
-        self._fifo = fifo
+        self.fifo = fifo
         fifo.on_hang_up = self.hang_up
         self._ioctl = file.ioctl
+
+    def send_pipe(self) -> None:
+        """Give the ends of the pipe away that are the other's."""
+        self._answer(wire.OPEN_TAG, Answer(0), (self.fifo.reader, self.fifo.their_writer))
+        self.fifo.close_reader()
 
     def hang_up(self) -> None:
         """Tell the other end that the lines are gone."""
@@ -276,12 +352,14 @@ class _LinesConnection(_Open):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _receive(self) -> None:
-        # an fd that came along is dropped by the kernel: there is no room for one
         packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
         if not packet:
             raise ConnectionResetError
         tag, cmd, argument, compat = wire.decode_ioctl(packet)
-        self._socket.send(wire.encode_answer(tag, self._ioctl(cmd, argument, compat)), _DONT_WAIT)
+        answer = self._ioctl(cmd, argument, compat)
+        if answer.errno:
+            self._tell_refusal(cmd, answer)
+        self._socket.send(wire.encode_answer(tag, answer), _DONT_WAIT)
 
     def close(self) -> None:
         if not self._closed:
@@ -290,19 +368,6 @@ class _LinesConnection(_Open):
             try:
                 self._file.close()
             except GpiovirtError as error:
-                _log.error("%s: %s", self._server.chip.info.label, error)
-            self._fifo.close()
-
-
-class _NoPipeError(GpiovirtError):
-    errno = errno.EINVAL
-
-
-def _private_end(fd: int) -> int:
-    """The write end of the pipe that `fd` is, not shared with the peer: it cannot make our writes wait."""
-    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-        raise PeerError("what came for events is not a pipe")
-    try:
-        return reopen(fd, os.O_WRONLY)
-    except OSError as error:
-        raise PeerError(f"a pipe for events that nobody reads ({error.strerror})") from error
+                self._server.log.error("%s", error)
+            finally:
+                self.fifo.close()

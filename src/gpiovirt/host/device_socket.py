@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""An open file of a chip that another process serves: calls go out and wait for their answers.
+"""An open file of a chip that another process serves: calls go out and answers come back.
 
-The packets are those of gpiovirt.protocols.gpiochip.wire.
+The packets are those of gpiovirt.protocols.gpiochip.wire. What comes beside an answer is looked at by
+means that ask no file system: whoever serves a chip may have been taken over.
 """
 
 from __future__ import annotations
@@ -9,139 +10,216 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
+import time
+from fcntl import F_GETPIPE_SZ, fcntl
 from struct import Struct
-from typing import NamedTuple
 
 from gpiovirt.errors import HostError, PeerError
-from gpiovirt.protocols.gpiochip import wire
+from gpiovirt.host.fifo import PipeFifo
+from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape, fifo_of, wire
+from gpiovirt.uapi import gpio as u
 
-__all__ = ["DeviceSocket", "Opened", "check_access"]
+__all__ = ["DeviceSocket", "check_access"]
 
 _timeval = Struct("ll")
-_PATIENCE_S = 10  # a process that answers so late is taken for dead
-_NO_FDS: Sequence[int] = ()
-
-
-class Opened(NamedTuple):
-    """The answer to an ioctl; `file` is what it opened, the caller's to close."""
-
-    errno: int
-    fd_at: int
-    argument: bytes | None
-    file: DeviceSocket | None
+_PATIENCE_S = 10.0  # a process that answers so late is taken for dead
+_OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
+_FILES = 2  # of an open: both ends of a pipe; of a request: the new file's socket
+_STRAY_MAX = 4  # packets before an answer: to what was asked before, and a hang-up
+_DONT_WAIT = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_NO_FIFO = PipeFifo(FifoShape(1, 1, False))
 
 
 class DeviceSocket:
-    """One file. OSError when the process that serves it is gone, PeerError when it makes no sense."""
+    """One file, as a File of the character device.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
+    OSError when the process that serves it is gone, PeerError when it makes no sense. `fifo` has what came
+    with the file: the read end of its events, and a write end for whoever is to keep the pipe alive.
+    """
+
+    def __init__(
+        self, sock: socket.socket, fifo: PipeFifo | None = None, patience_s: float = _PATIENCE_S
+    ) -> None:
+        self.fifo = fifo or _NO_FIFO
         self.has_hung_up = False
+        self._socket = sock
+        self._send = sock.send
+        self._receive = sock.recv
+        self._patience_s = patience_s
         self._tag = int.from_bytes(os.urandom(3), "little")
+        self._shape: FifoShape | None = None  # of the fifo that is to come with the answer
+        self._opens_file = False
         sock.setblocking(True)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval.pack(_PATIENCE_S, 0))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval.pack(_PATIENCE_S, 0))
+        patience = _timeval.pack(int(patience_s), int(patience_s % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
 
     @classmethod
-    def open(cls, path: str, name: str, events: int) -> DeviceSocket:
-        """Open the chip served at `path`, as /dev/`name`; its events go to the pipe `events`."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def connect(cls, path: str, name: str, patience_s: float = _PATIENCE_S) -> DeviceSocket:
+        """Ask to open the chip served at `path`, as /dev/NAME: the answer is what comes first.
+
+        It does not wait; BlockingIOError if others are to be served first.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             sock.connect(path)
-            made = cls(sock)
-            os.fchmod(events, 0o666)  # whoever serves the chip may be another user, and opens it anew
-            answer = made._call(wire.OPEN_TAG, wire.encode_open(name), (events,))
-            if answer.errno:
-                raise OSError(answer.errno, os.strerror(answer.errno))
+            made = cls(sock, None, patience_s)
+            made._tag, made._shape = wire.OPEN_TAG, CHIP_FIFO
+            made._send(wire.encode_open(name), _DONT_WAIT)
         except BaseException:
             sock.close()
             raise
         return made
 
+    @classmethod
+    def open(cls, path: str, name: str) -> DeviceSocket:
+        """Open the chip served at `path`, as /dev/NAME."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                made = cls.connect(path, name)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        try:
+            made._must(made.wait())
+        except BaseException:
+            made.close()
+            raise
+        return made
+
     def fileno(self) -> int:
-        """Readable when the file has hung up, or its server is gone."""
+        """Readable when an answer has come, the file has hung up, or its server is gone."""
         return self._socket.fileno()
 
-    def ioctl(self, cmd: int, argument: bytes) -> bytes:
-        """The argument as it comes back; OSError with the errno that it fails with."""
-        answer = self._ioctl(cmd, argument, False, _NO_FDS)
-        if answer.errno:
-            raise OSError(answer.errno, os.strerror(answer.errno))
-        return answer.argument or b""
-
-    def open_ioctl(self, cmd: int, argument: bytes, compat: bool, events: int) -> Opened:
-        """An ioctl that may open a file, whose events go to the pipe `events`."""
-        os.fchmod(events, 0o666)
-        return self._ioctl(cmd, argument, compat, (events,))
-
-    def plain_ioctl(self, cmd: int, argument: bytes, compat: bool) -> tuple[int, bytes | None]:
-        """(errno, the argument as it comes back)"""
-        answer = self._ioctl(cmd, argument, compat, _NO_FDS)
-        return answer.errno, answer.argument
-
-    def _ioctl(self, cmd: int, argument: bytes, compat: bool, fds: Sequence[int]) -> Opened:
+    def send(self, cmd: int, arg: bytes, compat: bool) -> None:
+        """Ask; one thing at a time."""
         self._tag = tag = (self._tag + 1) & 0xFFFFFF or 2
-        return self._call(tag, wire.encode_ioctl(tag, cmd, argument, compat), fds)
+        if cmd in _OPENING:
+            self._opens_file = True
+            self._shape = fifo_of(cmd, arg, compat)
+        self._send(wire.encode_ioctl(tag, cmd, arg, compat), _DONT_WAIT)
 
-    def _call(self, tag: int, packet: bytes, fds: Sequence[int]) -> Opened:
-        if fds:
-            socket.send_fds(self._socket, [packet], fds, socket.MSG_NOSIGNAL)
-        else:
-            self._socket.send(packet, socket.MSG_NOSIGNAL)
-        while True:
-            reply, file = self._receive(bool(fds))
-            if reply.tag == tag:
-                return Opened(reply.errno, reply.fd_at, reply.argument, file)
-            if file is not None:
-                file.close()
-            if reply.tag == wire.HANG_UP_TAG:
-                self.has_hung_up = True
+    def wait(self) -> Answer | None:
+        """The answer to what was sent; None if it does not come in time, but still may."""
+        return self._answer(0)
 
-    def _receive(self, may_bring_file: bool) -> tuple[wire.Reply, DeviceSocket | None]:
-        opened: list[int] = []
-        if may_bring_file:
-            packet, opened, _, _ = socket.recv_fds(self._socket, wire.PACKET_MAX, 1, socket.MSG_CMSG_CLOEXEC)
-        else:
-            packet = self._socket.recv(wire.PACKET_MAX)
-        if not packet:
-            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-        file = DeviceSocket(socket.socket(fileno=opened[0])) if opened else None
+    def receive(self) -> Answer | None:
+        """The answer to what was sent if it has come."""
+        return self._answer(socket.MSG_DONTWAIT)
+
+    def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        """The answer, waited for; TimeoutError if it does not come."""
+        self.send(cmd, arg, compat)
+        answer = self._answer(0)
+        if answer is None:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return answer
+
+    def do(self, cmd: int, arg: bytes) -> bytes:
+        """The argument as it comes back; OSError with the errno that the ioctl fails with."""
+        answer = self.ioctl(cmd, arg)
+        return (self._must(answer) if answer.errno else answer).reply or b""
+
+    @staticmethod
+    def _must(answer: Answer | None) -> Answer:
+        number = errno.ETIMEDOUT if answer is None else answer.errno
+        if answer is None or number:
+            raise OSError(number, answer.why if answer and answer.why else os.strerror(number))
+        return answer
+
+    def _answer(self, flags: int) -> Answer | None:
+        if self._shape is None:
+            try:
+                packet = self._receive(wire.PACKET_MAX, flags)
+            except BlockingIOError:
+                return None
+            if not packet:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            tag, answer = wire.decode_answer(packet)
+            if tag == self._tag:
+                return answer
+            self.has_hung_up |= tag == wire.HANG_UP_TAG
+        return self._answer_after_others(flags)
+
+    def _answer_after_others(self, flags: int) -> Answer | None:
+        """What came first was for somebody else, or something else may."""
+        for _ in range(_STRAY_MAX):
+            try:
+                if self._shape is None:
+                    packet = self._receive(wire.PACKET_MAX, flags)
+                    fds: list[int] = []
+                else:
+                    packet, fds, _, _ = socket.recv_fds(
+                        self._socket, wire.PACKET_MAX, _FILES, socket.MSG_CMSG_CLOEXEC | flags
+                    )
+            except BlockingIOError:
+                return None
+            if not packet:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            try:
+                tag, answer = wire.decode_answer(packet)
+                if tag == self._tag:
+                    shape, self._shape = self._shape, None
+                    if shape is not None and not answer.errno:
+                        answer = self._take(answer, shape, fds)
+                        fds = []
+                    return answer
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            self.has_hung_up |= tag == wire.HANG_UP_TAG
+        raise PeerError("answers that nobody has asked for")
+
+    def _take(self, answer: Answer, shape: FifoShape, fds: list[int]) -> Answer:
+        """The answer with what came beside it; PeerError, and nothing is taken, if it is not what should."""
+        if len(fds) != (1 if self._opens_file else 2):
+            raise PeerError(f"an answer with {len(fds)} files")
         try:
-            return wire.decode_reply(packet), file
-        except PeerError:
-            if file is not None:
-                file.close()
+            if self._opens_file:
+                return answer._replace(file=self._opened(fds[0], shape))
+            for fd in fds:
+                fcntl(fd, F_GETPIPE_SZ)
+        except OSError as error:
+            raise PeerError("an answer with a file of the wrong kind") from error
+        self.fifo = PipeFifo(shape, *fds)
+        return answer
+
+    def _opened(self, fd: int, shape: FifoShape) -> DeviceSocket:
+        """The file at a socket that has come; its pipe is there already."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
+        try:
+            file = DeviceSocket(sock, None, self._patience_s)  # OSError if it is none
+            file._tag, file._shape = wire.OPEN_TAG, shape
+            if file.receive() is None:
+                raise PeerError("a file without a pipe")
+        except BaseException:
+            sock.detach()  # the fd is the caller's
             raise
+        return file
 
     def look(self) -> bool:
         """To be called when readable: True if the file has hung up; OSError if its server is gone."""
-        while not self.has_hung_up:
-            try:
-                packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return False
-            if not packet:
-                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            self.has_hung_up = wire.decode_reply(packet).tag == wire.HANG_UP_TAG
-        return True
+        if not self.has_hung_up:
+            self.receive()
+        return self.has_hung_up
 
     def detach(self) -> int:
         """The socket's fd, the caller's from now on."""
         return self._socket.detach()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; its pipe is closed by whoever has `fifo`."""
         self._socket.close()
 
 
 def check_access(path: str) -> None:
     """HostError, saying why, unless this user may open the chip served at `path`."""
-    reader, writer = os.pipe()
     try:
-        DeviceSocket.open(path, "", writer).close()
+        made = DeviceSocket.open(path, "")
     except OSError as error:
         raise HostError.of(f"cannot open the chip at {path}", error) from error
-    finally:
-        os.close(reader)
-        os.close(writer)
+    made.fifo.close()
+    made.close()

@@ -9,10 +9,16 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable
-from fcntl import ioctl
+from contextlib import suppress
+from fcntl import F_SETPIPE_SZ, fcntl, ioctl
 from termios import FIONREAD
 
+from gpiovirt.protocols.gpiochip import FifoShape
+
 __all__ = ["PipeFifo", "reopen"]
+
+_FORWARDED = 64  # records of one turn
+_PAGE = 4096
 
 
 def reopen(fd: int, flags: int) -> int:
@@ -28,32 +34,61 @@ def reopen(fd: int, flags: int) -> int:
 
 
 class PipeFifo:
-    """A Fifo of whole records with the kernel's capacity and overflow rule."""
+    """A Fifo of whole records with the kernel's capacity and overflow rule; the ends given become its own."""
 
-    __slots__ = ("_at_most", "_capacity", "_drop_oldest", "_record_size", "on_hang_up", "reader", "writer")
+    __slots__ = (
+        "_at_most",
+        "_capacity",
+        "_drop_oldest",
+        "on_hang_up",
+        "reader",
+        "record_size",
+        "their_writer",
+        "writer",
+    )
 
-    def __init__(self, record_size: int, capacity: int, drop_oldest: bool, writer: int = -1) -> None:
-        """A pipe of our own, or the one that `writer`, from now on ours, is an end of."""
-        self.reader = -1
+    def __init__(self, shape: FifoShape, reader: int = -1, writer: int = -1) -> None:
+        self.reader = reader
         self.writer = writer
-        if writer < 0:
-            self.reader, self.writer = os.pipe()
-            os.set_blocking(self.writer, False)
-        self._record_size = record_size
-        self._capacity = capacity
-        self._drop_oldest = drop_oldest
+        self.their_writer = -1
+        self.record_size, self._capacity, self._drop_oldest = shape
         self.on_hang_up: Callable[[], None] | None = None  # called before the writer is closed
         self._at_most = 0  # records in the pipe, if nobody has read since the last look
+
+    @classmethod
+    def make(cls, shape: FifoShape) -> PipeFifo:
+        """With a new pipe."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        return cls(shape, reader, writer)
+
+    @classmethod
+    def make_for_another(cls, shape: FifoShape) -> PipeFifo:
+        """With a new pipe that another process is to have: its ends are `reader` and `their_writer`.
+
+        That one can write too, and so go on when this process has ended. It cannot make ours wait, which
+        writes by an open file of its own; and the pipe takes no more of this user's share than it needs.
+        """
+        reader, their_writer = os.pipe()
+        try:
+            made = cls(shape, reader, reopen(their_writer, os.O_WRONLY))
+        except OSError:
+            os.close(reader)
+            os.close(their_writer)
+            raise
+        made.their_writer = their_writer
+        pages = -(-shape.capacity // (_PAGE // shape.record_size)) + 1  # one may have read records only
+        with suppress(OSError):  # over the share already, or a kernel or a filter that does not let us
+            fcntl(made.writer, F_SETPIPE_SZ, pages * _PAGE)
+        return made
 
     def put(self, record: bytes) -> None:
         if self.writer < 0:
             return
         if self._at_most >= self._capacity:
             self._at_most = self._unread()
-            if self._at_most >= self._capacity:
-                if not self._drop_oldest:
-                    return
-                self._skip()
+            if self._at_most >= self._capacity and not (self._drop_oldest and self._skip()):
+                return
         try:
             os.write(self.writer, record)
         except OSError:  # the reader is gone, or the user is over its pipe limit: the event is lost
@@ -63,18 +98,32 @@ class PipeFifo:
     def _unread(self) -> int:
         count = array("i", [0])
         ioctl(self.writer, FIONREAD, count)
-        return count[0] // self._record_size
+        return count[0] // self.record_size
 
-    def _skip(self) -> None:
+    def _skip(self) -> bool:
         """Take the oldest record out, by a read end of our own that lives no longer than this."""
-        reader = reopen(self.writer, os.O_RDONLY)
         try:
-            os.read(reader, self._record_size)
+            reader = reopen(self.writer, os.O_RDONLY)
+        except PermissionError:  # the pipe is of another user's making
+            return False
+        try:
+            os.read(reader, self.record_size)
         except BlockingIOError:  # it was read meanwhile
             pass
         finally:
             os.close(reader)
         self._at_most -= 1
+        return True
+
+    def forward(self, source: int, record_size: int) -> int:
+        """Put in some of what another pipe has, by its read end: how much.
+
+        0: nobody writes to it any more; BlockingIOError: it is empty.
+        """
+        records = os.read(source, record_size * _FORWARDED)
+        for start in range(0, len(records), record_size):
+            self.put(records[start : start + record_size])
+        return len(records)
 
     def hang_up(self) -> None:
         if self.writer >= 0:
@@ -90,12 +139,18 @@ class PipeFifo:
         return status.st_dev, status.st_ino
 
     def close_reader(self) -> None:
-        """The program has its copy: from now on its last close shows at the write end."""
+        """Whoever it is for has its copy: from now on the last close of those shows at the write end."""
         os.close(self.reader)
         self.reader = -1
+        if self.their_writer >= 0:
+            os.close(self.their_writer)
+            self.their_writer = -1
 
     def close(self) -> None:
         """Close whatever end is still open here."""
-        for end in (self.reader, self.writer):
+        reader, self.reader = self.reader, -1
+        writer, self.writer = self.writer, -1
+        their_writer, self.their_writer = self.their_writer, -1
+        for end in (reader, writer, their_writer):
             if end >= 0:
                 os.close(end)

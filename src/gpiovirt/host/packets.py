@@ -12,12 +12,12 @@ import os
 import socket
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from struct import Struct
 from typing import Any, NamedTuple
 
 from gpiovirt.errors import PeerError
 from gpiovirt.host.received import kind_of, name_of, send
+from gpiovirt.host.unix_socket import refuse_files
 
 __all__ = [
     "PACKET_MAX",
@@ -26,7 +26,6 @@ __all__ = [
     "close_files",
     "decode",
     "encode",
-    "refuse_files",
 ]
 
 PACKET_MAX = 1 << 18
@@ -34,7 +33,6 @@ _FDS_PER_PACKET = 250  # unix(7): SCM_MAX_FD is 253
 _MORE = b"+"
 """A packet that only brings fds of the message that follows."""
 _ucred = Struct("iII")
-_SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
 _HARMLESS = ("pipe:[", "anon_inode:")  # what /proc calls them; a path begins with /
 
 
@@ -60,12 +58,6 @@ def decode(packet: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise PeerError("not a message: no object")
     return body
-
-
-def refuse_files(sock: socket.socket) -> None:
-    """Have the kernel tell senders that their files are not taken, where it can: Linux 6.16."""
-    with suppress(OSError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 def close_files(fds: Iterable[int]) -> int:

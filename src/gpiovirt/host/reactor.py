@@ -8,7 +8,6 @@ handed to its `on_fault`, or rests for a while and is then served again. Deadlin
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import select
 import signal
@@ -22,12 +21,16 @@ from gpiovirt.core.task import Future
 
 __all__ = ["Callback", "Reactor", "Waits"]
 
-_log = logging.getLogger(__name__)
-
 Callback = Callable[[], object]
 
 _BATCH = 32  # files of one turn; poll() allocates for as many
 _RESTS_S = (0.01, 0.1, 1.0)  # of a file whose callback raises again and again
+
+
+def _log(message: str, *args: object) -> None:
+    import logging  # when first needed: the first call of every program waits for this module
+
+    logging.getLogger(__name__).exception(message, *args)
 
 
 class Waits(Protocol):
@@ -59,6 +62,10 @@ class Reactor:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
         self._readers: dict[int, _Reader] = {}
+        self._first: dict[int, Callable[[int], object]] = {}
+        self._poll: select.poll | None = None
+        self.polls = 0
+        """How often what comes after the first was looked for; what it is told is of the last time"""
         self._soon: list[Callback] = []
         self._running = True
         self.stopped_by = 0
@@ -80,6 +87,19 @@ class Reactor:
     def add_hangup(self, fd: int, callback: Callback) -> None:
         """Call back when the other end of `fd` is closed, and only then."""
         self._add(fd, _Reader(callback, 0, None))
+
+    def add_first(self, fd: int, callback: Callable[[int], object]) -> None:
+        """Call back ahead of all others with poll(2)'s events: that is what waits for `fd`, and not epoll."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._epoll, select.POLLIN)
+        self._first[fd] = callback
+        self._poll.register(fd, select.POLLIN)
+
+    def remove_first(self, fd: int) -> None:
+        """Call back no more; to be called before the fd is closed."""
+        if self._poll is not None and self._first.pop(fd, None) is not None:
+            self._poll.unregister(fd)
 
     def _add(self, fd: int, reader: _Reader) -> None:
         self._epoll.register(fd, reader.events)
@@ -161,7 +181,7 @@ class Reactor:
             timeout_s = self._timeout_s() if self._soon or next_deadline_ns() is not None else None
             if self.poll_us and timeout_s != 0 and time.monotonic_ns() < spin_until_ns:
                 timeout_s = 0
-            ready = poll(timeout_s, _BATCH)
+            ready = (poll if self._poll is None else self._serve_first)(timeout_s, _BATCH)
             for fd, _ in ready:
                 callback = callbacks.get(fd)
                 if callback is not None:
@@ -177,12 +197,49 @@ class Reactor:
             if self.poll_us and ready:
                 spin_until_ns = time.monotonic_ns() + self.poll_us * 1000
 
+    def _serve_first(self, timeout_s: float | None, most: int) -> list[tuple[int, int]]:
+        """Wait, and serve what comes first until there is anything else to do; what is ready then."""
+        assert self._poll is not None
+        poll, first, next_deadline_ns = self._poll.poll, self._first, self.deadlines.next_deadline_ns
+        timeout_ms = None if timeout_s is None else timeout_s * 1000
+        has_others = False
+        while True:
+            for fd, events in poll(timeout_ms):
+                callback = first.get(fd)
+                if callback is None:
+                    has_others = True
+                    continue
+                try:
+                    callback(events)
+                except Exception:
+                    _log("internal error in %r", callback)
+            if has_others:
+                self.polls += 1
+                return self._epoll.poll(0, most)
+            if timeout_ms is not None or self._soon or not self._running or next_deadline_ns() is not None:
+                return []
+
+    def serve_ready(self) -> None:
+        """Serve now what is ready but what comes first: hang-ups before all else."""
+        self.polls += 1
+        ready = self._epoll.poll(0)
+        if len(ready) > 1:
+            ready.sort(key=lambda one: one[1] & select.EPOLLIN)
+        for fd, _ in ready:
+            callback = self._callbacks.get(fd)
+            if callback is not None:
+                try:
+                    if callback():
+                        self._call_again(fd, callback)
+                except Exception:
+                    self._on_fault(fd, callback)
+
     @staticmethod
     def _call(callback: Callback) -> None:
         try:
             callback()
         except Exception:
-            _log.exception("internal error in %r", callback)
+            _log("internal error in %r", callback)
 
     def _call_again(self, fd: int, callback: Callback) -> None:
         def again() -> None:
@@ -197,7 +254,7 @@ class Reactor:
 
     def _on_fault(self, fd: int, callback: Callback) -> None:
         """A callback has raised: whoever is at the other end may be ended, nobody is left unheard."""
-        _log.exception("internal error in %r", callback)
+        _log("internal error in %r", callback)
         reader = self._readers.get(fd)
         if reader is None or reader.callback is not callback:
             return
@@ -233,7 +290,7 @@ class Reactor:
             try:
                 self.deadlines.on_deadline(now_ns)
             except Exception:
-                _log.exception("internal error at a deadline")
+                _log("internal error at a deadline")
         return 0 if self._soon or not self._running else None
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 
+from gpiovirt.core.text import printable
 from gpiovirt.host import libc
 
 __all__ = ["Task", "Tasks"]
@@ -48,6 +49,14 @@ class Task:
                 if line.startswith("flags:"):
                     return int(line.split()[1], 8)
         return 0
+
+    def name(self) -> str:
+        """comm, made fit to be shown."""
+        comm = os.open("comm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            return printable(os.read(comm, 64).decode(errors="replace").strip())
+        finally:
+            os.close(comm)
 
     def _parent(self) -> int:
         stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
@@ -110,7 +119,21 @@ class Tasks:
                 return task, task.file(fd)
             except OSError:  # it may be a new task of that number
                 self._tasks.pop(tid).close()
-        if len(self._tasks) >= self._KEPT:
-            self._tasks.pop(next(iter(self._tasks))).close()
-        task = self._tasks[tid] = Task(tid)
+        task = self.task(tid)
         return task, task.file(fd)
+
+    def task(self, tid: int) -> Task:
+        """The task; OSError if there is none."""
+        task = self._tasks.get(tid)
+        if task is None:
+            if len(self._tasks) >= self._KEPT:
+                self._tasks.pop(next(iter(self._tasks))).close()
+            task = self._tasks[tid] = Task(tid)
+        return task
+
+    def name(self, tid: int) -> str:
+        """What the task calls itself, for people."""
+        try:
+            return self.task(tid).name()
+        except OSError:
+            return "a program"

@@ -7,15 +7,18 @@ import errno
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
 from gpiovirt.errors import HostError
 
-__all__ = ["Access", "PathListener", "Peer", "SocketListener", "peer_of"]
+__all__ = ["Access", "PathListener", "Peer", "SocketListener", "peer_of", "refuse_files"]
 
 _BACKLOG = 8
+_PAUSE_S = 0.005  # while a connection can neither be taken nor be turned away
+_SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
 _ucred = Struct("iII")  # unix(7): pid, uid, gid
 
 
@@ -49,13 +52,23 @@ def peer_of(connection: socket.socket) -> Peer:
     return Peer(pid, uid, gid, name)
 
 
+def refuse_files(sock: socket.socket) -> None:
+    """Have the kernel refuse files sent to this socket, or to one that it accepts, where it can.
+
+    Where it cannot, who receives without room for them never has them either, and a sender is not told.
+    """
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+
+
 class SocketListener:
     """Accepts on a socket that listens already; it is this object's from now on."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         sock.setblocking(False)
-        self._reserve = os.dup(sock.fileno())
+        # an open file of its own: to give it up helps when this process has too many, and when the system has
+        self._reserve = os.eventfd(0)
 
     def __str__(self) -> str:
         return str(self.socket.getsockname())
@@ -67,18 +80,31 @@ class SocketListener:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 return None
-            os.close(self._reserve)  # or the loop would find it waiting for ever
-            with suppress(OSError):
-                self.socket.accept()[0].close()
-            self._reserve = os.dup(self.socket.fileno())
+            self._turn_away()
             raise HostError.of(f"a connection to {self} was turned away", error) from error
         connection.setblocking(False)
         return connection
 
+    def _turn_away(self) -> None:
+        """Or the loop would find it waiting for ever."""
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+        try:
+            self.socket.accept()[0].close()
+        except BlockingIOError:
+            pass
+        except OSError:
+            time.sleep(_PAUSE_S)
+        with suppress(OSError):
+            self._reserve = os.eventfd(0)
+
     def close(self) -> None:
         """Listen no more."""
         self.socket.close()
-        os.close(self._reserve)
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
 
 
 class PathListener(SocketListener):

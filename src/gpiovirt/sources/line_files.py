@@ -81,7 +81,7 @@ class RemoteLine:
         self.events = events
         self.fds: tuple[int, ...] = (file.fileno(), events)
         self.file = file
-        self.ioctl: Callable[[int, bytes], bytes] = file.ioctl
+        self.ioctl: Callable[[int, bytes], bytes] = file.do
         os.set_blocking(events, False)
 
     def close(self) -> None:

@@ -10,38 +10,34 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from gpiovirt.core.chip import Now
 from gpiovirt.core.deadline import Deadlines
 from gpiovirt.errors import HostError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
+from gpiovirt.exports.process.placeholder import Placeholder, make_placeholder, own_terminals
 from gpiovirt.host import libc
 from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
 
 if TYPE_CHECKING:
-    from gpiovirt.exports.process.supervisor import Openable, Supervisor
+    from gpiovirt.exports.process.openable import Openable
+    from gpiovirt.exports.process.supervisor import Supervisor
 
-__all__ = ["launch"]
+__all__ = ["await_supervisor", "launch"]
 
-
-class _Placeholder(NamedTuple):
-    """A pty whose slave stands for a chip: a character device of its own that anybody can have."""
-
-    master: int
-    slave: int
-    node: sandbox.DeviceNode
+_READY = b"!"  # followed by nothing: what follows is why it is not
+_PATIENCE_S = 10
 
 
 def launch(
     argv: list[str],
     chips: Sequence[Openable],
-    now: Now,
     deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
     environment: Mapping[str, str],
@@ -51,14 +47,14 @@ def launch(
     `prepare` runs in the supervisor before it serves the program's first call. HostError if something
     cannot be had, and then nothing is left behind.
     """
-    placeholders = [_placeholder(index) for index in range(len(chips))]
+    placeholders = [make_placeholder(f"gpiochip{index}") for index in range(len(chips))]
     program = os.getpid()
     from_program, to_supervisor = os.pipe()
     from_supervisor, to_program = os.pipe()
     if _fork_detached():
         os.close(to_supervisor)
         os.close(from_supervisor)
-        _supervise(program, placeholders, chips, now, deadlines, prepare, from_program, to_program)
+        _supervise(program, placeholders, chips, deadlines, prepare, from_program, to_program)
     os.close(from_program)
     os.close(to_program)
     for placeholder in placeholders:
@@ -66,9 +62,19 @@ def launch(
     sandbox.enter([placeholder.node for placeholder in placeholders])
     listener = install_filter(gpio_filter())
     os.write(to_supervisor, str(listener).encode())
-    if refused := os.read(from_supervisor, 4096)[1:]:
-        raise HostError(refused.decode())
+    await_supervisor(from_supervisor)
     _execute(argv, environment)
+
+
+def await_supervisor(from_supervisor: int) -> None:
+    """Return once the program may start; HostError if there is nobody to supervise it."""
+    if not select.select([from_supervisor], [], [], _PATIENCE_S)[0]:
+        raise HostError(f"the supervisor of the program was not ready within {_PATIENCE_S} s")
+    said = os.read(from_supervisor, 4096)
+    if not said:
+        raise HostError("the supervisor of the program has ended before the program was started")
+    if said != _READY:
+        raise HostError(said.removeprefix(_READY).decode())
 
 
 def _execute(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
@@ -80,34 +86,25 @@ def _execute(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
         raise HostError.of(f"cannot run {argv[0]!r}", error) from error
 
 
-def _placeholder(index: int) -> _Placeholder:
-    try:
-        master, slave = os.openpty()
-    except OSError as error:
-        raise HostError.of("cannot open a pseudo-terminal to stand for a chip", error) from error
-    with suppress(OSError):  # a group that is not mapped where we are
-        os.fchown(slave, -1, os.getegid())
-    os.fchmod(slave, 0o660)
-    node = sandbox.DeviceNode(f"gpiochip{index}", os.ttyname(slave), os.fstat(slave).st_rdev)
-    return _Placeholder(master, slave, node)
-
-
 def _fork_detached() -> bool:
     """Fork a grandchild that is no child of ours; True in it."""
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError as error:
+        raise HostError.of("cannot start a supervisor for the program", error) from error
     if child:
         os.waitpid(child, 0)
         return False
-    if os.fork():
-        os._exit(0)
-    return True
+    with suppress(OSError):  # the program finds that it has no supervisor
+        if not os.fork():
+            return True
+    os._exit(0)
 
 
 def _supervise(
     program: int,
-    placeholders: Sequence[_Placeholder],
+    placeholders: Sequence[Placeholder],
     chips: Sequence[Openable],
-    now: Now,
     deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
     from_program: int,
@@ -120,21 +117,26 @@ def _supervise(
             resource.RLIMIT_NOFILE
         )  # each file of the program's chips is one of ours
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        _own_terminals([placeholder.slave for placeholder in placeholders])
+        own_terminals([placeholder.slave for placeholder in placeholders])
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
         listener = _take_listener(program, from_program, to_program)
         if listener is not None:
             # the program starts meanwhile, and its first call waits for us
             from gpiovirt.exports.process.supervisor import Supervisor
 
-            nodes = {}
-            for placeholder, chip in zip(placeholders, chips, strict=True):
-                slave = os.fstat(placeholder.slave)
-                nodes[slave.st_dev, slave.st_ino] = (chip, placeholder.node.name)
-            supervisor = Supervisor(nodes, now, deadlines)
+            supervisor = Supervisor(deadlines)
             prepare(supervisor)
-            supervisor.run(listener)
+            supervisor.add(
+                listener,
+                {
+                    placeholder.file_id: (chip, placeholder.node.name)
+                    for placeholder, chip in zip(placeholders, chips, strict=True)
+                },
+            )
+            supervisor.run()
         status = 0
+    except OSError as error:
+        sys.stderr.write(f"gpiovirt: the supervisor of the program has to end: {error}\n")
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
@@ -149,9 +151,10 @@ def _take_listener(program: int, from_program: int, to_program: int) -> Listener
     try:
         listener = Listener(fetch_fd(program, int(announced)))
     except OSError as error:
-        os.write(to_program, f"!the supervisor has no access to the program: {error.strerror}".encode())
+        why = f"the supervisor has no access to the program: {error.strerror}"
+        os.write(to_program, _READY + why.encode())
         return None
-    os.write(to_program, b"!")
+    os.write(to_program, _READY)
     os.close(to_program)
     return listener
 
@@ -166,29 +169,3 @@ def _leave_the_terminal() -> None:
         with suppress(OSError):  # the listing's own is closed already
             if fd > 2 and os.get_inheritable(fd):  # what we opened ourselves is not
                 os.close(fd)
-
-
-def _own_terminals(slaves: Sequence[int]) -> None:
-    """Make each placeholder the terminal of some session, or the next session leader to open it gets it.
-
-    A session has one terminal: ours takes the first, idle processes that end with us hold the others.
-    """
-    import termios
-    from fcntl import ioctl
-
-    ioctl(slaves[0], termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for slave in slaves[1:]:
-        ready, done = os.pipe()
-        if not os.fork():
-            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            libc.prctl(libc.PR_SET_NAME, b"gpiovirt-tty")
-            os.setsid()
-            ioctl(slave, termios.TIOCSCTTY, 0)
-            os.closerange(0, slave)
-            os.closerange(slave + 1, 65536)
-            while True:
-                signal.pause()
-        os.close(done)
-        os.read(ready, 1)
-        os.close(ready)

@@ -1,41 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a peer does wrong, in the log: all that it takes to find the fault, and no flood of it."""
+"""What a front-end or a guest does wrong, in the log."""
 
 from __future__ import annotations
 
-import logging
-import time
+from gpiovirt.host.log import RateLimitedLog as Complaints
 
 __all__ = ["Complaints"]
-
-_BURST = 10
-_PERIOD_S = 5.0
-
-
-class Complaints(logging.LoggerAdapter[logging.Logger]):
-    """A logger of one connection: every message begins with its chip; of warnings, some in each period."""
-
-    def __init__(self, logger: logging.Logger, chip: str) -> None:
-        super().__init__(logger, {"chip": chip})
-        self._chip = chip
-        self._began = 0.0
-        self._count = 0
-
-    def process(self, msg: object, kwargs: dict[str, object]) -> tuple[str, dict[str, object]]:  # type: ignore[override]
-        return f"{self._chip}: {msg}", kwargs
-
-    def complain(self, message: str) -> None:
-        """A warning, or one more that is only counted."""
-        now = time.monotonic()
-        if now - self._began >= _PERIOD_S:
-            self.report_unsaid()
-            self._began = now
-        self._count += 1
-        if self._count <= _BURST:
-            self.warning("%s", message)
-
-    def report_unsaid(self) -> None:
-        """Say how many warnings were left out."""
-        if self._count > _BURST:
-            self.warning("%d more warnings like these", self._count - _BURST)
-        self._count = 0

@@ -7,7 +7,17 @@ opens is a file too. Events leave through a Fifo that the export provides.
 
 from __future__ import annotations
 
-from gpiovirt.protocols.gpiochip.chip import ChipFile
-from gpiovirt.protocols.gpiochip.file import Answer, Fifo, FifoFactory, File
+from gpiovirt.protocols.gpiochip.chip import CHIP_FIFO, ChipFile, fifo_of
+from gpiovirt.protocols.gpiochip.file import Answer, Fifo, FifoFactory, FifoShape, File, refusal
 
-__all__ = ["Answer", "ChipFile", "Fifo", "FifoFactory", "File"]
+__all__ = [
+    "CHIP_FIFO",
+    "Answer",
+    "ChipFile",
+    "Fifo",
+    "FifoFactory",
+    "FifoShape",
+    "File",
+    "fifo_of",
+    "refusal",
+]

@@ -9,15 +9,16 @@ from struct import Struct
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import InfoEvent
-from gpiovirt.errors import GpiovirtError, OffsetError
+from gpiovirt.errors import GpiovirtError
 from gpiovirt.protocols.gpiochip import v1, v2
-from gpiovirt.protocols.gpiochip.file import INVALID, Answer, Fifo, FifoFactory
+from gpiovirt.protocols.gpiochip.file import UNKNOWN, Answer, Fifo, FifoFactory, FifoShape, invalid, refusal
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["ChipFile"]
+__all__ = ["CHIP_FIFO", "ChipFile", "fifo_of"]
 
 _u32 = Struct("=I")
 _INFO_EVENTS = 32  # records the kernel keeps for a chip file's reader
+CHIP_FIFO = FifoShape(u.gpio_v2_line_info_changed.size, _INFO_EVENTS, False)
 
 
 class ChipFile:
@@ -30,7 +31,7 @@ class ChipFile:
         self._chip_info = u.gpiochip_info.pack(u.cstring(name), u.cstring(info.label), info.num_lines)
         self._num_lines = info.num_lines
         self._open_fifo = open_fifo
-        self.fifo: Fifo = open_fifo(u.gpio_v2_line_info_changed.size, _INFO_EVENTS, False)
+        self.fifo: Fifo = open_fifo(CHIP_FIFO)
         self._watched: set[int] = set()
         self._watch_abi = 0
         self._unwatch: Callable[[], None] | None = None
@@ -44,7 +45,7 @@ class ChipFile:
             if cmd in (u.GPIO_V2_GET_LINEINFO_IOCTL, u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL):
                 fields = u.gpio_v2_line_info.unpack(arg)
                 if any(fields[6]):
-                    return INVALID
+                    return invalid("padding that is not zero")
                 return self._line_info(fields[2], 2, cmd == u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL)
             if cmd in (u.GPIO_GET_LINEINFO_IOCTL, u.GPIO_GET_LINEINFO_WATCH_IOCTL):
                 offset = u.gpioline_info.unpack(arg)[0]
@@ -55,20 +56,18 @@ class ChipFile:
                 return v1.get_linehandle(self._chip, arg, self._open_fifo)
             if cmd == u.GPIO_GET_LINEEVENT_IOCTL:
                 return v1.get_lineevent(self._chip, arg, self._open_fifo, compat)
-        except OffsetError:
-            return INVALID
         except GpiovirtError as error:
-            return Answer(error.errno)
-        return INVALID
+            return refusal(error)
+        return UNKNOWN
 
     def _line_info(self, offset: int, abi: int, watch: bool) -> Answer:
         info = self._chip.line_info(offset)
         if watch:
             if self._watch_abi not in (0, abi):
-                return Answer(errno.EPERM)
+                return Answer(errno.EPERM, why="the file watches lines by the other version of the uAPI")
             self._watch_abi = abi
             if offset in self._watched:
-                return Answer(errno.EBUSY)
+                return Answer(errno.EBUSY, why=f"the file watches line {offset} already")
             self._watched.add(offset)
             if self._unwatch is None:
                 self._unwatch = self._chip.watch(self._on_info)
@@ -76,9 +75,9 @@ class ChipFile:
 
     def _end_watch(self, offset: int) -> Answer:
         if offset >= self._num_lines:
-            return INVALID
+            return invalid(f"there is no line {offset}")
         if offset not in self._watched:
-            return Answer(errno.EBUSY)
+            return Answer(errno.EBUSY, why=f"the file does not watch line {offset}")
         self._watched.remove(offset)
         return Answer(0)
 
@@ -91,3 +90,10 @@ class ChipFile:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+
+
+def fifo_of(cmd: int, arg: bytes, compat: bool) -> FifoShape:
+    """What the events of the file go through that this request opens."""
+    if cmd == u.GPIO_V2_GET_LINE_IOCTL:
+        return v2.line_fifo(arg)
+    return v1.event_fifo(compat) if cmd == u.GPIO_GET_LINEEVENT_IOCTL else v1.HANDLE_FIFO

@@ -8,16 +8,21 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from gpiovirt.core.chip import LineRequest
+from gpiovirt.core.text import printable
+from gpiovirt.errors import GpiovirtError, OffsetError
 
 __all__ = [
     "DONE",
     "GONE",
-    "INVALID",
+    "UNKNOWN",
     "Answer",
     "Fifo",
     "FifoFactory",
+    "FifoShape",
     "File",
     "RequestFile",
+    "invalid",
+    "refusal",
     "rounded_capacity",
 ]
 
@@ -35,14 +40,23 @@ class Fifo(Protocol):
         """There will be no more: whoever waits for one is told so."""
 
 
-FifoFactory = Callable[[int, int, bool], Fifo]
-"""(record size in bytes, capacity in records, drop the oldest when full) -> Fifo"""
+class FifoShape(NamedTuple):
+    """What a Fifo is made for: records of so many bytes, so many of them, and what a full one drops."""
+
+    record_size: int
+    capacity: int
+    drop_oldest: bool
+
+
+FifoFactory = Callable[[FifoShape], Fifo]
 
 
 class File(Protocol):
     """An open file: a chip, or what a request on it opened."""
 
-    fifo: Fifo
+    @property
+    def fifo(self) -> Fifo:
+        """Where its events go."""
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
         """Answer an ioctl; `arg` is the argument's bytes, `compat` says the caller is i386."""
@@ -54,18 +68,31 @@ class File(Protocol):
 class Answer(NamedTuple):
     """What an ioctl returns: an errno (0: success), the argument to copy back (None: nothing).
 
-    With `file`, a new file is to be opened and its number stored at `fd_at` in the argument.
+    With `file`, a new file is to be opened and its number stored at `fd_at` in the argument. `why` is
+    the reason of a refusal, for people: nobody copies it back.
     """
 
     errno: int
     reply: bytes | None = None
     file: File | None = None
     fd_at: int = 0
+    why: str = ""
+
+
+def refusal(error: GpiovirtError) -> Answer:
+    """The answer that an error becomes; an offset past the end is EINVAL on the character device."""
+    number = errno.EINVAL if isinstance(error, OffsetError) else error.errno
+    return Answer(number, why=printable(str(error)))
+
+
+def invalid(why: str) -> Answer:
+    """EINVAL"""
+    return Answer(errno.EINVAL, why=why)
 
 
 DONE = Answer(0)
-INVALID = Answer(errno.EINVAL)
-GONE = Answer(errno.ENODEV)
+UNKNOWN = invalid("not an ioctl of this kind of file")
+GONE = Answer(errno.ENODEV, why="the chip of its lines has vanished")
 
 
 class RequestFile:

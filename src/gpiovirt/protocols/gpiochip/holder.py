@@ -12,7 +12,14 @@ from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import AS_IS, Bias, Clock, Direction, Drive, LineInfo, LineSettings
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["decode_chip_info", "decode_line_info", "encode_config", "encode_info_query", "encode_request"]
+__all__ = [
+    "decode_chip_info",
+    "decode_line_info",
+    "encode_config",
+    "encode_info_query",
+    "encode_request",
+    "flags_of",
+]
 
 _u32 = Struct("=I")
 _DIRECTION = {
@@ -33,9 +40,9 @@ _DRIVE = {
 }
 
 
-def encode_config(settings: LineSettings) -> bytes:
-    """A gpio_v2_line_config that gives `settings` to the one line of a request."""
-    flags = (
+def flags_of(settings: LineSettings) -> int:
+    """gpio_v2_line_flag"""
+    return (
         _DIRECTION[settings.direction]
         | settings.edge << 4
         | _BIAS[settings.bias]
@@ -43,12 +50,16 @@ def encode_config(settings: LineSettings) -> bytes:
         | (u.GPIO_V2_LINE_FLAG_ACTIVE_LOW if settings.active_low else 0)
         | (u.GPIO_V2_LINE_FLAG_EVENT_CLOCK_REALTIME if settings.event_clock is Clock.REALTIME else 0)
     )
+
+
+def encode_config(settings: LineSettings) -> bytes:
+    """A gpio_v2_line_config that gives `settings` to the one line of a request."""
     attrs = b""
     if settings.direction is Direction.OUTPUT:
         attrs = _attribute(u.GPIO_V2_LINE_ATTR_ID_OUTPUT_VALUES, settings.output_value)
     elif settings.debounce_period_us:
         attrs = _attribute(u.GPIO_V2_LINE_ATTR_ID_DEBOUNCE, settings.debounce_period_us)
-    return u.gpio_v2_line_config.pack(flags, 1 if attrs else 0, b"", attrs)
+    return u.gpio_v2_line_config.pack(flags_of(settings), 1 if attrs else 0, b"", attrs)
 
 
 def _attribute(kind: int, value: int) -> bytes:

@@ -8,11 +8,31 @@ from __future__ import annotations
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, InfoEvent, LineInfo, LineSettings
-from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError, OffsetError
-from gpiovirt.protocols.gpiochip.file import DONE, GONE, INVALID, Answer, Fifo, FifoFactory, RequestFile
+from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError
+from gpiovirt.protocols.gpiochip.file import (
+    DONE,
+    GONE,
+    UNKNOWN,
+    Answer,
+    Fifo,
+    FifoFactory,
+    FifoShape,
+    RequestFile,
+    invalid,
+    refusal,
+)
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["EventFile", "HandleFile", "encode_info", "encode_info_changed", "get_lineevent", "get_linehandle"]
+__all__ = [
+    "HANDLE_FIFO",
+    "EventFile",
+    "HandleFile",
+    "encode_info",
+    "encode_info_changed",
+    "event_fifo",
+    "get_lineevent",
+    "get_linehandle",
+]
 
 _DIRECTION = u.GPIOHANDLE_REQUEST_INPUT | u.GPIOHANDLE_REQUEST_OUTPUT
 _DRIVE = u.GPIOHANDLE_REQUEST_OPEN_DRAIN | u.GPIOHANDLE_REQUEST_OPEN_SOURCE
@@ -33,6 +53,8 @@ _DIRECTION_OF = {
     u.GPIOHANDLE_REQUEST_INPUT: Direction.INPUT,
     u.GPIOHANDLE_REQUEST_OUTPUT: Direction.OUTPUT,
 }
+HANDLE_FIFO = FifoShape(u.gpioevent_data.size, 1, False)
+"""Nothing ever comes through it"""
 _VALID = _DIRECTION | _DRIVE | _BIAS | u.GPIOHANDLE_REQUEST_ACTIVE_LOW
 _LINE_FLAG_OF_BIAS = {
     Bias.AS_IS: 0,
@@ -96,12 +118,12 @@ class HandleFile(RequestFile):
                 flags, values = u.gpiohandle_config.unpack(arg)
                 settings = {i: _settings(flags, int(values[i] != 0)) for i in range(num_lines)}
                 if not flags & _DIRECTION:
-                    return INVALID
+                    return invalid("a configuration without a direction")
                 self._request.reconfigure(settings)
                 return DONE
         except GpiovirtError as error:
-            return Answer(error.errno)
-        return INVALID
+            return refusal(error)
+        return UNKNOWN
 
     def _set_values(self, arg: bytes) -> Answer:
         """Only the first line's direction is checked; inputs among lines taken as they are stay inputs."""
@@ -139,30 +161,33 @@ class EventFile(RequestFile):
         if self._gone:
             return GONE
         if cmd != u.GPIOHANDLE_GET_LINE_VALUES_IOCTL:
-            return INVALID
+            return UNKNOWN
         try:
             return _values_reply(self._request.get_values(1), 1)
         except GpiovirtError as error:
-            return Answer(error.errno)
+            return refusal(error)
+
+
+def event_fifo(compat: bool) -> FifoShape:
+    """What the events of a GPIO_GET_LINEEVENT go through; an i386 program's are smaller."""
+    return FifoShape((u.gpioevent_data_i386 if compat else u.gpioevent_data).size, 16, False)
 
 
 def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
     """GPIO_GET_LINEHANDLE_IOCTL."""
     *offsets, flags, values, consumer, num_lines, _ = u.gpiohandle_request.unpack(arg)
     if not 0 < num_lines <= u.GPIOHANDLES_MAX:
-        return INVALID
+        return invalid(f"a request for {num_lines} lines")
     try:
         file = HandleFile(
             chip,
             tuple(offsets[:num_lines]),
             [_settings(flags, int(values[i] != 0)) for i in range(num_lines)],
             u.string(consumer) or "?",
-            open_fifo(u.gpioevent_data.size, 1, False),
+            open_fifo(HANDLE_FIFO),
         )
-    except OffsetError:
-        return INVALID
     except GpiovirtError as error:
-        return Answer(error.errno)
+        return refusal(error)
     return Answer(0, arg, file, u.gpiohandle_request.size - 4)
 
 
@@ -170,17 +195,13 @@ def get_lineevent(chip: Chip, arg: bytes, open_fifo: FifoFactory, compat: bool) 
     """GPIO_GET_LINEEVENT_IOCTL."""
     offset, flags, event_flags, consumer, _ = u.gpioevent_request.unpack(arg)
     if flags & (u.GPIOHANDLE_REQUEST_OUTPUT | _DRIVE) or event_flags & ~Edge.BOTH:
-        return INVALID
-    record = u.gpioevent_data_i386 if compat else u.gpioevent_data
+        return invalid(f"handle flags {flags:#x} or event flags {event_flags:#x} that no events can have")
     try:
         settings = _settings(flags | u.GPIOHANDLE_REQUEST_INPUT, edge=Edge(event_flags))
-        file = EventFile(
-            chip, offset, settings, u.string(consumer) or "?", open_fifo(record.size, 16, False), compat
-        )
-    except OffsetError:
-        return INVALID
+        fifo = open_fifo(event_fifo(compat))
+        file = EventFile(chip, offset, settings, u.string(consumer) or "?", fifo, compat)
     except GpiovirtError as error:
-        return Answer(error.errno)
+        return refusal(error)
     return Answer(0, arg, file, u.gpioevent_request.size - 4)
 
 

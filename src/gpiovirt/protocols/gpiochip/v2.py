@@ -21,20 +21,23 @@ from gpiovirt.core.line import (
     LineInfo,
     LineSettings,
 )
-from gpiovirt.errors import GpiovirtError, InvalidError, OffsetError
+from gpiovirt.errors import GpiovirtError, InvalidError
 from gpiovirt.protocols.gpiochip.file import (
     DONE,
     GONE,
-    INVALID,
+    UNKNOWN,
     Answer,
     Fifo,
     FifoFactory,
+    FifoShape,
     RequestFile,
+    invalid,
+    refusal,
     rounded_capacity,
 )
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["LineFile", "encode_info", "encode_info_changed", "get_line"]
+__all__ = ["LineFile", "encode_info", "encode_info_changed", "get_line", "line_fifo"]
 
 _DIRECTION = u.GPIO_V2_LINE_FLAG_INPUT | u.GPIO_V2_LINE_FLAG_OUTPUT
 _EDGE = u.GPIO_V2_LINE_FLAG_EDGE_RISING | u.GPIO_V2_LINE_FLAG_EDGE_FALLING
@@ -172,13 +175,13 @@ class LineFile(RequestFile):
             if cmd == u.GPIO_V2_LINE_GET_VALUES_IOCTL:
                 _, mask = u.gpio_v2_line_values.unpack(arg)
                 if not mask & self._all:
-                    return INVALID
+                    return invalid("a mask without any line of the request")
                 return Answer(0, u.gpio_v2_line_values.pack(self._request.get_values(mask & self._all), mask))
             if cmd == u.GPIO_V2_LINE_SET_VALUES_IOCTL:
                 bits, mask = u.gpio_v2_line_values.unpack(arg)
                 mask &= self._all
                 if not mask:
-                    return INVALID
+                    return invalid("a mask without any line of the request")
                 self._request.set_values(mask, bits & mask)
                 return DONE
             if cmd == u.GPIO_V2_LINE_SET_CONFIG_IOCTL:
@@ -186,30 +189,42 @@ class LineFile(RequestFile):
                 self._request.reconfigure(dict(enumerate(config.settings)))
                 return DONE
         except GpiovirtError as error:
-            return Answer(error.errno)
-        return INVALID
+            return refusal(error)
+        return UNKNOWN
+
+
+def _buffer_size(asked: int, num_lines: int) -> int:
+    return min(asked or num_lines * 16, u.GPIO_V2_LINES_MAX * 16)
+
+
+def _fifo(buffer_size: int) -> FifoShape:
+    return FifoShape(u.gpio_v2_line_event.size, rounded_capacity(buffer_size), True)
+
+
+def line_fifo(arg: bytes) -> FifoShape:
+    """What the events of this gpio_v2_line_request go through."""
+    _, _, _, num_lines, buffer_size, _, _ = u.gpio_v2_line_request.unpack(arg)
+    return _fifo(_buffer_size(buffer_size, num_lines))
 
 
 def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
     """GPIO_V2_GET_LINE_IOCTL."""
     offsets, consumer, config_raw, num_lines, buffer_size, padding, _ = u.gpio_v2_line_request.unpack(arg)
     if not 0 < num_lines <= u.GPIO_V2_LINES_MAX or any(padding):
-        return INVALID
+        return invalid(f"a request for {num_lines} lines, or padding that is not zero")
     try:
         config = LineConfig(config_raw, num_lines)
-        buffer_size = min(buffer_size or num_lines * 16, u.GPIO_V2_LINES_MAX * 16)
+        buffer_size = _buffer_size(buffer_size, num_lines)
         file = LineFile(
             chip,
             tuple(memoryview(offsets).cast("I")[:num_lines]),
             config,
             u.string(consumer) or "?",
-            open_fifo(u.gpio_v2_line_event.size, rounded_capacity(buffer_size), True),
+            open_fifo(_fifo(buffer_size)),
             buffers_events=buffer_size >= 2,  # linux/kfifo.h: there is no fifo of one record
         )
-    except OffsetError:
-        return INVALID
     except GpiovirtError as error:
-        return Answer(error.errno)
+        return refusal(error)
     return Answer(0, arg, file, u.gpio_v2_line_request.size - 4)
 
 

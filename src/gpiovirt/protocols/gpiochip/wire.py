@@ -3,20 +3,26 @@
 
 A SOCK_SEQPACKET connection is an open file, and its end is the file's close. Packets:
 
-    open      magic, version, the name the device is to have     + the write end of a pipe for its events
-    ioctl     tag, number, flags, the argument                   + the write end for a file it may open
-    answer    tag, errno, fd_at, the argument as it came back    + the socket of the file that was opened
+    open      magic, version, the name the device is to have
+    ioctl     tag, number, flags, the argument
+    answer    tag, errno, fd_at, the argument as it came back, or why not
     hang-up   tag 0, and nobody asked: the file's lines have vanished, and its end follows
 
+Files go one way only. Beside the answer to open come both ends of the pipe that has the file's events.
+Beside the answer to a request comes the socket of the file that it opened, on which there is such an
+answer to open already: by the time that anybody can use a pipe, who made it has its read end no more.
+Who serves a chip never has a file of a stranger's: to close one may make it wait for ever.
+
 The tag of an answer is that of the ioctl, or 1 for open: who takes a file over from somebody else may
-find an answer on it that is not his.
+find an answer on it to another question.
 """
 
 from __future__ import annotations
 
+from errno import EPROTONOSUPPORT
 from struct import Struct
-from typing import NamedTuple
 
+from gpiovirt.core.text import printable
 from gpiovirt.errors import PeerError
 from gpiovirt.protocols.gpiochip.file import Answer
 from gpiovirt.uapi import gpio as u
@@ -26,10 +32,10 @@ __all__ = [
     "HANG_UP_TAG",
     "OPEN_TAG",
     "PACKET_MAX",
-    "Reply",
+    "VersionError",
+    "decode_answer",
     "decode_ioctl",
     "decode_open",
-    "decode_reply",
     "encode_answer",
     "encode_ioctl",
     "encode_open",
@@ -37,7 +43,7 @@ __all__ = [
 
 PACKET_MAX = 1024  # the largest argument is gpio_v2_line_request's 592 bytes
 _MAGIC = b"gpiochip"
-_VERSION = 1
+_VERSION = 2
 _NAME_MAX = u.GPIO_MAX_NAME_SIZE
 _COMPAT = 1  # flag: the caller is an i386 program
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the argument is read
@@ -50,13 +56,10 @@ HANG_UP_TAG = 0
 HANG_UP = _answer.pack(HANG_UP_TAG, 0, 0)
 
 
-class Reply(NamedTuple):
-    """What an answer packet says; `argument` is None where nothing is copied back."""
+class VersionError(PeerError):
+    """A peer of another version."""
 
-    tag: int
-    errno: int
-    fd_at: int
-    argument: bytes | None
+    errno = EPROTONOSUPPORT
 
 
 def encode_open(name: str) -> bytes:
@@ -68,8 +71,11 @@ def decode_open(packet: bytes) -> str:
     """The device name wanted; PeerError if this is no such packet."""
     if len(packet) < _open.size or len(packet) >= _open.size + _NAME_MAX:
         raise PeerError("not the first packet of a chip's file")
-    if _open.unpack_from(packet) != (_MAGIC, _VERSION):
-        raise PeerError(f"another protocol, or another version than {_VERSION}")
+    magic, version = _open.unpack_from(packet)
+    if magic != _MAGIC:
+        raise PeerError("another protocol")
+    if version != _VERSION:
+        raise VersionError(f"version {version} of the device socket's protocol, and not {_VERSION}")
     return packet[_open.size :].decode(errors="replace")
 
 
@@ -89,16 +95,22 @@ def decode_ioctl(packet: bytes) -> tuple[int, int, bytes, bool]:
 
 
 def encode_answer(tag: int, answer: Answer) -> bytes:
-    """The answer; the file that it opened goes beside it."""
-    return _answer.pack(tag, answer.errno, answer.fd_at) + (answer.reply or b"")
+    """The answer; the files that it brings go beside it."""
+    errno, content, _, fd_at, why = answer
+    if errno:
+        content = why.encode(errors="replace")[: PACKET_MAX - _answer.size]
+    header = _answer.pack(tag, errno, fd_at)
+    return header + content if content else header
 
 
-def decode_reply(packet: bytes) -> Reply:
-    """PeerError if it is none."""
+def decode_answer(packet: bytes) -> tuple[int, Answer]:
+    """(tag, answer), but for the file; PeerError if it is none."""
     if len(packet) < _answer.size:
         raise PeerError("a packet shorter than its header")
     tag, errno, fd_at = _answer.unpack_from(packet)
-    argument = packet[_answer.size :] or None
-    if errno < 0 or (fd_at and fd_at + 4 > len(argument or b"")):
+    content = packet[_answer.size :]
+    if errno < 0 or (fd_at and fd_at + 4 > len(content)):
         raise PeerError("an answer that makes no sense")
-    return Reply(tag, errno, fd_at, argument)
+    if errno:
+        return tag, Answer(errno, why=printable(content.decode(errors="replace")))
+    return tag, Answer(0, content or None, None, fd_at)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""A chip at a socket: what a peer sends costs that peer, and nobody else."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from gpiovirt.exports.device import DeviceServer
+from gpiovirt.host.clock import now_ns
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.unix_socket import Access, PathListener
+from gpiovirt.protocols.gpiochip import Answer, wire
+from gpiovirt.testing import Simulator
+from gpiovirt.uapi import gpio as u
+
+PASSRIGHTS = 83
+REQUEST = u.gpio_v2_line_request.pack(
+    bytes(256), b"test", u.gpio_v2_line_config.pack(u.GPIO_V2_LINE_FLAG_OUTPUT, 0, b"", b""), 1, 0, b"", 0
+)
+VALUES = u.gpio_v2_line_values.pack(1, 1)
+
+
+class World:
+    """A server, and its loop to turn."""
+
+    def __init__(self, folder: Path, files_max: int | None = None) -> None:
+        self.path = str(folder / "chip")
+        self.simulator = Simulator(now_ns)
+        self.chip = self.simulator.add_chip("s", ["", ""])
+        self.reactor = Reactor()
+        self.listener = PathListener(self.path, Access(mode=0o666), socket.SOCK_SEQPACKET)
+        self.server = DeviceServer(self.chip, self.listener, self.reactor, files_max)
+        self.sockets: list[socket.socket] = []
+
+    def turn(self) -> None:
+        for _ in range(3):
+            self.reactor.soon(lambda: self.reactor.soon(self.reactor.stop))
+            self.reactor._running = True
+            self.reactor.run()
+
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(5)
+        sock.connect(self.path)
+        self.sockets.append(sock)
+        return sock
+
+    def ask(self, sock: socket.socket, packet: bytes) -> tuple[Answer, list[int]]:
+        sock.send(packet)
+        self.turn()
+        said, fds, _, _ = socket.recv_fds(sock, wire.PACKET_MAX, 3)
+        return wire.decode_answer(said)[1], fds
+
+    def open(self) -> socket.socket:
+        sock = self.connect()
+        answer, fds = self.ask(sock, wire.encode_open(""))
+        assert not answer.errno
+        for fd in fds:
+            os.close(fd)
+        return sock
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+        self.server.close()
+        self.listener.close()
+        self.reactor.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def opened(world: World, chip: socket.socket, offset: int = 0) -> tuple[socket.socket, list[int]]:
+    """A file of a line, and its pipe."""
+    request = offset.to_bytes(4, "little") + REQUEST[4:]
+    answer, fds = world.ask(chip, wire.encode_ioctl(7, u.GPIO_V2_GET_LINE_IOCTL, request))
+    assert not answer.errno, answer.why
+    lines = socket.socket(fileno=fds[0])
+    world.sockets.append(lines)
+    _, pipe, _, _ = socket.recv_fds(lines, wire.PACKET_MAX, 3)
+    return lines, pipe
+
+
+def kinds_of_connections(world: World) -> dict[str, tuple[socket.socket, bytes]]:
+    chip = world.open()
+    lines, pipe = opened(world, world.open())
+    for fd in pipe:
+        os.close(fd)
+    return {
+        "open": (world.connect(), wire.encode_open("gpiochip0")),
+        "ioctl": (chip, wire.encode_ioctl(8, u.GPIO_GET_CHIPINFO_IOCTL, b"")),
+        "request": (chip, wire.encode_ioctl(9, u.GPIO_V2_GET_LINE_IOCTL, b"\1" + REQUEST[1:])),
+        "values": (lines, wire.encode_ioctl(10, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES)),
+    }
+
+
+@pytest.mark.parametrize("kernel", ["refuses", "lets through"])
+@pytest.mark.parametrize("kind", ["open", "ioctl", "request", "values"])
+def test_no_file_of_a_peer_is_ever_received(world: World, kind: str, kernel: str) -> None:
+    sock, packet = kinds_of_connections(world)[kind]
+    world.turn()
+    if kernel == "lets through":  # as all do before Linux 6.16
+        for file in world.server.files:
+            with suppress(OSError):
+                file._socket.setsockopt(socket.SOL_SOCKET, PASSRIGHTS, 1)
+    reader, writer = os.pipe()  # whose reader would see if another has its writer
+    os.set_blocking(reader, False)
+    before = set(os.listdir("/proc/self/fd"))
+    try:
+        socket.send_fds(sock, [packet], [writer] * 3)
+    except PermissionError:
+        assert kernel == "refuses"
+        sock.send(packet)
+    os.close(writer)
+    world.turn()
+    assert os.read(reader, 1) == b""  # nobody has
+    said, fds, _, _ = socket.recv_fds(sock, wire.PACKET_MAX, 3)
+    assert wire.decode_answer(said)[1].errno == 0
+    for fd in fds:
+        os.close(fd)
+    held = set(os.listdir("/proc/self/fd")) - before
+    assert len(held) <= {"open": 1, "ioctl": 0, "request": 2, "values": 0}[kind]
+    os.close(reader)
+
+
+def test_a_peers_own_end_shows_when_its_file_is_closed(world: World) -> None:
+    lines, (reader, writer) = opened(world, world.open())
+    assert world.chip.line_info(0).used
+    lines.close()
+    world.turn()
+    assert not world.chip.line_info(0).used
+    os.close(writer)
+    assert os.read(reader, 1) == b""  # the server's is closed
+    os.close(reader)
+
+
+def test_by_the_time_a_pipe_is_had_its_maker_has_no_read_end(world: World) -> None:
+    _, (reader, writer) = opened(world, world.open())
+    os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        os.write(writer, b"x")
+    os.close(writer)
+
+
+class Limited(World):
+    """Its user may have three files."""
+
+    def opens(self, count: int) -> list[int]:
+        """What each open of an ordinary user gets; 255: no answer."""
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            if os.getuid() == 0:
+                os.setuid(4242)
+            kept = []
+            for _ in range(count):
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                sock.settimeout(10)
+                try:
+                    sock.connect(self.path)
+                    sock.send(wire.encode_open(""))
+                    said = sock.recv(wire.PACKET_MAX)
+                except OSError:
+                    said = b""
+                kept.append(sock)
+                os.write(writer, bytes([wire.decode_answer(said)[1].errno if said else 255]))
+            os._exit(0)
+        os.close(writer)
+        seen = b""
+        ended: list[bool] = []
+
+        def on_seen() -> None:
+            nonlocal seen
+            got = os.read(reader, 100)
+            seen += got
+            if not got:
+                ended.append(True)
+                self.reactor.stop()
+
+        self.reactor.add_reader(reader, on_seen)
+        self.reactor.call_later(10, self.reactor.stop)
+        self.reactor._running = True
+        self.reactor.run()
+        self.reactor.remove_reader(reader)
+        os.close(reader)
+        os.waitpid(child, 0)
+        assert ended
+        return list(seen)
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[Limited]:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o711)
+    made = Limited(tmp_path, files_max=3)
+    yield made
+    made.close()
+
+
+def test_a_user_has_so_many_files_and_is_told(limited: Limited) -> None:
+    assert limited.opens(5) == [0, 0, 0, errno.EMFILE, errno.EMFILE]
+    limited.turn()
+    assert limited.opens(1) == [0]
+
+
+def test_another_version_is_told_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    packet = bytearray(wire.encode_open(""))
+    packet[8] = 99
+    answer, _ = world.ask(world.connect(), bytes(packet))
+    assert answer.errno == errno.EPROTONOSUPPORT
+    assert "version 99" in answer.why
+
+
+def test_what_peers_do_wrong_cannot_fill_the_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(100):
+            with world.connect() as sock:
+                sock.send(b"garbage")
+                world.turn()
+    assert 1 <= len(caplog.records) <= 10
+
+
+def test_a_reason_is_logged_with_the_peer_for_who_looks_for_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    chip = world.open()
+    with caplog.at_level(logging.DEBUG):
+        answer, _ = world.ask(chip, wire.encode_ioctl(1, u.GPIO_V2_GET_LINE_IOCTL, b"\7" + REQUEST[1:]))
+    assert answer.errno == errno.EINVAL
+    assert "s has no line 7" in answer.why
+    assert f"(pid {os.getpid()}, uid {os.getuid()})" in caplog.text
+    assert "s has no line 7" in caplog.text
