@@ -4,7 +4,7 @@
 import json
 from pathlib import Path
 
-from gpiovirt.control.api import create_app
+from gpiovirt.api.routes import create_app
 
 DOCUMENT = Path(__file__).with_name("openapi.json")
 

@@ -88,4 +88,4 @@ def test_what_is_slow_to_import_is_for_configuration_and_api_only(modules: str) 
 
 
 def test_the_schema_is_what_is_slow_to_import() -> None:
-    assert "pydantic" in imported_by("import gpiovirt.control.model")
+    assert "pydantic" in imported_by("import gpiovirt.configuration.model")

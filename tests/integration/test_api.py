@@ -56,7 +56,7 @@ def make(api: ApiClient, name: str = "plc", lines: Any = "sim-a 0-3", **what: An
 
 def process_of(daemon: Daemon) -> int:
     """The API's process."""
-    command = ["pgrep", "-P", str(daemon.process.pid), "-f", "gpiovirt.control.api_server"]
+    command = ["pgrep", "-P", str(daemon.process.pid), "-f", "gpiovirt.api.main"]
     return int(subprocess.check_output(command))
 
 

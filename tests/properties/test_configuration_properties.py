@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpiovirt.control.configuration import format_chip
-from gpiovirt.control.model import Chip, chip_of, parse_chip
+from gpiovirt.configuration.files import format_chip
+from gpiovirt.configuration.model import Chip, chip_of, parse_chip
 from gpiovirt.errors import UsageError
 from gpiovirt.virtual import grammar
 from gpiovirt.virtual.grammar import ChipLines, NamedLine

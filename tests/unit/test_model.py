@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpiovirt.control.model import InvalidChipError, chip_of, parse_chip
+from gpiovirt.configuration.model import InvalidChipError, chip_of, parse_chip
 from gpiovirt.errors import UsageError
 
 FULL: dict[str, Any] = {

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Do it."""
     need_libraries()
-    from gpiovirt.control.plan import execute
+    from gpiovirt.configuration.plan import execute
 
     failed = False
     with planned(options) as (client, steps):

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Check them."""
     need_libraries()
-    from gpiovirt.control.configuration import files_in, read
+    from gpiovirt.configuration.files import files_in, read
 
     found = read(options.files or files_in(directory_of(options)))
     tell(found.problems)

@@ -18,7 +18,7 @@ from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.installation import how_to_install
 
 if TYPE_CHECKING:
-    from gpiovirt.control.plan import Step
+    from gpiovirt.configuration.plan import Step
 
 __all__ = ["add_directory", "directory_of", "need_libraries", "planned", "tell"]
 
@@ -40,7 +40,7 @@ def need_libraries(*more: str) -> None:
     """HostError, with what to do, if a library that reading files needs, or one of `more`, is not installed,
     or too old."""
     try:
-        for module in ("gpiovirt.control.configuration", *more):
+        for module in ("gpiovirt.configuration.files", *more):
             importlib.import_module(module)
     except ImportError as error:
         name = (error.name or "").partition(".")[0]
@@ -55,8 +55,8 @@ def need_libraries(*more: str) -> None:
 def planned(options: argparse.Namespace) -> Iterator[tuple[Client, list[Step]]]:
     """A connection, and what is to be done; UsageError, after telling them, if files are wrong."""
     need_libraries()
-    from gpiovirt.control.configuration import files_in, read
-    from gpiovirt.control.plan import make_plan
+    from gpiovirt.configuration.files import files_in, read
+    from gpiovirt.configuration.plan import make_plan
 
     directory = directory_of(options)
     found = read(files_in(directory))

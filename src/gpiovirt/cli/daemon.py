@@ -123,8 +123,8 @@ def _configuration(directory: str | None, run: str) -> ConfigurationRun:
 
 
 def _control_files(run: str, sysfs: bool) -> HelperProcess:
-    from gpiovirt.control.mount import unmount
     from gpiovirt.daemon.helpers import HelperProcess
+    from gpiovirt.files.main import unmount
 
     directory = f"{run}/bus/platform/drivers"
     places = [directory, SYSFS] if sysfs else [directory]
@@ -135,7 +135,7 @@ def _control_files(run: str, sysfs: bool) -> HelperProcess:
 
     return HelperProcess(
         "the process of the control files",
-        "gpiovirt.control.mount",
+        "gpiovirt.files.main",
         [f"{run}/control", *places],
         serves,
         lambda: unmount(*places),
@@ -147,7 +147,7 @@ def _api(run: str, uid: int, gid: int) -> SocketActivatedHelper:
 
     name = "the process of the HTTP API"
     path = f"{run}/api.sock"
-    return SocketActivatedHelper(name, "gpiovirt.control.api_server", [f"{run}/control"], path, uid, gid)
+    return SocketActivatedHelper(name, "gpiovirt.api.main", [f"{run}/control"], path, uid, gid)
 
 
 def _worker() -> tuple[int, int]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpiovirt.control import runtime_directories
-from gpiovirt.control.mount import libfuse
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
+from gpiovirt.files.main import libfuse
 from gpiovirt.host import libc, seccomp
 from gpiovirt.host.confine import MACHINES
 from gpiovirt.host.installation import how_to_install
@@ -29,8 +29,8 @@ The exit status is 0 if `gpiovirt run` works here for the user who asks. Nothing
 
 
 _PARTS = {
-    "chips described by files": ("gpiovirt.control.configuration", "tomli_w"),
-    "HTTP and metrics": ("gpiovirt.control.api", "gpiovirt.control.api_http"),
+    "chips described by files": ("gpiovirt.configuration.files", "tomli_w"),
+    "HTTP and metrics": ("gpiovirt.api.routes", "gpiovirt.api.http"),
 }
 """What of gpiovirtd takes libraries, and the modules to import for it, each with all that it imports"""
 

@@ -56,9 +56,9 @@ def main(options: argparse.Namespace) -> int:
 
 def _save(client: Client, name: str, directory: str, force: bool) -> str:
     """Save one; the file that describes it."""
-    from gpiovirt.control.configuration import file_of, write
-    from gpiovirt.control.model import chip_of
-    from gpiovirt.control.plan import is_described, origin_of
+    from gpiovirt.configuration.files import file_of, write
+    from gpiovirt.configuration.model import chip_of
+    from gpiovirt.configuration.plan import is_described, origin_of
 
     shown: dict[str, Any] = client.call("show", name=name)
     if shown["creator"]:

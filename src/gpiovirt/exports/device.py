@@ -26,7 +26,7 @@ from gpiovirt.host.log import RateLimitedLog
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of, refuse_files
 from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape, File, refusal, wire
-from gpiovirt.protocols.gpiochip.holder import encode_request
+from gpiovirt.protocols.gpiochip.caller import encode_request
 from gpiovirt.protocols.gpiochip.v2 import get_line
 
 __all__ = ["DeviceServer"]

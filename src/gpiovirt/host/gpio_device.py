@@ -11,7 +11,7 @@ import stat
 from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import AS_IS, LineInfo, LineSettings
 from gpiovirt.errors import ChipGoneError, HostError, LineBusyError, OffsetError
-from gpiovirt.protocols.gpiochip import holder
+from gpiovirt.protocols.gpiochip import caller
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["EVENTS_KEPT", "ChipDevice", "is_gpio_device"]
@@ -43,7 +43,7 @@ class ChipDevice:
         except OSError:
             os.close(self._fd)
             raise
-        self.info: ChipInfo = holder.decode_chip_info(raw)
+        self.info: ChipInfo = caller.decode_chip_info(raw)
 
     def line_info(self, offset: int) -> LineInfo:
         """Name, consumer, use and direction of a line; OffsetError past the end, ChipGoneError."""
@@ -53,14 +53,14 @@ class ChipDevice:
                 f"0 to {self.info.num_lines - 1}"
             )
         try:
-            raw = fcntl.ioctl(self._fd, u.GPIO_V2_GET_LINEINFO_IOCTL, holder.encode_info_query(offset))
+            raw = fcntl.ioctl(self._fd, u.GPIO_V2_GET_LINEINFO_IOCTL, caller.encode_info_query(offset))
         except OSError as error:
             raise self._failure("look at", offset, error) from error
-        return holder.decode_line_info(raw)
+        return caller.decode_line_info(raw)
 
     def request(self, offset: int, consumer: str, settings: LineSettings = AS_IS) -> int:
         """The fd of a request for one line; LineBusyError if it is held, ChipGoneError, HostError."""
-        argument = holder.encode_request(offset, settings, consumer, EVENTS_KEPT)
+        argument = caller.encode_request(offset, settings, consumer, EVENTS_KEPT)
         try:
             answer = fcntl.ioctl(self._fd, u.GPIO_V2_GET_LINE_IOCTL, argument)
         except OSError as error:

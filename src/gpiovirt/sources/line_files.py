@@ -20,7 +20,7 @@ from gpiovirt.core.chip import Now, PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.line import AS_IS, Direction, Edge, LineSettings
 from gpiovirt.errors import ChipGoneError, GpiovirtError, HostError
-from gpiovirt.protocols.gpiochip.holder import encode_config
+from gpiovirt.protocols.gpiochip.caller import encode_config
 from gpiovirt.uapi import gpio as u
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import Direction, LineInfo, LineOptions
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.gpio_device import ChipDevice
-from gpiovirt.protocols.gpiochip.holder import encode_config
+from gpiovirt.protocols.gpiochip.caller import encode_config
 from gpiovirt.sources.finder import LineAddress
 from gpiovirt.sources.line_files import KernelLine, LineFile
 from gpiovirt.uapi import gpio as u

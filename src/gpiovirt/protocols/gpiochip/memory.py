@@ -10,7 +10,7 @@ from collections import defaultdict
 from typing import Protocol
 
 from gpiovirt.core.line import Direction, LineSettings
-from gpiovirt.protocols.gpiochip.holder import flags_of
+from gpiovirt.protocols.gpiochip.caller import flags_of
 from gpiovirt.protocols.gpiochip.v2 import LineConfig
 from gpiovirt.uapi import gpio as u
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the HTTP API says of chips, lines and consumers; gpiovirt.control.model has what it is told."""
+"""What the HTTP API says of chips, lines and consumers; gpiovirt.configuration.model has what it is told."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gpiovirt.configuration.model import Chip, chip_of
 from gpiovirt.control.access import group_name, user_name
-from gpiovirt.control.model import Chip, chip_of
 from gpiovirt.errors import UsageError
 
 __all__ = [

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from gpiovirt.control.model import Chip, InvalidChipError, parse_chip
+from gpiovirt.configuration.model import Chip, InvalidChipError, parse_chip
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.atomic_file import write_file
 

@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 
+from gpiovirt.configuration.model import Chip, InvalidChipError, describe
 from gpiovirt.control.client import RefusedError
-from gpiovirt.control.model import Chip, InvalidChipError, describe
 from gpiovirt.errors import GpiovirtError
 
 __all__ = ["MEDIA_TYPE", "Fault", "Problem", "ProblemError", "install", "problem_of_chip", "responses"]

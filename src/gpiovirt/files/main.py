@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The process that serves the control file system, and mounts it.
 
-    python -m gpiovirt.control.mount CONTROL DIRECTORY [SYSFS]
+    python -m gpiovirt.files.main CONTROL DIRECTORY [SYSFS]
 
 With SYSFS, a directory like /sys/bus/platform/drivers, gpio-virt-agg/ appears there, too: a read-only
 overlay provides that directory, which sysfs does not let anybody make.
@@ -45,7 +45,7 @@ def main() -> int:
     try:
         import mfusepy
 
-        from gpiovirt.control.file_system import ControlFileSystem
+        from gpiovirt.files.file_system import ControlFileSystem
     except (ImportError, OSError) as error:
         _log.warning(
             "there are no control files: %s; install: apt-get install fuse3; pip install mfusepy", error

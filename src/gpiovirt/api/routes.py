@@ -20,9 +20,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpiovirt import __version__
-from gpiovirt.control import api_metrics
-from gpiovirt.control.access import Identity, gid_of, parse_mode, uid_of
-from gpiovirt.control.api_model import (
+from gpiovirt.api import metrics
+from gpiovirt.api.model import (
     AccessChange,
     ChipDetails,
     ChipSummary,
@@ -35,12 +34,13 @@ from gpiovirt.control.api_model import (
     consumers,
     daemon_state,
 )
-from gpiovirt.control.api_problem import Fault, Problem, ProblemError, install, problem_of_chip, responses
-from gpiovirt.control.api_stream import MEDIA_TYPE as EVENT_STREAM
-from gpiovirt.control.api_stream import EventStream, Streams, encode
+from gpiovirt.api.problem import Fault, Problem, ProblemError, install, problem_of_chip, responses
+from gpiovirt.api.stream import MEDIA_TYPE as EVENT_STREAM
+from gpiovirt.api.stream import EventStream, Streams, encode
+from gpiovirt.configuration.model import Chip, InvalidChipError
+from gpiovirt.control.access import Identity, gid_of, parse_mode, uid_of
 from gpiovirt.control.async_client import AsyncClient
 from gpiovirt.control.client import RefusedError
-from gpiovirt.control.model import Chip, InvalidChipError
 from gpiovirt.errors import UsageError
 
 __all__ = ["create_app"]
@@ -301,8 +301,8 @@ async def show_metrics(request: Request, peer: Peer) -> Response:
     shares = [names[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(names)))]
     shown = await asyncio.gather(*(_show(control, peer, share) for share in shares))
     chips = sorted((chip for share in shown for chip in share), key=lambda chip: str(chip["name"]))
-    content = await run_in_threadpool(api_metrics.exposition, state, chips)
-    return Response(content, media_type=api_metrics.MEDIA_TYPE)
+    content = await run_in_threadpool(metrics.exposition, state, chips)
+    return Response(content, media_type=metrics.MEDIA_TYPE)
 
 
 async def _show(control: str, peer: Identity, names: Iterable[str]) -> list[dict[str, Any]]:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from difflib import unified_diff
 from typing import Any, NamedTuple
 
+from gpiovirt.configuration.files import Configuration, Entry, parse_file
+from gpiovirt.configuration.model import Chip, InvalidChipError, chip_of
 from gpiovirt.control.access import group_name, user_name
 from gpiovirt.control.client import Client, RefusedError
-from gpiovirt.control.configuration import Configuration, Entry, parse_file
-from gpiovirt.control.model import Chip, InvalidChipError, chip_of
 from gpiovirt.errors import GpiovirtError, UsageError
 from gpiovirt.virtual.definition import Definition
 

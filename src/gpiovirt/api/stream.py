@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gpiovirt.control.api_problem import ProblemError
+from gpiovirt.api.problem import ProblemError
 from gpiovirt.control.async_client import AsyncClient
 
 __all__ = ["MEDIA_TYPE", "EventStream", "Streams", "encode"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The process that serves the HTTP API.
 
-    python -m gpiovirt.control.api_server CONTROL FD UID GID
+    python -m gpiovirt.api.main CONTROL FD UID GID
 
 FD listens. Before it serves anybody, the process becomes UID and GID, without any right of its own.
 """
@@ -35,8 +35,8 @@ def main() -> int:
     libc.prctl(libc.PR_SET_NAME, b"gpiovirt-api")
     control, fd, uid, gid = sys.argv[1:]
     try:
-        from gpiovirt.control.api import create_app
-        from gpiovirt.control.api_http import Server
+        from gpiovirt.api.http import Server
+        from gpiovirt.api.routes import create_app
     except ImportError as error:
         _log.warning("there is no HTTP API: %s; install: %s", error, how_to_install("daemon"))
         return CANNOT

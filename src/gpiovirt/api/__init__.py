@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The process that serves the HTTP API: the control protocol, as resources."""
