@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -154,8 +155,6 @@ def test_new_device_gives_the_lowest_free_number(daemon: Daemon) -> None:
 def test_what_cannot_be_made_is_refused_and_leaves_nothing(
     daemon: Daemon, definition: str, number: str, message: str
 ) -> None:
-    import errno
-
     new(daemon, "sim-a 7", name="taken")
     error = refused(daemon, "new", definition=definition, name="plc")
     assert errno.errorcode[error.errno] == number
@@ -319,6 +318,87 @@ def test_a_change_touches_no_line_that_stays(daemon: Daemon) -> None:
         assert world.get("sim-a:1") == 1
         assert [line["source"] for line in daemon.show("plc")["lines"]] == ["sim-a:1", "sim-a:4"]
         new(daemon, "sim-a 0 2", name="rest")
+
+
+def test_a_line_is_never_moved_under_its_holder(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-2", name="plc")
+    with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
+        for definition in ("sim-a 1-3", "sim-a 0", "sim-a 1 0 2", "sim-a 4 1 2"):
+            error = refused(daemon, "change", name="plc", definition=definition)
+            assert 'is held by "blinker", and would become another line' in str(error)
+            assert error.errno == errno.EBUSY
+        error = refused(daemon, "set", name="plc", options={"0": "active-low"})
+        assert 'is held by "blinker"' in str(error)
+        blinker.has_gone_on()
+        with daemon.client() as client:
+            client.call("change", name="plc", definition="sim-a 0-2 5", options={"3": "safe=high"})
+        blinker.has_gone_on()
+        assert world.get("sim-a:5") == 1
+        levels = {line: world.get(f"sim-a:{line}") for line in (3, 4)}
+        with daemon.client() as client:
+            client.call("change", name="plc", definition="sim-a 3 4 2", force=True)
+        assert blinker.process.wait(10) != 0
+        assert {line: world.get(f"sim-a:{line}") for line in (3, 4)} == levels
+
+
+def test_a_program_of_a_deleted_chip_is_not_the_next_ones_of_its_name(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-2", name="plc")
+    with Blinker(daemon, "plc") as blinker, daemon.client() as client:
+        os.kill(daemon.show("plc")["worker"], signal.SIGSTOP)  # nobody is there to tell the program
+        client.call("delete", name="plc", force=True)
+        client.call("new", name="plc", definition="sim-a 5-7")
+        assert blinker.process.wait(20) != 0
+        assert not any(line["used"] for line in daemon.show("plc")["lines"])
+
+
+def test_a_chip_is_not_made_of_itself(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1", name="a")
+    new(daemon, "a 0", name="b")
+    assert "made of lines of its own" in str(refused(daemon, "change", name="a", definition="b 0"))
+    with daemon.client() as client:
+        assert {chip["state"] for chip in client.chips()} == {"live"}
+
+
+def test_chips_exchange_lines_in_one_step(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1", name="a")
+    new(daemon, "sim-a 2-3", name="b")
+    run(daemon, "a", "gpioset", "gpiochip0", "1=1")
+    changes = [{"name": "a", "definition": "sim-a 0 3"}, {"name": "b", "definition": "sim-a 2 1"}]
+    with daemon.client() as client, daemon.simulator() as world:
+        client.call("change-all", changes=changes)
+        assert world.get("sim-a:1") == 1
+    shown = {name: [line["source"] for line in daemon.show(name)["lines"]] for name in ("a", "b")}
+    assert shown == {"a": ["sim-a:0", "sim-a:3"], "b": ["sim-a:2", "sim-a:1"]}
+
+
+@pytest.mark.parametrize("order", ["program, worker", "worker, program"])
+def test_a_safe_state_holds_when_program_and_worker_die_together(daemon: Daemon, order: str) -> None:
+    new(daemon, "sim-a 0-2", name="plc", options={"1": "safe=low"})
+    with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
+        assert world.get("sim-a:1") == 1
+        for who in order.split(", "):
+            os.kill(blinker.process.pid if who == "program" else daemon.show("plc")["worker"], 9)
+        daemon.wait_for(lambda: world.get("sim-a:1") == 0, timeout_s=10)
+        daemon.wait_for(lambda: not any(line["used"] for line in daemon.show("plc")["lines"]))
+
+
+def test_a_worker_that_hangs_with_its_program_dead_is_replaced(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-2", name="plc", options={"1": "safe=low"})
+    with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
+        daemon.kill()
+        daemon.start()  # whose fork server is no parent of the worker
+        os.kill(daemon.show("plc")["worker"], signal.SIGSTOP)
+        os.kill(blinker.process.pid, signal.SIGKILL)
+        daemon.wait_for(lambda: world.get("sim-a:1") == 0, timeout_s=10)
+
+
+def test_options_hold_for_programs(daemon: Daemon) -> None:
+    new(daemon, "sim-a 0-1", name="plc", options={"0": "active-low", "1": "pull-up"})
+    with daemon.simulator() as world:
+        world.pull("sim-a:0", "up")
+        assert run(daemon, "plc", "gpioget", "gpiochip0", "0", "1") == "0 1\n"
+        run(daemon, "plc", "gpioset", "gpiochip0", "0=1")
+        assert world.get("sim-a:0") == 0
 
 
 def test_chips_can_be_made_of_lines_of_chips(daemon: Daemon) -> None:

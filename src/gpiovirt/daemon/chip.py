@@ -275,6 +275,7 @@ class KeptChip:
             "vm": definition.vm,
             "keeper": self._keeper.fileno() is not None,
             "poll_us": definition.poll_us,
+            "incarnation": self.record.incarnation,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
         fds += [self._memory, self._device.socket.fileno()]
@@ -298,7 +299,7 @@ class KeptChip:
         count = len(record.addresses)
         if len(lines) != count or count != record.definition.num_lines or spec["vm"] != vm:
             raise PeerError("it serves another chip than was meant")
-        has_keeper = bool(spec["keeper"])
+        has_keeper = bool(spec.get("keeper"))
         others = 2 + vm + has_keeper
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it does not have the files that it should")

@@ -22,13 +22,14 @@ from gpiovirt.core.task import Future, start
 from gpiovirt.core.text import printable
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.custodian import DRIVERS, Custodian, take_numbered_name
-from gpiovirt.daemon.store import Record
+from gpiovirt.daemon.store import Record, new_incarnation
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.host.packets import Channel, encode
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
 from gpiovirt.virtual.definition import MODE, Definition
+from gpiovirt.virtual.grammar import parse
 from gpiovirt.virtual.options import format_options, parse_options
 
 __all__ = ["ControlServer"]
@@ -276,7 +277,14 @@ class _Client:
             name, _text(body, "definition"), _options(body), **{**default, **_rest(body)}
         )
         creator, creator_fd = self._creator(body)
-        record = Record(definition, driver, permanent, _text(body, "origin", ""), creator)
+        record = Record(
+            definition,
+            driver,
+            permanent,
+            _text(body, "origin", ""),
+            creator,
+            incarnation=new_incarnation(),
+        )
         chip = await self._custodian.new(record, creator_fd, creator is None and bool(body.get("wait")))
         if body.get("lifetime") == "connection":
             if self not in self._server.clients:
@@ -328,9 +336,9 @@ class _Client:
         """The chip's record, with what the request says otherwise."""
         record = self._find(who, body).record
         definition = record.definition
-        options = _options(body) if "options" in body else definition.texts()
-        rest = {key: getattr(definition, key) for key in ("vm", "poll_us", "uid", "gid", "mode")}
         lines = _text(body, "definition", definition.lines)
+        options = _options(body) if "options" in body else definition.options_for(parse(lines))
+        rest = {key: getattr(definition, key) for key in ("vm", "poll_us", "uid", "gid", "mode")}
         return record._replace(
             definition=Definition.parse(record.name, lines, options, **{**rest, **_rest(body)}),
             permanent=bool(body.get("permanent", record.permanent)),

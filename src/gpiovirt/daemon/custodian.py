@@ -22,7 +22,7 @@ from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import DaemonSources, OwnChip
-from gpiovirt.daemon.store import Record, Store
+from gpiovirt.daemon.store import Record, Store, new_incarnation
 from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import (
     DeviceBusyError,
@@ -558,7 +558,7 @@ class _Change:
 
     async def make(self, force: bool) -> list[KeptChip]:
         """The chips, changed."""
-        lines, records = await self._take()
+        lines, records = await self._take(force)
         former = [(chip, chip.record, chip.lines) for chip in self._chips]
         try:
             if not force:
@@ -582,7 +582,7 @@ class _Change:
             release(left)
         return self._chips
 
-    async def _take(self) -> tuple[list[list[HeldLine]], list[Record]]:
+    async def _take(self, force: bool) -> tuple[list[list[HeldLine]], list[Record]]:
         taken: list[list[HeldLine]] = []
         records: list[Record] = []
         used: dict[LineAddress, str] = {}
@@ -598,6 +598,8 @@ class _Change:
                             raise _taken_twice(line.address, used[line.address], offset)
                     definition = record.definition.settled([line.name for line in lines])
                     addresses = tuple(line.address for line in lines)
+                    if force and _moved(chip.lines, lines):
+                        record = record._replace(incarnation=new_incarnation())
                     records.append(record._replace(definition=definition, addresses=addresses))
         except BaseException:
             self._release_new(taken)
@@ -637,6 +639,8 @@ class _Change:
         ]
         for ended in ends:
             await ended
+        for chip in self._chips:
+            chip.custody.look_away()
         for chip, new, record in zip(self._chips, lines, records, strict=True):
             self._custodian._forget(chip)
             chip.take_on(new, record, [line for line in new if self._pool.get(line.address) is not line])
@@ -649,9 +653,11 @@ class _Change:
             self._custodian._on_event(chip, "changed", {})
 
     async def _restore(self, former: Sequence[tuple[KeptChip, Record, list[HeldLine]]]) -> None:
+        for chip, _, _ in former:
+            await chip.handle.stop()
+            chip.custody.look_away()
         for chip, record, lines in former:
             with suppress(GpiovirtError):
-                await chip.handle.stop()
                 self._custodian.store(record)
                 chip.take_on(lines, record)
                 self._custodian._keep(chip)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from gpiovirt.sources.finder import LineAddress
 from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.limits import LINES_MAX
 
-__all__ = ["Record", "Store", "decode_record", "encode_record"]
+__all__ = ["Record", "Store", "decode_record", "encode_record", "new_incarnation"]
 
 _log = logging.getLogger(__name__)
 _SUFFIX = ".json"
@@ -35,6 +36,8 @@ class Record(NamedTuple):
     """Process that it ends with: pid, and the time it started"""
     addresses: tuple[LineAddress, ...] = ()
     """Where its lines were found"""
+    incarnation: str = ""
+    """Tells it from others that had its name; another when holders lose lines. 8 bytes, hexadecimal"""
 
     @property
     def name(self) -> str:
@@ -55,6 +58,7 @@ def encode_record(record: Record, boot_id: str) -> dict[str, Any]:
         "boot_id": boot_id,
         "creator": record.creator,
         "addresses": record.addresses,
+        "incarnation": record.incarnation,
     }
 
 
@@ -89,6 +93,7 @@ def decode_record(raw: object) -> tuple[Record, str]:
         _typed(raw, "origin", str),
         None if creator is None else _creator(creator),
         tuple(map(_address, addresses)),
+        _incarnation(raw.get("incarnation", "")),
     )
     return record, _typed(raw, "boot_id", str)
 
@@ -116,6 +121,17 @@ def _typed(raw: dict[str, Any], key: str, kind: Any) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{key} is {value!r}")
     return value
+
+
+def new_incarnation() -> str:
+    """One that no chip has had."""
+    return os.urandom(8).hex()
+
+
+def _incarnation(raw: object) -> str:
+    if not isinstance(raw, str) or not re.fullmatch(r"([0-9a-f]{16})?", raw):
+        raise ValueError(f"incarnation is {raw!r}")
+    return raw or new_incarnation()
 
 
 def _creator(raw: list[Any]) -> tuple[int, int]:

@@ -50,7 +50,8 @@ _FILES_OF_A_USER = _files_of_a_user()  # a confined process cannot ask
 class DeviceServer:
     """Serves `chip` to whoever connects to `listener`, if there is one; each connection is an open file.
 
-    A user other than root may have `files_max` of them.
+    A user other than root may have `files_max` of them. `incarnation` tells the chip from others that have
+    had its name: who opens it is told.
     """
 
     def __init__(
@@ -59,8 +60,10 @@ class DeviceServer:
         listener: SocketListener | None,
         reactor: Reactor,
         files_max: int | None = None,
+        incarnation: bytes = b"-",
     ) -> None:
         self.chip = chip
+        self.incarnation = incarnation
         self.reactor = reactor
         self.log = RateLimitedLog(_log, chip.info.label)
         self.files_max = files_max or _FILES_OF_A_USER
@@ -256,7 +259,8 @@ class _ChipConnection(_Open):
         try:
             self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo)
             self._chip_fifo = self._take_fifo()
-            self._answer(wire.OPEN_TAG, Answer(0), (self._chip_fifo.reader, self._chip_fifo.their_writer))
+            ends = self._chip_fifo.reader, self._chip_fifo.their_writer
+            self._answer(wire.OPEN_TAG, Answer(0, server.incarnation), ends)
             self._chip_fifo.close_reader()
         except HostError as error:
             with suppress(OSError):

@@ -98,7 +98,7 @@ _FCNTL = (72, 25)
 # none that has the kernel signal a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
 _FCNTLS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
-    *(fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS),
+    *(fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_SETPIPE_SZ, fcntl.F_GETPIPE_SZ),
 )
 _SOCK_TYPE_MASK = 0xF  # linux/net.h
 

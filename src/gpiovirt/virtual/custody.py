@@ -199,6 +199,7 @@ class Custody:
         self._on_gone = on_gone
         self._on_back = on_back
         self.lines: list[HeldLine] = []
+        self._watched: set[int] = set()
 
     def use(self, lines: list[HeldLine]) -> list[HeldLine]:
         """These are its lines from now on; those that no longer are, the caller's to release."""
@@ -206,10 +207,14 @@ class Custody:
         for line in left:
             self._unwatch(line)
         for line in lines:
-            if line not in self.lines:
-                self._watch(line)
+            self._watch(line)
         self.lines = lines
         return left
+
+    def look_away(self) -> None:
+        """Watch none of its lines until it uses some: another chip may have them by then."""
+        for line in self.lines:
+            self._unwatch(line)
 
     @property
     def is_complete(self) -> bool:
@@ -246,12 +251,14 @@ class Custody:
         return line
 
     def _watch(self, line: HeldLine) -> None:
-        if line.file is not None:
-            file = line.file
+        file = line.file
+        if file is not None and file.fds[0] not in self._watched:
+            self._watched.add(file.fds[0])
             self._waits.add_hangup(file.fds[0], lambda: self._lose(line, file))
 
     def _unwatch(self, line: HeldLine) -> None:
-        if line.file is not None:
+        if line.file is not None and line.file.fds[0] in self._watched:
+            self._watched.remove(line.file.fds[0])
             self._waits.remove_reader(line.file.fds[0])
 
     def _lose(self, line: HeldLine, file: LineFile) -> None:

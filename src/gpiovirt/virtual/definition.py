@@ -82,12 +82,17 @@ class Definition(NamedTuple):
 
     def sources(self) -> Iterator[Source]:
         """Where each line is to be taken, by its offset in the chip."""
-        for item in self.items:
-            if isinstance(item, ChipLines):
-                for offset in item.offsets:
-                    yield item.chip, offset
-            else:
-                yield item.name
+        return _sources(self.items)
+
+    def options_for(self, items: Sequence[Item]) -> dict[str, str]:
+        """Its options, as written, for the same lines in a chip of other items."""
+        texts = self.texts()
+        offsets = {source: offset for offset, source in enumerate(self.sources())}
+        carried = {}
+        for offset, source in enumerate(_sources(items)):
+            if text := texts.get(str(offsets.get(source, -1)), ""):
+                carried[str(offset)] = text
+        return carried
 
     def texts(self) -> dict[str, str]:
         """Its options as written, by line."""
@@ -128,6 +133,15 @@ class Definition(NamedTuple):
     def as_used(self) -> tuple[object, ...]:
         """All but who may use it, the same for the same chip however it was written."""
         return (self.name, tuple(self.sources()), self.texts(), self.vm, self.poll_us)
+
+
+def _sources(items: Sequence[Item]) -> Iterator[Source]:
+    for item in items:
+        if isinstance(item, ChipLines):
+            for offset in item.offsets:
+                yield item.chip, offset
+        else:
+            yield item.name
 
 
 def _shown(source: Source) -> str:

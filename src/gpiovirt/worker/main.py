@@ -44,6 +44,7 @@ _log = logging.getLogger(__name__)
 _FILES_MAX = 1 << 12
 _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
 _CLAIM_S = 0.4  # holders that a former worker served come back within milliseconds
+_LENDER_S = 0.25  # a lender that answers so late is gone
 _EVENTS_PER_S = 200  # that the custodian is told: more are counted
 
 
@@ -97,7 +98,8 @@ class _ServedChip:
         if any(memory.held):
             reactor.call_later(_CLAIM_S, self.chip.free_unclaimed)
         reactor.poll_us = spec["poll_us"]
-        self.device = DeviceServer(self.chip, _listener(files.pop(0)), reactor)
+        incarnation = bytes.fromhex(spec["incarnation"])
+        self.device = DeviceServer(self.chip, _listener(files.pop(0)), reactor, incarnation=incarnation)
         self.vm: VmServer | None = None
         if spec["vm"]:
             listener = _listener(files.pop(0))
@@ -346,7 +348,7 @@ def _line_file(kind: str, files: list[int]) -> LineFile | None:
     if kind == "kernel":
         return KernelLine(files.pop(0))
     if kind == "lent":
-        file = DeviceSocket(socket.socket(fileno=files.pop(0)))
+        file = DeviceSocket(socket.socket(fileno=files.pop(0)), None, _LENDER_S)
         return RemoteLine(file, files.pop(0))
     return None
 

@@ -60,6 +60,7 @@ class RemoteChip:
         self._late: dict[_RemoteFile, None] = {}
         self._script: Generator[DeviceSocket, Answer, None] | None = None
         self._give_up: Cancel | None = None
+        self._incarnation: bytes | None = None
 
     def open(self, name: str, open_fifo: Callable[[FifoShape], PipeFifo]) -> RemoteChipFile:
         """Open the chip as /dev/NAME; OSError if its server refuses that."""
@@ -88,8 +89,17 @@ class RemoteChip:
             sock.close()
             raise OSError(answer.errno, answer.why or os.strerror(answer.errno))
         else:
+            self._check(answer)
             file.resume(sock)
         return file
+
+    def _check(self, answer: Answer) -> Answer:
+        """That it is the chip which it was: another of its name is not for files of the former one."""
+        if self._incarnation is None:
+            self._incarnation = answer.reply
+        elif self._incarnation != answer.reply:
+            raise OSError(errno.ENODEV, "there is another chip of that name now")
+        return answer
 
     def connect(self, name: str) -> DeviceSocket:
         """A connection that has asked to open the chip."""
@@ -202,11 +212,11 @@ class RemoteChip:
                 again = file.again()
                 if isinstance(file, RemoteChipFile):
                     opened = self.connect(file.name)
-                    _succeed((yield opened))
+                    self._check(_succeed((yield opened)))
                 else:
                     if asks is None:
                         asks = self.connect(file.name)
-                        _succeed((yield asks))
+                        self._check(_succeed((yield asks)))
                     asks.send(*again.pop(0), file.compat)
                     answer = _succeed((yield asks))
                     assert isinstance(answer.file, DeviceSocket)
