@@ -18,18 +18,18 @@ from typing import Any
 
 from gpiovirt.core.line import Direction
 from gpiovirt.core.task import Future, start
+from gpiovirt.daemon.change import Change, check_permanent
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import DaemonSources, OwnChip
-from gpiovirt.daemon.store import Record, Store, new_incarnation
+from gpiovirt.daemon.store import Record, Store
 from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import (
     DeviceBusyError,
     DeviceExistsError,
     GpiovirtError,
     HostError,
-    LineBusyError,
     NoSuchDeviceError,
     UsageError,
 )
@@ -38,7 +38,7 @@ from gpiovirt.host.notify import keep_fds
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.sources.finder import Finder, HotPlug, LineAddress
 from gpiovirt.sources.line_files import KernelLine
-from gpiovirt.virtual.custody import HeldLine, make_safe, release, take
+from gpiovirt.virtual.custody import HeldLine, release, take
 
 __all__ = ["DRIVERS", "Custodian", "Watcher", "take_numbered_name"]
 
@@ -107,7 +107,7 @@ class Custodian:
         return chip.as_source() if chip is not None else None
 
     def _kept_chip(self, record: Record) -> KeptChip:
-        return KeptChip(record, self.directories, self._reactor, self._forkserver, self._on_event)
+        return KeptChip(record, self.directories, self._reactor, self._forkserver, self.on_event)
 
     # what is asked for
 
@@ -154,7 +154,7 @@ class Custodian:
             return
         try:
             settled = record._replace(definition=record.definition.settled([line.name for line in lines]))
-            self._check_reach(name, lines)
+            self.check_reach(name, lines)
             chip.take_on(lines, settled, lines)
             chip.listen()
             self._store.save(chip.record)
@@ -163,14 +163,14 @@ class Custodian:
             release(lines)
             raise
         self.chips[name] = chip
-        self._keep(chip)
+        self.keep(chip)
         try:
             await chip.go_live()
         except BaseException:
             await self._remove(chip)
             raise
 
-    def _check_reach(self, name: str, lines: Iterable[HeldLine]) -> None:
+    def check_reach(self, name: str, lines: Iterable[HeldLine]) -> None:
         """UsageError if the chip would be made of itself."""
         pending = [line.address.label for line in lines]
         seen: set[str] = set()
@@ -207,11 +207,11 @@ class Custodian:
         async with chip.lock:
             if self.chips.get(name) is not chip:
                 raise NoSuchDeviceError(f"there is no chip {name!r}")
-            if not force and (why := await self._why_busy(chip, range(len(chip.lines)))):
+            if not force and (why := await self.why_busy(chip, range(len(chip.lines)))):
                 raise DeviceBusyError(f"{why}; end that, or force")
             await self._remove(chip)
 
-    async def _why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
+    async def why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
         """Who uses these lines; empty if nobody does."""
         if chip.use.vm:
             return f"the chip {chip.name} is used by a virtual machine (pid {chip.use.vm})"
@@ -229,9 +229,9 @@ class Custodian:
             return
         self._store.remove(chip.name)
         del self.chips[chip.name]
-        self._forget(chip)
+        self.forget(chip)
         await chip.close()
-        self._on_event(chip, "deleted", {})
+        self.on_event(chip, "deleted", {})
 
     async def change(self, wanted: Sequence[Record], force: bool = False) -> list[KeptChip]:
         """Make other chips of some, all of them or none; lines that are in both are not touched.
@@ -248,7 +248,7 @@ class Custodian:
                 await stack.enter_async_context(chips[name].lock)
                 if self.chips.get(name) is not chips[name]:
                     raise NoSuchDeviceError(f"there is no chip {name!r}")
-            return await _Change(self, [(chips[record.name], record) for record in wanted]).make(force)
+            return await Change(self, [(chips[record.name], record) for record in wanted]).make(force)
 
     def own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
         """Owner, group and mode (-1: as it is) of a chip's sockets."""
@@ -266,7 +266,7 @@ class Custodian:
             self._store.save(former)
             raise HostError.of(f"cannot change who may use {chip.name}", error) from error
         chip.record = former._replace(definition=wanted)
-        self._on_event(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
+        self.on_event(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
 
     def make_permanent(self, chip: KeptChip, permanent: bool, origin: str) -> None:
         """Have it there after a reboot, or not; `origin` is the file that describes it."""
@@ -328,11 +328,11 @@ class Custodian:
 
     # what happens
 
-    def _on_event(self, chip: KeptChip, event: str, details: Mapping[str, Any]) -> None:
+    def on_event(self, chip: KeptChip, event: str, details: Mapping[str, Any]) -> None:
         if event in ("line-gone", "waiting"):
             self._look_soon()
         elif event == "line-back":
-            self._keep(chip)
+            self.keep(chip)
         elif event == "live":
             self._drop_restored(chip.name)  # its worker had them, too
             self.on_attributes_changed(chip.name)  # while there was no gpiovirtd
@@ -407,7 +407,7 @@ class Custodian:
         try:
             lines = await take(chip.record.definition, sources, kept)
             settled = chip.record.definition.settled([line.name for line in lines])
-            self._check_reach(chip.name, lines)
+            self.check_reach(chip.name, lines)
         except GpiovirtError as error:
             self._wait(chip, error)
             return
@@ -422,7 +422,7 @@ class Custodian:
         used = {line.file.fds[0] for line in lines if line.file}
         self._restored[chip.name] = {key: fd for key, fd in files.items() if fd not in used}
         self._drop_restored(chip.name)
-        self._keep(chip)
+        self.keep(chip)
         try:
             self._store.save(chip.record)
             await chip.go_live()
@@ -454,11 +454,11 @@ class Custodian:
         for fd in self._restored.pop(name, {}).values():
             os.close(fd)
 
-    def _keep(self, chip: KeptChip) -> None:
+    def keep(self, chip: KeptChip) -> None:
         """Give the service manager copies, for the case that all of us die."""
         keep_fds(self._kept_by_manager(chip))
 
-    def _forget(self, chip: KeptChip) -> None:
+    def forget(self, chip: KeptChip) -> None:
         """The service manager need not keep it any longer."""
         keys = [f"{chip.name}/{offset}" for offset in range(len(chip.lines))]
         keep_fds(dict.fromkeys([*keys, f"{chip.name}/{_STATE}"]))
@@ -543,142 +543,6 @@ class Custodian:
     def store(self, record: Record) -> None:
         """Write a record; HostError, and then the former one is there still."""
         self._store.save(record)
-
-
-class _Change:
-    """Several chips become others: nothing is given back before everything is there."""
-
-    def __init__(self, custodian: Custodian, wanted: Sequence[tuple[KeptChip, Record]]) -> None:
-        self._custodian = custodian
-        self._wanted = list(wanted)
-        self._chips = [chip for chip, _ in wanted]
-        self._pool: dict[LineAddress, HeldLine] = {}
-        for chip in self._chips:
-            self._pool.update(chip.custody.by_address())
-
-    async def make(self, force: bool) -> list[KeptChip]:
-        """The chips, changed."""
-        lines, records = await self._take(force)
-        former = [(chip, chip.record, chip.lines) for chip in self._chips]
-        try:
-            if not force:
-                await self._check_use(lines, records)
-            self._save(records)
-        except BaseException:
-            self._release_new(lines)
-            raise
-        try:
-            await self._serve(lines, records, force)
-        except GpiovirtError:
-            await self._restore(former)
-            self._release_new(lines)
-            raise
-        now_used = {id(line) for taken in lines for line in taken}
-        for _, record, its_lines in former:
-            left = [line for line in its_lines if id(line) not in now_used]
-            options = record.definition.by_offset()
-            for failure in make_safe(its_lines, options, [its_lines.index(line) for line in left]):
-                _log.error("%s: %s", record.name, failure)
-            release(left)
-        return self._chips
-
-    async def _take(self, force: bool) -> tuple[list[list[HeldLine]], list[Record]]:
-        taken: list[list[HeldLine]] = []
-        records: list[Record] = []
-        used: dict[LineAddress, str] = {}
-        try:
-            with self._custodian.sources() as sources:
-                for chip, record in self._wanted:
-                    check_permanent(record)
-                    lines = await take(record.definition, sources, self._pool)
-                    taken.append(lines)
-                    self._custodian._check_reach(chip.name, lines)
-                    for offset, line in enumerate(lines):
-                        if used.setdefault(line.address, chip.name) != chip.name:
-                            raise _taken_twice(line.address, used[line.address], offset)
-                    definition = record.definition.settled([line.name for line in lines])
-                    addresses = tuple(line.address for line in lines)
-                    if force and _moved(chip.lines, lines):
-                        record = record._replace(incarnation=new_incarnation())
-                    records.append(record._replace(definition=definition, addresses=addresses))
-        except BaseException:
-            self._release_new(taken)
-            raise
-        return taken, records
-
-    def _release_new(self, taken: Iterable[Iterable[HeldLine]]) -> None:
-        release(line for lines in taken for line in lines if self._pool.get(line.address) is not line)
-
-    async def _check_use(self, lines: Sequence[Sequence[HeldLine]], records: Sequence[Record]) -> None:
-        """DeviceBusyError if a line would be moved under its holder."""
-        for chip, new, record in zip(self._chips, lines, records, strict=True):
-            former = chip.record.definition
-            if chip.use.vm and not former.may_be(record.definition):
-                raise DeviceBusyError(f"{await self._custodian._why_busy(chip, ())}; end that, or force")
-            options, wanted = former.by_offset(), record.definition.by_offset()
-            moved = set(_moved(chip.lines, new))
-            moved.update(o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b)
-            if why := await self._custodian._why_busy(chip, moved):
-                raise DeviceBusyError(f"{why}, and would become another line; end that, or force")
-
-    def _save(self, records: Sequence[Record]) -> None:
-        saved: list[Record] = []
-        try:
-            for chip, record in zip(self._chips, records, strict=True):
-                self._custodian.store(record)
-                saved.append(chip.record)
-        except GpiovirtError:
-            for record in saved:
-                self._custodian.store(record)
-            raise
-
-    async def _serve(self, lines: Sequence[list[HeldLine]], records: Sequence[Record], force: bool) -> None:
-        ends = [
-            start(chip.hang_up() if force and _moved(chip.lines, new) else chip.handle.stop())
-            for chip, new in zip(self._chips, lines, strict=True)
-        ]
-        for ended in ends:
-            await ended
-        for chip in self._chips:
-            chip.custody.look_away()
-        for chip, new, record in zip(self._chips, lines, records, strict=True):
-            self._custodian._forget(chip)
-            chip.take_on(new, record, [line for line in new if self._pool.get(line.address) is not line])
-        for chip in self._chips:
-            definition = chip.record.definition
-            with suppress(OSError):
-                chip.own(definition.uid, definition.gid, definition.mode)
-            self._custodian._keep(chip)
-            await chip.go_live()
-            self._custodian._on_event(chip, "changed", {})
-
-    async def _restore(self, former: Sequence[tuple[KeptChip, Record, list[HeldLine]]]) -> None:
-        for chip, _, _ in former:
-            await chip.handle.stop()
-            chip.custody.look_away()
-        for chip, record, lines in former:
-            with suppress(GpiovirtError):
-                self._custodian.store(record)
-                chip.take_on(lines, record)
-                self._custodian._keep(chip)
-                await chip.go_live()
-
-
-def _moved(old: Sequence[HeldLine], new: Sequence[HeldLine]) -> list[int]:
-    """Offsets at which there is another line now, or none."""
-    return [offset for offset, line in enumerate(old) if offset >= len(new) or new[offset] is not line]
-
-
-def _taken_twice(address: LineAddress, other: str, offset: int) -> LineBusyError:
-    error = LineBusyError(f'line {address} is held by "gpiovirt:{other}"; release it or choose another')
-    error.line = offset
-    return error
-
-
-def check_permanent(record: Record) -> None:
-    """UsageError of a chip that cannot outlive its creator."""
-    if record.permanent and record.creator is not None:
-        raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")
 
 
 def _may_come(error: GpiovirtError) -> bool:
