@@ -164,7 +164,7 @@ def test_the_files_survive_their_process_and_the_daemons_end(daemon: Daemon, dri
     (drivers / "gpio-virt-agg/new_device").write_text("gpiochip0 7")
     for victim in ("files", "daemon"):
         if victim == "files":
-            subprocess.run(["pkill", "-KILL", "-f", f"control.mount.*{daemon.run}"], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", f"gpiovirt.files.main.*{daemon.run}"], check=True)
         else:
             daemon.kill()
             daemon.start()
@@ -178,6 +178,17 @@ def test_the_files_survive_their_process_and_the_daemons_end(daemon: Daemon, dri
                 time.sleep(0.02)
     daemon.stop(signal.SIGINT)
     assert not os.path.ismount(drivers)
+
+
+def test_gpiovirtd_does_not_wait_for_files_whose_process_is_stopped(daemon: Daemon, drivers: Path) -> None:
+    stopped = int(subprocess.check_output(["pgrep", "-f", f"gpiovirt.files.main.*{daemon.run}"]))
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        daemon.kill()
+        daemon.start()
+        assert (drivers / "gpio-virt-agg/new_device").exists()
+    finally:
+        os.kill(stopped, signal.SIGCONT)
 
 
 def test_the_proposals_own_path_is_there_with_sysfs(tmp_path: Path) -> None:

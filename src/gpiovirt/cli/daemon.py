@@ -125,13 +125,14 @@ def _configuration(directory: str | None, run: str) -> ConfigurationRun:
 def _control_files(run: str, sysfs: bool) -> HelperProcess:
     from gpiovirt.daemon.helpers import HelperProcess
     from gpiovirt.files.main import unmount
+    from gpiovirt.host.mounts import is_mount_point
 
     directory = f"{run}/bus/platform/drivers"
     places = [directory, SYSFS] if sysfs else [directory]
 
     def serves() -> bool:
         shown = f"{SYSFS}/gpio-virt-agg" if sysfs else directory
-        return os.path.ismount(shown)
+        return is_mount_point(shown)
 
     return HelperProcess(
         "the process of the control files",

@@ -160,7 +160,8 @@ class KeptChip:
         try:
             message = await wait_for(self._ready, self._reactor.deadlines, deadline_ns)
         except TooLateError:
-            message = "its process does not get ready"
+            self.handle.catch_up()
+            message = self._ready.result() if self._ready.is_done else "its process does not get ready"
         if message:
             raise HostError(f"the chip {self.name} cannot be served: {message}")
 
@@ -373,6 +374,9 @@ class KeptChip:
     def _make_safe(self) -> None:
         """Nobody serves it: who held lines has lost them."""
         self._unserved = None
+        self.handle.catch_up()
+        if self.handle.is_ready:  # it was us who were away
+            return
         _log.error("%s: nobody serves it, its lines are made safe", self.name, extra=self.about)
         self._make_lines_safe()
 

@@ -47,8 +47,9 @@ class HelperProcess:
         self._ended = False
 
     def begin(self, reactor: Reactor) -> None:
-        """Start it, and keep it there."""
+        """Start it, and keep it there; first, what one left that was killed, or stopped, is taken away."""
         self._reactor = reactor
+        self._clean()
         self._start()
 
     def _start(self) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from gpiovirt.core.deadline import Cancel
 from gpiovirt.core.task import Future, TooLateError, wait_for
 from gpiovirt.errors import HostError, PeerError
-from gpiovirt.host.child import Child, process_start
+from gpiovirt.host.child import Child, is_stopped, process_start
 from gpiovirt.host.packets import Channel, Message, close_files
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import send
@@ -32,6 +32,7 @@ __all__ = ["Answer", "Forkserver", "WorkerHandle", "WorkerOwner"]
 _log = logging.getLogger(__name__)
 
 _START_S = 5.0  # a worker that is not ready by then is replaced
+_FORK_S = 0.25  # one that has not said anything by then may have nobody who forks it
 _DIES_S = 2.0  # one that is killed has ended by then, or hangs in the kernel
 _LIVED_S = 10.0  # one that lived so long is replaced at once
 _DELAYS_S = (0.0, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
@@ -60,15 +61,23 @@ class Forkserver:
         self._socket: socket.socket | None = None
         self._child: Child | None = None
 
-    def spawn(self, listener: socket.socket, simulates: bool) -> None:
-        """Ask for a worker whose hand-over socket is `listener`; HostError if that cannot be."""
+    def spawn(self, listener: socket.socket, simulates: bool) -> int:
+        """Ask for a worker whose hand-over socket is `listener`; the pid asked, or HostError."""
         self._fork(b"simulator" if simulates else b"chip", listener)
+        return self.pid
 
     def keep(self, channel: socket.socket) -> None:
         """Ask for a keeper of a VM's session, which is spoken to at the other end of `channel`; likewise."""
         self._fork(b"keeper", channel)
 
+    def is_at_work(self, pid: int) -> bool:
+        """This process is still the one that forks, and it can."""
+        return pid == self.pid and not is_stopped(pid)
+
     def _fork(self, packet: bytes, its: socket.socket) -> None:
+        if self._child is not None and is_stopped(self._child.pid):
+            _log.error("the process that forks workers is stopped, and is replaced")
+            self.close()
         for attempt in (1, 2):
             sock = self._socket or self._start()
             try:
@@ -89,7 +98,7 @@ class Forkserver:
                 self._child = Child(
                     ["-m", "gpiovirt.worker.forkserver", str(theirs.fileno()), *self._ids],
                     self._reactor,
-                    lambda _: self.close(),
+                    lambda _: self._on_end(ours),
                     fds=[theirs.fileno()],
                     stays=True,  # it ends with its socket
                 )
@@ -98,6 +107,10 @@ class Forkserver:
                 raise
         self._socket = ours
         return ours
+
+    def _on_end(self, sock: socket.socket) -> None:
+        if self._socket is sock:  # and not one that has been replaced by now
+            self.close()
 
     @property
     def pid(self) -> int:
@@ -173,6 +186,8 @@ class WorkerHandle:
         self._ended: Future[None] = Future()
         self._ended.set(None)
         self._started_s = 0.0
+        self._forks = 0
+        self._words = 0
         self._failures = 0
         self._is_closed = False
         self.pid = 0
@@ -206,8 +221,10 @@ class WorkerHandle:
             self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
         self._stop_waiting()
         self._started_s = time.monotonic()
-        self._forkserver.spawn(self._listener.socket, self._owner.simulates)
+        self._forks = self._forkserver.spawn(self._listener.socket, self._owner.simulates)
         self._connect()
+        self._stop_waiting()
+        self._cancel = self._reactor.call_later(_FORK_S, self._on_slow)
 
     def _connect(self) -> None:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -222,10 +239,26 @@ class WorkerHandle:
         self._cancel = self._reactor.call_later(_START_S, self._on_late)
         self._reactor.add_reader(channel.fileno(), self._receive, self._lose)
 
+    def _on_slow(self) -> None:
+        """It starts on a busy machine, or there is nobody any more who forks it."""
+        self._cancel = None
+        if not self.catch_up() and not self._forkserver.is_at_work(self._forks):
+            self._lose()
+        elif self._is_starting and self._cancel is None:
+            self._cancel = self._reactor.call_later(_START_S - _FORK_S, self._on_late)
+
     def _on_late(self) -> None:
         self._cancel = None
+        if self.catch_up():
+            if self._is_starting and self._cancel is None:  # it had to wait for us
+                self._cancel = self._reactor.call_later(_START_S, self._on_late)
+            return
         self._owner.on_failed(f"its worker is not ready after {_START_S:g} s")
         self._lose()
+
+    @property
+    def _is_starting(self) -> bool:
+        return self._state in (_State.MEETS, _State.TAKES)
 
     def start_keeper(self) -> socket.socket:
         """Start a keeper of a VM's session; the channel to it. HostError if it cannot be."""
@@ -243,6 +276,12 @@ class WorkerHandle:
 
     # what it says
 
+    def catch_up(self) -> bool:
+        """Hear what it has said by now, for when it may be us who were late; whether that was anything."""
+        words = self._words
+        self._receive()
+        return self._words != words
+
     def _receive(self) -> None:
         try:
             for _ in range(_MESSAGES_PER_TURN):
@@ -257,6 +296,7 @@ class WorkerHandle:
 
     def _hear(self, message: Message) -> None:
         body, fds, pid = message
+        self._words += 1
         if self.pid != pid:
             self._know(pid, process_start(pid))
             self._record()
@@ -315,7 +355,7 @@ class WorkerHandle:
         try:
             return await wait_for(answer, self._reactor.deadlines, _in(timeout_s))
         except TooLateError:
-            self._receive()  # it may be us who were late
+            self.catch_up()
             if answer.is_done:
                 return answer.result()
             if self._asked.pop(tag, None) is not None:
@@ -338,11 +378,16 @@ class WorkerHandle:
         tag = next(self._tags)
         answer: Future[Answer] = Future()
         self._asked[tag] = answer
+        words = self._words
         self.send({"do": "ping", "tag": tag})
 
         def late() -> None:
-            self._receive()  # it may be us who were late
-            if self._asked.pop(tag, None) is not None:
+            self.catch_up()
+            if self._asked.pop(tag, None) is None:
+                return
+            if self._words != words:  # more than is heard at once: any of it says that it lives
+                self._pings = self._reactor.call_later(_PING_S, self._ping)
+            else:
                 _log.error("%s: its worker hangs, and is replaced", self._name, extra=self._about)
                 self._lose()
 

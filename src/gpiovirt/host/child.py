@@ -14,7 +14,7 @@ from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 from gpiovirt.host.reactor import Reactor
 
-__all__ = ["Child", "process_start"]
+__all__ = ["Child", "is_stopped", "process_start"]
 
 _END_S = 3.0
 
@@ -22,10 +22,23 @@ _END_S = 3.0
 def process_start(pid: int) -> int:
     """When a process started, in clock ticks since boot; 0 if there is none. proc_pid_stat(5): starttime"""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return int(file.read().rpartition(")")[2].split()[19])
+        return int(_status(pid)[19])
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP or its like; not if there is none."""
+    try:
+        return _status(pid)[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
+def _status(pid: int) -> list[str]:
+    """From its state on."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        return file.read().rpartition(")")[2].split()
 
 
 class Child:
