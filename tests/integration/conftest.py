@@ -177,7 +177,7 @@ def c_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
 
 @pytest.fixture(scope="module")
 def users() -> Iterator[None]:
-    """alice is in the group plc, boss in the group gpiovirt, bob in no other than his own."""
+    """alice is in the group plc, boss in the group gpiovirt, bob in no other than bob's own."""
     if os.getuid():
         pytest.fail("users can be made by root only")
     with the_only_one():

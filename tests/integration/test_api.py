@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -421,6 +422,21 @@ class TestCreator:
     def test_a_chip_that_cannot_be_made_is_a_problem_and_no_stream(self, api: ApiClient) -> None:
         answer = api("POST", "/chips?lifetime=connection", {"name": "plc", "lines": "NOTHING"})
         assert (answer.status, named(answer.body)) == (422, {"lines"})
+
+
+class TestEnds:
+    def test_the_next_daemon_serves_http_though_the_former_ones_process_lives(
+        self, api: ApiClient, daemon: Daemon
+    ) -> None:
+        make(api)
+        former = process_of(daemon)
+        os.kill(former, signal.SIGSTOP)  # so that it cannot end with its daemon
+        try:
+            daemon.kill()
+            daemon.start()
+            assert [chip["name"] for chip in api("GET", "/chips").body] == ["plc"]
+        finally:
+            os.kill(former, signal.SIGKILL)
 
 
 class TestOthersGoOn:

@@ -72,7 +72,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[requests.Sessi
         path = str(daemon.run / "api.sock")
         made.mount("http://", _Adapter(path))
         yield made
-        assert "a fault of ours" not in daemon.log()
+        assert "internal error" not in daemon.log()
 
 
 EXAMPLES = settings(

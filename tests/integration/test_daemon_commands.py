@@ -69,6 +69,48 @@ def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
     assert "no chip 'plc'" in shell("show plc", status=2)
 
 
+def test_watch_goes_on_when_gpiovirtd_is_back(shell: Shell, daemon: Daemon) -> None:
+    shell("new plc 'DOOR LAMP'")
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "gpiovirt", "watch", "plc", "-n", "2"],
+        env=daemon.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with daemon.client() as client:
+        daemon.wait_for(lambda: client.call("state")["watchers"])
+    daemon.kill()
+    daemon.start()
+    with daemon.client() as client:
+        daemon.wait_for(lambda: client.call("state")["watchers"])
+    shell("run --chip plc -- gpioset gpiochip0 1=1")
+    printed, said = watch.communicate(timeout=20)
+    assert [line.split()[1] for line in printed.splitlines()] == ["line-requested", "line-released"]
+    assert said == ("gpiovirt: gpiovirtd has ended; waiting for it to be back\ngpiovirt: gpiovirtd is back\n")
+
+
+def test_set_changes_options_and_leaves_the_others(shell: Shell) -> None:
+    shell("new plc 'DOOR LAMP' --line LAMP=safe=low,pull-up")
+    shell("set plc LAMP=active-low 0=name=GATE")
+    shown = shell("show plc")
+    assert re.search(r"^ +0 GATE .* unused, name=GATE$", shown, re.M)
+    assert re.search(r"^ +1 LAMP .* unused, pull-up,active-low,safe=low$", shown, re.M)
+    shell("set plc LAMP=debounce=5ms --replace")
+    assert re.search(r"^ +1 LAMP .* unused, debounce=5ms$", shell("show plc"), re.M)
+    assert "'pullup' is none of pull-up" in shell("set plc LAMP=pullup", status=2)
+    assert "no line 'DOR'" in shell("set plc DOR=pull-up", status=2)
+
+
+def test_a_simulator_is_watched_and_driven_by_one_client(daemon: Daemon) -> None:
+    with daemon.simulator() as world:
+        changes = world.watch()
+        world.pull("sim-b:DOOR", "up")
+        change = next(changes)
+        assert (change.chip, change.offset, change.level) == ("sim-b", 0, 1)
+        assert world.get("sim-b:DOOR") == 1
+
+
 def test_watch_tells_what_happens(shell: Shell, daemon: Daemon) -> None:
     shell("new plc 'DOOR LAMP'")
     watch = subprocess.Popen(

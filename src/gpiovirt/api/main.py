@@ -47,6 +47,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         drop_rights(int(uid), int(gid))
+        libc.end_with_parent()  # which another user's process would not do any longer
     except HostError as error:
         _log.error("there is no HTTP API: %s", error)
         return CANNOT

@@ -32,7 +32,7 @@ class Streams:
         self._by_user: Counter[int] = Counter()
 
     def take(self, uid: int) -> None:
-        """One more for this user; ProblemError if he has too many."""
+        """One more for this user; ProblemError if they have too many."""
         if self._by_user[uid] >= _PER_USER:
             raise ProblemError(429, f"you have {_PER_USER} streams already; close one first")
         self._by_user[uid] += 1

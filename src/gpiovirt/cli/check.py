@@ -10,7 +10,7 @@ from gpiovirt.cli.configuration import add_directory, directory_of, need_librari
 __all__ = ["configure", "main"]
 
 EPILOG = """\
-Everything that is wrong is told, a line each, as FILE: KEY: what. gpiovirtd need not run, and the lines
+Reports every problem, one per line, as FILE: KEY: what. gpiovirtd need not run, and the lines
 need not be there. The exit status is 1 if something is wrong.
 
 examples:

@@ -71,7 +71,7 @@ def findings() -> Iterator[Finding]:
     yield _tried("private /dev and /sys", lambda: sandbox.enter([]), "a mount namespace, or a user namespace")
     yield _tried("seccomp user notification", _install, "programs can be supervised")
     good, bad = "Linux 5.19: kept", "before Linux 5.19 a restarted request is answered again"
-    yield Finding("requests that signals cannot cut", version >= (5, 19), good if version >= (5, 19) else bad)
+    yield Finding("uninterruptible requests", version >= (5, 19), good if version >= (5, 19) else bad)
     good, bad = "Linux 6.6: calls stay fast", "before Linux 6.6 pin program and supervisor to one CPU"
     yield Finding("wake-ups on the caller's CPU", version >= (6, 6), good if version >= (6, 6) else bad)
     yield _pseudo_terminals()

@@ -181,7 +181,7 @@ class GpioChip:
                         "release it or choose another"
                     )
                 if line.is_gone:
-                    raise ChipGoneError(f"the chip that line {self.describe(line)} is of has vanished")
+                    raise ChipGoneError(f"the chip providing line {self.describe(line)} is gone")
                 request.take(line, wanted)
             request.bind()
         except BaseException:

@@ -363,7 +363,7 @@ class KeptChip:
                     },
                 )
             case _:
-                raise PeerError("an event that makes no sense")
+                raise PeerError("a malformed event")
 
     def on_lost(self) -> None:
         """The worker is gone. Whoever held lines may come back for them when there is another."""

@@ -179,7 +179,7 @@ class _CapData(ctypes.Structure):
 def confine(uid: int, gid: int) -> None:
     """Become `uid` and `gid` without any capability, with this process's own /proc as the file system.
 
-    An ordinary user stays who he is. Whatever is to be imported must be by now. HostError if it cannot be.
+    An ordinary user stays who they are. Whatever is to be imported must be by now. HostError if it cannot be.
     """
     try:
         if os.geteuid() == 0:
@@ -196,7 +196,7 @@ def confine(uid: int, gid: int) -> None:
 def drop_rights(uid: int, gid: int) -> None:
     """Become `uid` and `gid`, without any capability and any way to get one; HostError if that cannot be.
 
-    An ordinary user stays who he is.
+    An ordinary user stays who they are.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

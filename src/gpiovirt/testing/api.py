@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def connect_as(path: str, user: str = "") -> socket.socket:
-    """A connection to the socket at `path`, made by `user` with all his groups; only root can be another."""
+    """A connection to the socket at `path`, made by `user` with their groups; only root can be another."""
     with _being(user):
         sock = socket.socket(socket.AF_UNIX)
         try:

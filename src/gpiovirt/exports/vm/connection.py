@@ -189,7 +189,7 @@ class Connection:
 
     def _fail(self) -> None:
         """A fault of ours: rather no device than one that does not answer."""
-        self._log.exception("a fault of ours in serving %s", self.peer)
+        self._log.exception("internal error in serving %s", self.peer)
         self._end("is disconnected")
 
     @staticmethod

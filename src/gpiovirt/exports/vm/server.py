@@ -163,7 +163,7 @@ class VmServer:
         strange = untouchable(files.values())
         self._parked.park(strange)
         if strange or any(kind_of(files[name]) is not Kind.SOCKET for name in files if _is_socket(name)):
-            _log.error("%s: what was kept of VMs makes no sense", self.chip.info.name)
+            _log.error("%s: what was kept of VMs is malformed", self.chip.info.name)
             return
         for name in [name for name in files if name.startswith(_WAITING)]:
             sock = _connected(files.pop(name))

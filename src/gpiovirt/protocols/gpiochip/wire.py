@@ -110,7 +110,7 @@ def decode_answer(packet: bytes) -> tuple[int, Answer]:
     tag, errno, fd_at = _answer.unpack_from(packet)
     content = packet[_answer.size :]
     if errno < 0 or (fd_at and fd_at + 4 > len(content)):
-        raise PeerError("an answer that makes no sense")
+        raise PeerError("a malformed answer")
     if errno:
         return tag, Answer(errno, why=printable(content.decode(errors="replace")))
     return tag, Answer(0, content or None, None, fd_at)
