@@ -209,5 +209,17 @@ def test_the_end_of_a_fork_server_does_not_end_its_successor(
             assert server.pid == successor
 
 
+def test_a_fork_server_that_is_killed_is_there_again_before_it_is_needed(
+    forkserver: tuple[Forkserver, Reactor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_handle, "_AGAIN_S", 0.0)
+    server, reactor = forkserver
+    server.begin()
+    former = server.pid
+    os.kill(former, signal.SIGKILL)
+    turn(reactor, 0.2)
+    assert server.pid not in (0, former)
+
+
 def _has_ended(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"

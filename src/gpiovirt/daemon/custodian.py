@@ -485,6 +485,8 @@ class Custodian:
                 self._in_background(self.delete(record.name, force=True), record.name)
                 continue
             chip.handle.find()
+        if self.chips:
+            self._forkserver.begin()
         for name in [name for name in self._restored if name not in self.chips]:
             self._drop_restored(name)
         self._look()

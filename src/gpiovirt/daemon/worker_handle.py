@@ -31,6 +31,7 @@ __all__ = ["Answer", "Forkserver", "WorkerHandle", "WorkerOwner"]
 
 _log = logging.getLogger(__name__)
 
+_AGAIN_S = 2.0  # a fork server that lived so long is started again at once
 _START_S = 5.0  # a worker that is not ready by then is replaced
 _FORK_S = 0.25  # one that has not said anything by then may have nobody who forks it
 _DIES_S = 2.0  # one that is killed has ended by then, or hangs in the kernel
@@ -50,7 +51,7 @@ class Answer(NamedTuple):
 
 
 class Forkserver:
-    """The process that forks workers, started when it is first needed, or gone.
+    """The process that forks workers: there from begin() on, or from when it is first needed.
 
     `uid` and `gid` are what the workers become.
     """
@@ -59,7 +60,16 @@ class Forkserver:
         self._reactor = reactor
         self._ids = (str(uid), str(gid))
         self._socket: socket.socket | None = None
+        self._started_s = 0.0
         self._child: Child | None = None
+
+    def begin(self) -> None:
+        """Have it there before it is needed: it takes longer to start than a chip may be without a worker."""
+        if self._socket is None:
+            try:
+                self._start()
+            except HostError as error:
+                _log.error("%s", error)
 
     def spawn(self, listener: socket.socket, simulates: bool) -> int:
         """Ask for a worker whose hand-over socket is `listener`; the pid asked, or HostError."""
@@ -106,11 +116,14 @@ class Forkserver:
                 ours.close()
                 raise
         self._socket = ours
+        self._started_s = time.monotonic()
         return ours
 
     def _on_end(self, sock: socket.socket) -> None:
         if self._socket is sock:  # and not one that has been replaced by now
             self.close()
+            if time.monotonic() - self._started_s > _AGAIN_S:  # one that cannot live is not tried for ever
+                self.begin()
 
     @property
     def pid(self) -> int:
