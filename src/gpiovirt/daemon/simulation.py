@@ -72,7 +72,7 @@ class Simulation:
 
     def on_told(self, body: Mapping[str, Any]) -> None:
         """It has nothing to say unasked."""
-        raise PeerError(f"a simulator says {list(body)}")
+        raise PeerError(f"a simulator says {str(list(body))[:80]}")
 
     def on_lost(self) -> None:
         """Their state is lost, and chips with lines of them lose those."""

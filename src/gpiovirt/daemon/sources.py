@@ -18,11 +18,12 @@ from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.errors import ChipGoneError, HostError, LineBusyError, NoSuchChipError, OffsetError, UsageError
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.packets import close_files
+from gpiovirt.host.received import Kind, kind_of, name_of
 from gpiovirt.sources.finder import Finder, LineAddress
 from gpiovirt.sources.line_files import LineFile, RemoteLine
 from gpiovirt.virtual.custody import KernelSource, SourceChip
 
-__all__ = ["DaemonSources", "OwnChip", "OwnChips"]
+__all__ = ["DaemonSources", "OwnChip", "OwnChips", "are_lent_line", "is_kernel_line"]
 
 _LEND_S = 0.5
 
@@ -52,12 +53,12 @@ class OwnChip:
         where = f"{self.info.label}:{offset}"
         try:
             body, fds = await self._handle.ask(
-                _LEND_S, do="lend", chip=self._index, offset=offset, consumer=consumer
+                _LEND_S, True, do="lend", chip=self._index, offset=offset, consumer=consumer
             )
         except HostError as error:
             raise ChipGoneError(f"line {where} cannot be had: {error}") from error
         match body:
-            case {"line": {"direction": direction}} if len(fds) == 2 and _are_line(fds):
+            case {"line": {"direction": direction}} if are_lent_line(fds):
                 self._is_output[offset] = direction == "output"
                 return RemoteLine(DeviceSocket(socket.socket(fileno=fds[0])), fds[1])
             case {"errno": int(number), "holder": str(holder)} if number and holder:
@@ -70,10 +71,14 @@ class OwnChip:
         raise HostError(f"cannot take line {where}: its process breaks the protocol")
 
 
-def _are_line(fds: Sequence[int]) -> bool:
-    """A socket and a pipe: told without asking the files, which may be anybody's."""
-    kinds = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
-    return kinds[0].startswith("socket:[") and kinds[1].startswith("pipe:[")
+def are_lent_line(fds: Sequence[int]) -> bool:
+    """A Unix socket and a pipe: told without asking the files, which may be anybody's."""
+    return len(fds) == 2 and kind_of(fds[0]) is Kind.SOCKET and name_of(fds[1]).startswith("pipe:[")
+
+
+def is_kernel_line(fd: int) -> bool:
+    """A kernel's line request, likewise."""
+    return name_of(fd).startswith("anon_inode:gpio")
 
 
 class OwnChips(Protocol):
