@@ -81,6 +81,10 @@ class Simulation:
         """Start the simulator."""
         self.handle.start()
 
+    def as_sources(self) -> list[OwnChip]:
+        """To take lines of, for a look."""
+        return [chip.anew() for chip in self.chips]
+
     async def lines(self) -> list[list[dict[str, Any]]]:
         """The lines of each chip as they are now; HostError if it does not say."""
         answer = await self.handle.ask(_STATUS_S, do="status")
