@@ -244,3 +244,36 @@ def test_hang_ups_are_served_before_what_is_readable() -> None:
     assert order == ["hung up", "readable"]
     os.close(writer)
     os.close(readable)
+
+
+def test_what_a_deadline_asks_for_soon_does_not_wait_for_the_next_one() -> None:
+    reactor = Reactor()
+    reactor.call_later(60, lambda: None)
+    reactor.call_later(0.001, lambda: reactor.soon(reactor.stop))
+    began = time.monotonic()
+    reactor.run()
+    assert time.monotonic() - began < 30
+
+
+def test_a_loop_that_is_stopped_at_a_deadline_does_not_wait_for_the_next_one() -> None:
+    reactor = Reactor()
+    reactor.call_later(60, lambda: None)
+    reactor.call_later(0.001, reactor.stop)
+    began = time.monotonic()
+    reactor.run()
+    assert time.monotonic() - began < 30
+
+
+def test_deadlines_that_never_end_leave_files_their_turn() -> None:
+    reactor = Reactor()
+    readable, writable = os.pipe()
+
+    def again() -> None:
+        reactor.call_later(0, again)
+
+    again()
+    reactor.add_reader(readable, reactor.stop)
+    os.write(writable, b"x")
+    reactor.run()
+    for fd in (readable, writable):
+        os.close(fd)

@@ -123,12 +123,14 @@ async def sleep(deadlines: Deadlines, until_ns: int) -> None:
 
 
 class Lock:
-    """One task at a time, in the order they come: `async with lock`."""
+    """One task at a time, in the order they come: `async with lock`. Any number may wait."""
 
-    __slots__ = ("_waiting", "is_held")
+    __slots__ = ("_is_free", "_is_passed_on", "_waiting", "is_held")
 
     def __init__(self) -> None:
         self.is_held = False
+        self._is_free = False
+        self._is_passed_on = False
         self._waiting: deque[Future[None]] = deque()
 
     async def __aenter__(self) -> None:
@@ -139,7 +141,15 @@ class Lock:
         self.is_held = True
 
     async def __aexit__(self, *_: object) -> None:
-        if self._waiting:
-            self._waiting.popleft().set(None)
-        else:
-            self.is_held = False
+        if self._is_passed_on:  # by whom it came to us, when we are done
+            self._is_free = True
+            return
+        self._is_passed_on = True
+        try:
+            self._is_free = True
+            while self._is_free and self._waiting:
+                self._is_free = False
+                self._waiting.popleft().set(None)
+            self.is_held = not self._is_free
+        finally:
+            self._is_passed_on = False

@@ -12,7 +12,7 @@ from gpiovirt.core.task import start
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.sources import DaemonSources
 from gpiovirt.daemon.store import Record, new_incarnation
-from gpiovirt.errors import DeviceBusyError, GpiovirtError, LineBusyError, UsageError
+from gpiovirt.errors import DeviceBusyError, GpiovirtError, HostError, LineBusyError, UsageError
 from gpiovirt.sources.finder import LineAddress
 from gpiovirt.virtual.custody import HeldLine, make_safe, release, take
 
@@ -27,8 +27,10 @@ class CustodianPort(Protocol):
     def sources(self) -> DaemonSources:
         """The chips that lines can be taken of."""
 
-    def check_reach(self, name: str, lines: Iterable[HeldLine]) -> None:
-        """UsageError if the chip would be made of itself."""
+    def check_reach(
+        self, name: str, lines: Iterable[HeldLine], changed: Mapping[str, Sequence[LineAddress]], /
+    ) -> None:
+        """UsageError if the chip would be made of itself; others will have `changed`."""
 
     async def why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
         """Who uses these lines; empty if nobody does."""
@@ -70,7 +72,7 @@ class Change:
             raise
         try:
             await self._serve(lines, records, force)
-        except GpiovirtError:
+        except Exception:
             await self._restore(former)
             self._release_new(lines)
             raise
@@ -93,7 +95,6 @@ class Change:
                     check_permanent(record)
                     lines = await take(record.definition, sources, self._pool)
                     taken.append(lines)
-                    self._custodian.check_reach(chip.name, lines)
                     for offset, line in enumerate(lines):
                         if used.setdefault(line.address, chip.name) != chip.name:
                             raise _taken_twice(line.address, used[line.address], offset)
@@ -102,6 +103,9 @@ class Change:
                     if force and _moved(chip.lines, lines):
                         record = record._replace(incarnation=new_incarnation())
                     records.append(record._replace(definition=definition, addresses=addresses))
+            wanted = {record.name: record.addresses for record in records}
+            for record, lines in zip(records, taken, strict=True):
+                self._custodian.check_reach(record.name, lines, wanted)
         except BaseException:
             self._release_new(taken)
             raise
@@ -154,15 +158,21 @@ class Change:
             self._custodian.on_event(chip, "changed", {})
 
     async def _restore(self, former: Sequence[tuple[KeptChip, Record, list[HeldLine]]]) -> None:
-        for chip, _, _ in former:
+        for chip, record, _ in former:
             await chip.handle.stop()
             chip.custody.look_away()
-        for chip, record, lines in former:
-            with suppress(GpiovirtError):
+            try:
                 self._custodian.store(record)
+            except HostError as error:
+                _log.error("%s is as it was, but not recorded so: %s", chip.name, error, extra=chip.about)
+        for chip, record, lines in former:
+            try:
                 chip.take_on(lines, record)
                 self._custodian.keep(chip)
                 await chip.go_live()
+            except GpiovirtError as error:
+                _log.error("%s: %s", chip.name, error, extra=chip.about)
+                chip.handle.try_again()
 
 
 def _moved(old: Sequence[HeldLine], new: Sequence[HeldLine]) -> list[int]:

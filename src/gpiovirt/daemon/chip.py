@@ -7,23 +7,30 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
-from gpiovirt.daemon.sources import OwnChip
+from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
 from gpiovirt.daemon.vm_keeper import VmKeeper
 from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
 from gpiovirt.host.device_socket import DeviceSocket
+from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
-from gpiovirt.sources.line_files import FDS_OF_LINE, KernelLine, LineFile, RemoteLine
+from gpiovirt.sources.line_files import (
+    FDS_OF_LINE,
+    KernelLine,
+    LineFile,
+    RemoteLine,
+)
 from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
 from gpiovirt.virtual.memory import copy_lines, held_lines, new_memory
 from gpiovirt.virtual.options import format_options
@@ -35,6 +42,9 @@ _log = logging.getLogger(__name__)
 _END_S = 0.5
 _LIVE_NS = 10_000_000_000
 _UNSERVED_S = 1.0  # without a worker for so long, lines are made safe here
+_NAME_MAX = 64
+_NUMBER_MAX = (1 << 63) - 1
+_CONSUMERS_MAX = 256
 
 Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
 
@@ -304,6 +314,7 @@ class KeptChip:
         others = 2 + vm + has_keeper
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it does not have the files that it should")
+        _check_files([str(line["kind"]) for line in lines], fds[: len(fds) - others], fds[-others:], count)
         release(self.custody.use([]))
         found = []
         for line, address in zip(lines, record.addresses, strict=True):
@@ -338,10 +349,10 @@ class KeptChip:
     def on_told(self, body: Mapping[str, Any]) -> None:
         """Who uses it, or what happens to its lines."""
         match body:
-            case {"use": {"lines": int(lines), "vm": int(vm)}}:
+            case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
                 self.use = Use(lines, vm)
                 self.handle.watch_over(bool(lines or vm))
-            case {"event": "lost", "count": int(number)}:
+            case {"event": "lost", "count": int(number)} if _are_numbers(number):
                 self._tell(self, "lost", {"count": number})
             case {
                 "event": ("requested" | "released" | "config") as what,
@@ -350,7 +361,7 @@ class KeptChip:
                 "direction": ("input" | "output") as direction,
                 "consumer": str(consumer),
                 "used": bool(used),
-            } if 0 <= offset < len(self.lines):
+            } if 0 <= offset < len(self.lines) and _are_numbers(timestamp_ns):
                 self._tell(
                     self,
                     f"line-{what}",
@@ -358,7 +369,7 @@ class KeptChip:
                         "timestamp_ns": timestamp_ns,
                         "offset": offset,
                         "direction": direction,
-                        "consumer": consumer[:64],
+                        "consumer": _name(consumer),
                         "used": used,
                     },
                 )
@@ -427,9 +438,9 @@ def _checked(status: Any, num_lines: int) -> dict[str, Any] | None:
         case {"consumers": list(consumers), "vm": vm, "lines": list(lines)} if len(lines) == num_lines:
             if all(map(_is_line, lines)) and all(map(_is_peer, consumers)) and (vm is None or _is_peer(vm)):
                 return {
-                    "consumers": consumers,
-                    "vm": vm,
-                    "lines": [{**line, "consumer": line["consumer"][:64]} for line in lines],
+                    "consumers": [_peer(consumer) for consumer in consumers[:_CONSUMERS_MAX]],
+                    "vm": None if vm is None else _peer(vm),
+                    "lines": [{**line, "consumer": _name(line["consumer"])} for line in lines],
                 }
     return None
 
@@ -443,6 +454,36 @@ def _is_line(line: object) -> bool:
 
 def _is_peer(peer: object) -> bool:
     match peer:
-        case {"pid": int(), "uid": int(), "gid": int()}:
-            return True
+        case {"pid": int(pid), "uid": int(uid), "gid": int(gid)}:
+            return _are_numbers(pid, uid, gid)
     return False
+
+
+def _peer(told: Mapping[str, Any]) -> dict[str, int]:
+    return {key: int(told[key]) for key in ("pid", "uid", "gid")}
+
+
+def _are_numbers(*numbers: int) -> bool:
+    """Of a size that those who are told can have."""
+    return all(0 <= number <= _NUMBER_MAX for number in numbers)
+
+
+def _name(text: str) -> str:
+    """What a worker says that somebody is called: of a length that names have, and of characters."""
+    return text[:_NAME_MAX].encode(errors="replace").decode()
+
+
+def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int) -> None:
+    """PeerError unless files that a worker had are what they should be: what is not may not be touched."""
+    at = 0
+    for kind in kinds:
+        fds = of_lines[at : at + FDS_OF_LINE[kind]]
+        at += len(fds)
+        if not (kind == "gone" or are_lent_line(fds) or (kind == "kernel" and is_kernel_line(fds[0]))):
+            raise PeerError(f"a file that is not a line ({kind})")
+    memory, *sockets = others
+    if kind_of(memory) is not Kind.MEMORY or can_shrink(memory):
+        raise PeerError("a memory that can be taken away")
+    held_lines(memory, count)
+    if not all(kind_of(fd) is Kind.SOCKET for fd in sockets):
+        raise PeerError("a file that is not a socket")

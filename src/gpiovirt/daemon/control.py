@@ -43,6 +43,9 @@ _MESSAGES_PER_TURN = 4
 _STATUS_S = 1.0
 _CHANGES_MAX = 256
 _TEXT_MAX = 65536
+_PAGE_BYTES = 1 << 16
+_DIGITS_MAX = 5
+_SHOWN_MAX = 40
 
 
 class DeniedError(UsageError):
@@ -121,7 +124,7 @@ class _Client:
         self._unwatch: Callable[[], None] | None = None
         self._is_busy = False
         self._lost = 0
-        self._owned: list[str] = []
+        self._owned: list[KeptChip] = []
         """Chips that end with the connection"""
 
     def begin(self) -> None:
@@ -228,8 +231,9 @@ class _Client:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
-        for name in self._owned:
-            start(self._custodian.delete(name, True))
+        for chip in self._owned:
+            if self._custodian.chips.get(chip.name) is chip:
+                start(self._custodian.delete(chip.name, True))
 
     # what can be asked
 
@@ -289,7 +293,7 @@ class _Client:
         if body.get("lifetime") == "connection":
             if self not in self._server.clients:
                 await self._custodian.delete(name, True)
-            self._owned.append(name)
+            self._owned.append(chip)
         return _summary(chip)
 
     @staticmethod
@@ -304,7 +308,7 @@ class _Client:
                 pid, started = _number(body, "pid", 0), _number(body, "started", 0, (1 << 63) - 1)
                 try:
                     fd = os.pidfd_open(pid)
-                except OSError as error:
+                except (OSError, OverflowError) as error:
                     raise UsageError(f"lifetime: there is no process {pid}") from error
                 if not started or process_start(pid) != started:
                     os.close(fd)
@@ -319,7 +323,9 @@ class _Client:
 
     async def _change(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         self._check_manager(who)
-        (chip,) = await self._custodian.change([self._changed(who, body)], bool(body.get("force")))
+        name = self._find(who, body).name
+        force = bool(body.get("force"))
+        (chip,) = await self._custodian.change([name], lambda chip: _changed(chip, body), force)
         return _summary(chip)
 
     async def _change_all(self, who: Identity, body: dict[str, Any]) -> list[dict[str, Any]]:
@@ -329,69 +335,46 @@ class _Client:
             raise UsageError(f"changes: expected a list of 1 to {_CHANGES_MAX}")
         if not all(isinstance(change, dict) for change in changes):
             raise UsageError("changes: expected objects, as of change")
-        records = [self._changed(who, change) for change in changes]
-        return [_summary(chip) for chip in await self._custodian.change(records, bool(body.get("force")))]
-
-    def _changed(self, who: Identity, body: dict[str, Any]) -> Record:
-        """The chip's record, with what the request says otherwise."""
-        record = self._find(who, body).record
-        definition = record.definition
-        lines = _text(body, "definition", definition.lines)
-        options = _options(body) if "options" in body else definition.options_for(parse(lines))
-        rest = {key: getattr(definition, key) for key in ("vm", "poll_us", "uid", "gid", "mode")}
-        return record._replace(
-            definition=Definition.parse(record.name, lines, options, **{**rest, **_rest(body)}),
-            permanent=bool(body.get("permanent", record.permanent)),
-            origin=_text(body, "origin", record.origin),
-        )
+        names = [self._find(who, change).name for change in changes]
+        by_name = dict(zip(names, changes, strict=True))
+        force = bool(body.get("force"))
+        made = await self._custodian.change(names, lambda chip: _changed(chip, by_name[chip.name]), force)
+        return [_summary(chip) for chip in made]
 
     async def _set(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         """Options of some lines, the others as they are."""
         self._check_manager(who)
-        chip = self._find(who, body)
-        definition = chip.record.definition
-        if not chip.lines:
-            raise UsageError(f"{chip.name} waits for its lines; their options can be set when they are there")
-        wanted = dict(definition.texts())
-        names = chip.names()
-        for key, text in _options(body).items():
-            if key.isdecimal():
-                offset = int(key)
-            elif names.count(key) == 1:
-                offset = names.index(key)
-            else:
-                raise UsageError(f"{chip.name} has no line {key!r}; use its offset or name")
-            if not 0 <= offset < len(names):
-                raise UsageError(f"{chip.name} has no line {key}; its offsets are 0 to {len(names) - 1}")
-            former = PLAIN if body.get("replace") else definition.by_offset()[offset]
-            wanted[str(offset)] = format_options(parse_options(text, former))
-        record = chip.record._replace(
-            definition=definition._replace(
-                options={key: parse_options(text) for key, text in wanted.items()}
-            ),
+        name = self._find(who, body).name
+        (changed,) = await self._custodian.change(
+            [name], lambda chip: _with_options(chip, body), bool(body.get("force"))
         )
-        (changed,) = await self._custodian.change([record], bool(body.get("force")))
         return _summary(changed)
 
     async def _own(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         self._check_manager(who)
         chip = self._find(who, body)
         uid, gid, mode = (_number(body, key, -1) for key in ("uid", "gid", "mode"))
-        self._custodian.own(chip, uid, gid, mode)
+        await self._custodian.own(chip, uid, gid, mode)
         return _summary(chip)
 
     async def _save(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         self._check_manager(who)
         chip = self._find(who, body)
-        origin = _text(body, "origin", chip.record.origin)
-        self._custodian.make_permanent(chip, bool(body.get("permanent", True)), origin)
+        origin = _text(body, "origin") if "origin" in body else None
+        await self._custodian.make_permanent(chip, bool(body.get("permanent", True)), origin)
         return _summary(chip)
 
     async def _list(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         after = _text(body, "after", "")
         seen = sorted((chip.name, chip) for chip in self._seen(who) if chip.name > after)
-        page = [_summary(chip) for _, chip in seen[:_PER_PAGE]]
-        return {"chips": page, "more": len(seen) > _PER_PAGE}
+        page: list[dict[str, Any]] = []
+        size = 0
+        for _, chip in seen[:_PER_PAGE]:
+            page.append(_summary(chip))
+            size += len(encode(page[-1]))
+            if size > _PAGE_BYTES:
+                break
+        return {"chips": page, "more": len(seen) > len(page)}
 
     async def _look(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         return _summary(self._find(who, body))
@@ -440,6 +423,43 @@ class _Client:
         return {}
 
 
+def _changed(chip: KeptChip, body: dict[str, Any]) -> Record:
+    """The chip's record, with what a request says otherwise."""
+    record, definition = chip.record, chip.record.definition
+    lines = _text(body, "definition", definition.lines)
+    options = _options(body) if "options" in body else definition.options_for(parse(lines))
+    rest = {key: getattr(definition, key) for key in ("vm", "poll_us", "uid", "gid", "mode")}
+    return record._replace(
+        definition=Definition.parse(record.name, lines, options, **{**rest, **_rest(body)}),
+        permanent=bool(body.get("permanent", record.permanent)),
+        origin=_text(body, "origin", record.origin),
+    )
+
+
+def _with_options(chip: KeptChip, body: dict[str, Any]) -> Record:
+    """The chip's record, with what a request says of some lines."""
+    definition = chip.record.definition
+    if not chip.lines:
+        raise UsageError(f"{chip.name} waits for its lines; their options can be set when they are there")
+    wanted = dict(definition.texts())
+    names = chip.names()
+    for key, text in _options(body).items():
+        if key.isdecimal():
+            offset = int(key) if len(key) <= _DIGITS_MAX else len(names)
+        elif names.count(key) == 1:
+            offset = names.index(key)
+        else:
+            raise UsageError(f"{chip.name} has no line {key[:_SHOWN_MAX]!r}; use its offset or name")
+        if not 0 <= offset < len(names):
+            raise UsageError(
+                f"{chip.name} has no line {key[:_SHOWN_MAX]}; its offsets are 0 to {len(names) - 1}"
+            )
+        former = PLAIN if body.get("replace") else definition.by_offset()[offset]
+        wanted[str(offset)] = format_options(parse_options(text, former))
+    options = {key: parse_options(text) for key, text in wanted.items()}
+    return chip.record._replace(definition=definition._replace(options=options))
+
+
 _Handler = Callable[[_Client, Identity, dict[str, Any]], Coroutine[Any, None, Any]]
 _HANDLERS: dict[str, _Handler] = {
     "new": _Client._new,
@@ -465,6 +485,8 @@ def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
         raise UsageError(f"{key}: expected a text")
     if "\0" in value and key != "name":  # no chip has one: it is not found
         raise UsageError(f"{key}: a NUL cannot be in a name")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise UsageError(f"{key}: expected a text of characters")
     return value
 
 

@@ -45,6 +45,7 @@ __all__ = ["DRIVERS", "Custodian", "Watcher", "take_numbered_name"]
 _log = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.25
+_LOOKS_MAX = 64  # at a time: each may start a worker
 _STATUS_S = 1.0
 _STATE_EVENTS = "live", "worker-ended", "deleted"
 DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
@@ -54,6 +55,7 @@ _STATE = "state"
 
 Watcher = Callable[[KeptChip, Mapping[str, Any]], None]
 _Files = dict[str, int]
+_NOTHING: Mapping[str, Sequence[LineAddress]] = {}
 
 
 def take_numbered_name(name: str) -> str:
@@ -91,7 +93,7 @@ class Custodian:
             self._restored.setdefault(chip, {})[what] = fd
         self._look_soon = reactor.coalesced(_LOOK_AGAIN_S, self._look)
         """A line is missing"""
-        self._is_looking = False
+        self._num_looks = 0
         self._hot_plug: HotPlug | None = None
         simulation.on_back = self._look_soon
 
@@ -100,7 +102,7 @@ class Custodian:
         return DaemonSources(self._finder, self)
 
     def simulated(self) -> Sequence[OwnChip]:
-        return self.simulation.chips
+        return self.simulation.as_sources()
 
     def virtual(self, name: str) -> OwnChip | None:
         chip = self.chips.get(name)
@@ -170,8 +172,13 @@ class Custodian:
             await self._remove(chip)
             raise
 
-    def check_reach(self, name: str, lines: Iterable[HeldLine]) -> None:
-        """UsageError if the chip would be made of itself."""
+    def check_reach(
+        self,
+        name: str,
+        lines: Iterable[HeldLine],
+        changed: Mapping[str, Sequence[LineAddress]] = _NOTHING,
+    ) -> None:
+        """UsageError if the chip would be made of itself; others have `changed`, or will have."""
         pending = [line.address.label for line in lines]
         seen: set[str] = set()
         while pending:
@@ -180,7 +187,8 @@ class Custodian:
                 raise UsageError(f"the chip {name} would be made of lines of its own")
             if label in self.chips and label not in seen:
                 seen.add(label)
-                pending += [address.label for address in self.chips[label].record.addresses]
+                addresses = changed.get(label) or self.chips[label].record.addresses
+                pending += [address.label for address in addresses]
 
     def _end_with(self, chip: KeptChip, fd: int) -> None:
         def gone() -> None:
@@ -233,13 +241,15 @@ class Custodian:
         await chip.close()
         self.on_event(chip, "deleted", {})
 
-    async def change(self, wanted: Sequence[Record], force: bool = False) -> list[KeptChip]:
+    async def change(
+        self, names: Sequence[str], wanted: Callable[[KeptChip], Record], force: bool = False
+    ) -> list[KeptChip]:
         """Make other chips of some, all of them or none; lines that are in both are not touched.
 
-        They may exchange lines. DeviceBusyError, unless forced, if a line that somebody holds would become
-        another, or another's; whoever holds it then loses it.
+        What each is to be is asked when nobody else changes it. They may exchange lines. DeviceBusyError,
+        unless forced, if a line that somebody holds would become another, or another's; whoever holds it
+        then loses it.
         """
-        names = [record.name for record in wanted]
         if len(set(names)) != len(names):
             raise UsageError("a chip is changed twice")
         chips = {name: self.find(name) for name in names}
@@ -248,10 +258,19 @@ class Custodian:
                 await stack.enter_async_context(chips[name].lock)
                 if self.chips.get(name) is not chips[name]:
                     raise NoSuchDeviceError(f"there is no chip {name!r}")
-            return await Change(self, [(chips[record.name], record) for record in wanted]).make(force)
+            return await Change(self, [(chips[name], wanted(chips[name])) for name in names]).make(force)
 
-    def own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
+    async def own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
         """Owner, group and mode (-1: as it is) of a chip's sockets."""
+        async with chip.lock:
+            self._check_there(chip)
+            self._own(chip, uid, gid, mode)
+
+    def _check_there(self, chip: KeptChip) -> None:
+        if self.chips.get(chip.name) is not chip:
+            raise NoSuchDeviceError(f"there is no chip {chip.name!r}")
+
+    def _own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
         former = chip.record
         definition = former.definition
         wanted = definition._replace(
@@ -268,12 +287,16 @@ class Custodian:
         chip.record = former._replace(definition=wanted)
         self.on_event(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
 
-    def make_permanent(self, chip: KeptChip, permanent: bool, origin: str) -> None:
-        """Have it there after a reboot, or not; `origin` is the file that describes it."""
-        wanted = chip.record._replace(permanent=permanent, origin=origin)
-        check_permanent(wanted)
-        self._store.save(wanted)
-        chip.record = wanted
+    async def make_permanent(self, chip: KeptChip, permanent: bool, origin: str | None) -> None:
+        """Have it there after a reboot, or not; `origin` (None: as it is) is the file that describes it."""
+        async with chip.lock:
+            self._check_there(chip)
+            wanted = chip.record._replace(
+                permanent=permanent, origin=chip.record.origin if origin is None else origin
+            )
+            check_permanent(wanted)
+            self._store.save(wanted)
+            chip.record = wanted
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Tell `watcher` what happens; returns what ends that."""
@@ -353,15 +376,22 @@ class Custodian:
         What cannot be recorded does not hold: the socket is as it was.
         """
         chip = self.chips.get(name)
-        if chip is None:
-            return
-        definition = chip.record.definition
+        if chip is not None:
+            self._in_background(self._follow_socket(chip), name)
+
+    async def _follow_socket(self, chip: KeptChip) -> None:
+        async with chip.lock:
+            if self.chips.get(chip.name) is chip:
+                self._follow_socket_now(chip)
+
+    def _follow_socket_now(self, chip: KeptChip) -> None:
+        name, definition = chip.name, chip.record.definition
         access = chip.access()
         known = (definition.uid, definition.gid, definition.mode)
         if access is None or access == known:
             return
         try:
-            self.own(chip, *access)
+            self._own(chip, *access)
         except GpiovirtError as error:
             _log.error("%s: its new owner and mode do not hold: %s", name, error, extra=chip.about)
             with suppress(OSError):
@@ -370,12 +400,18 @@ class Custodian:
     # lines that are missing
 
     def _look(self) -> None:
-        if not self._is_looking:
-            self._is_looking = True
-            start(self._look_for_lines()).then(self._looked)
+        """For each chip by itself: of one that has to wait, others know nothing."""
+        for chip in list(self.chips.values()):
+            if self._is_complete(chip) or chip.lock.is_held:
+                continue
+            if self._num_looks >= _LOOKS_MAX:
+                self._look_soon()
+                break
+            self._num_looks += 1
+            self._in_background(self._look_for_lines(chip), chip.name)
+        self._looked()
 
     def _looked(self) -> None:
-        self._is_looking = False
         if any(not self._is_complete(chip) for chip in self.chips.values()):
             if self._hot_plug is None:
                 self._hot_plug = HotPlug(self._reactor, self._look)
@@ -388,18 +424,18 @@ class Custodian:
     def _is_complete(chip: KeptChip) -> bool:
         return bool(chip.lines or chip.handle.is_found) and chip.custody.is_complete
 
-    async def _look_for_lines(self) -> None:
-        for chip in list(self.chips.values()):
-            if self._is_complete(chip) or chip.lock.is_held:
-                continue
+    async def _look_for_lines(self, chip: KeptChip) -> None:
+        try:
             async with chip.lock:
                 if self.chips.get(chip.name) is not chip:
-                    continue
+                    return
                 with self.sources() as sources:
                     if chip.lines:
                         await chip.custody.retake(sources)
                     else:
                         await self._begin(chip, sources)
+        finally:
+            self._num_looks -= 1
 
     async def _begin(self, chip: KeptChip, sources: DaemonSources) -> None:
         """Have a chip live that has no lines: one that waits for them, or that was there before us."""
@@ -514,7 +550,7 @@ class Custodian:
                 outcome.result()
             except NoSuchDeviceError:
                 pass
-            except GpiovirtError as error:
+            except (GpiovirtError, OSError) as error:
                 _log.error("%s: %s", name, error, extra={"chip": name})
 
         outcome.then(done)

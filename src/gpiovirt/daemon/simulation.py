@@ -72,7 +72,7 @@ class Simulation:
 
     def on_told(self, body: Mapping[str, Any]) -> None:
         """It has nothing to say unasked."""
-        raise PeerError(f"a simulator says {list(body)}")
+        raise PeerError(f"a simulator says {str(list(body))[:80]}")
 
     def on_lost(self) -> None:
         """Their state is lost, and chips with lines of them lose those."""
@@ -80,6 +80,10 @@ class Simulation:
     def start_again(self) -> None:
         """Start the simulator."""
         self.handle.start()
+
+    def as_sources(self) -> list[OwnChip]:
+        """To take lines of, for a look."""
+        return [chip.anew() for chip in self.chips]
 
     async def lines(self) -> list[list[dict[str, Any]]]:
         """The lines of each chip as they are now; HostError if it does not say."""

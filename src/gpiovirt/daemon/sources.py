@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import Direction, LineInfo
+from gpiovirt.core.text import printable
 from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.errors import ChipGoneError, HostError, LineBusyError, NoSuchChipError, OffsetError, UsageError
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.packets import close_files
+from gpiovirt.host.received import Kind, kind_of, name_of
 from gpiovirt.sources.finder import Finder, LineAddress
 from gpiovirt.sources.line_files import LineFile, RemoteLine
 from gpiovirt.virtual.custody import KernelSource, SourceChip
 
-__all__ = ["DaemonSources", "OwnChip", "OwnChips"]
+__all__ = ["DaemonSources", "OwnChip", "OwnChips", "are_lent_line", "is_kernel_line"]
 
 _LEND_S = 0.5
+_ERRNO_MAX = 4096
+_HOLDER_MAX = 64
+_LEND_ALL_S = 3.0  # of a look: a chip's lock is held meanwhile
 
 
 class OwnChip:
@@ -36,6 +42,11 @@ class OwnChip:
         self._handle = handle
         self._index = index
         self._is_output: dict[int, bool] = {}
+        self._left_s = _LEND_ALL_S
+
+    def anew(self) -> OwnChip:
+        """The same, with all its time to lend lines."""
+        return OwnChip(self.info.label, self._names, self._handle, self._index)
 
     def line_info(self, offset: int) -> LineInfo:
         """What is known without asking: the name, and of a line that was lent its direction."""
@@ -50,30 +61,40 @@ class OwnChip:
     async def take(self, offset: int, consumer: str) -> LineFile:
         """Borrow a line; LineBusyError, ChipGoneError."""
         where = f"{self.info.label}:{offset}"
+        if self._left_s <= 0:
+            raise ChipGoneError(f"line {where} cannot be had: its process takes too long to lend lines")
+        began_s = time.monotonic()
         try:
             body, fds = await self._handle.ask(
-                _LEND_S, do="lend", chip=self._index, offset=offset, consumer=consumer
+                _LEND_S, True, do="lend", chip=self._index, offset=offset, consumer=consumer
             )
         except HostError as error:
             raise ChipGoneError(f"line {where} cannot be had: {error}") from error
+        finally:
+            self._left_s -= time.monotonic() - began_s
         match body:
-            case {"line": {"direction": direction}} if len(fds) == 2 and _are_line(fds):
+            case {"line": {"direction": direction}} if are_lent_line(fds):
                 self._is_output[offset] = direction == "output"
                 return RemoteLine(DeviceSocket(socket.socket(fileno=fds[0])), fds[1])
-            case {"errno": int(number), "holder": str(holder)} if number and holder:
+            case {"errno": int(number), "holder": str(holder)} if 0 < number < _ERRNO_MAX and holder:
                 close_files(fds)
-                raise LineBusyError(f'line {where} is held by "{holder[:64]}"; release it or choose another')
-            case {"errno": int(number)} if number:
+                holder = printable(holder[:_HOLDER_MAX])
+                raise LineBusyError(f'line {where} is held by "{holder}"; release it or choose another')
+            case {"errno": int(number)} if 0 < number < _ERRNO_MAX:
                 close_files(fds)
                 raise HostError.of(f"cannot take line {where}", OSError(number, os.strerror(number)))
         close_files(fds)
         raise HostError(f"cannot take line {where}: its process breaks the protocol")
 
 
-def _are_line(fds: Sequence[int]) -> bool:
-    """A socket and a pipe: told without asking the files, which may be anybody's."""
-    kinds = [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
-    return kinds[0].startswith("socket:[") and kinds[1].startswith("pipe:[")
+def are_lent_line(fds: Sequence[int]) -> bool:
+    """A Unix socket and a pipe: told without asking the files, which may be anybody's."""
+    return len(fds) == 2 and kind_of(fds[0]) is Kind.SOCKET and name_of(fds[1]).startswith("pipe:[")
+
+
+def is_kernel_line(fd: int) -> bool:
+    """A kernel's line request, likewise."""
+    return name_of(fd).startswith("anon_inode:gpio")
 
 
 class OwnChips(Protocol):
@@ -92,6 +113,7 @@ class DaemonSources:
     def __init__(self, finder: Finder, own: OwnChips) -> None:
         self._look = finder.look()
         self._own = own
+        self._simulated = own.simulated()
         self._kernel: dict[str, KernelSource] = {}
         self._virtual: dict[str, OwnChip | None] = {}
 
@@ -106,11 +128,11 @@ class DaemonSources:
         return [self._source(device) for device in self._look.all()]
 
     def all(self) -> list[SourceChip]:
-        return [*self.kernel(), *self._own.simulated()]
+        return [*self.kernel(), *self._simulated]
 
     def find(self, name: str) -> SourceChip | None:
         device = self._look.find(name)
-        simulated = next((chip for chip in self._own.simulated() if chip.info.label == name), None)
+        simulated = next((chip for chip in self._simulated if chip.info.label == name), None)
         if device is not None:
             if simulated is not None and device.info.label == name != device.info.name:
                 raise UsageError(f"2 chips are labelled {name!r}; use the name {device.info.name}")

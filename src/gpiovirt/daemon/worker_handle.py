@@ -20,9 +20,10 @@ from typing import Any, NamedTuple, Protocol
 
 from gpiovirt.core.deadline import Cancel
 from gpiovirt.core.task import Future, TooLateError, wait_for
+from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.child import Child, is_stopped, process_start
-from gpiovirt.host.packets import Channel, Message, close_files
+from gpiovirt.host.packets import Channel, Message, close_files, is_closable
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import send
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
@@ -40,7 +41,9 @@ _DELAYS_S = (0.0, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
 _PING_S = 0.3  # between questions whether a worker that is in use is still there
 _PONG_S = 0.5  # one that has not answered by then hangs
 _MESSAGES_PER_TURN = 16
-_FILES_MAX = 1 << 12
+_FILES_MAX = 1 << 12  # that one hands over; later it has fewer to give
+_FILES_OF_ANSWER = 2  # a line that it lends
+_WHY_MAX = 500
 
 
 class Answer(NamedTuple):
@@ -140,6 +143,11 @@ class Forkserver:
             self._child = None
 
 
+class _Question(NamedTuple):
+    answer: Future[Answer]
+    brings_files: bool
+
+
 class WorkerOwner(Protocol):
     """What a worker is there for."""
 
@@ -193,7 +201,7 @@ class WorkerHandle:
         self._channel: Channel | None = None
         self._pidfd = -1
         self._cancel: Cancel | None = None
-        self._asked: dict[int, Future[Answer]] = {}
+        self._asked: dict[int, _Question] = {}
         self._tags = count(1)
         self._pings: Cancel | None = None
         self._ended: Future[None] = Future()
@@ -218,7 +226,7 @@ class WorkerHandle:
         """Speak to a worker that is there already, if one is."""
         self._know_by_record()
         try:
-            self._connect()
+            self._connect(_FILES_MAX)
         except HostError:
             if self._pidfd >= 0:  # it lives, and nobody reaches it
                 self._kill()
@@ -235,14 +243,17 @@ class WorkerHandle:
         self._stop_waiting()
         self._started_s = time.monotonic()
         self._forks = self._forkserver.spawn(self._listener.socket, self._owner.simulates)
-        self._connect()
+        self._connect(_FILES_OF_ANSWER)
         self._stop_waiting()
         self._cancel = self._reactor.call_later(_FORK_S, self._on_slow)
 
-    def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    def _connect(self, files_max: int) -> None:
         try:
-            channel = Channel(sock, _FILES_MAX, tell_pid=True)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            raise HostError.of(f"cannot reach the worker of {self._name}", error) from error
+        try:
+            channel = Channel(sock, files_max, tell_pid=True)
             sock.connect(self._path)
         except OSError as error:
             sock.close()
@@ -325,11 +336,10 @@ class WorkerHandle:
                 case _State.TAKES, {"ready": True}:
                     self._on_ready()
                 case ((_State.MEETS | _State.TAKES), {"failed": str(why)}):
-                    self._owner.on_failed(why)
+                    self._owner.on_failed(printable(why[:_WHY_MAX]))
+                    self._lose()
                 case _State.READY, {"tag": int(tag)}:
-                    if asked := self._asked.pop(tag, None):
-                        asked.set(Answer(body, fds.copy()))
-                        fds.clear()
+                    self._on_answer(tag, body, fds)
                 case _State.READY, {"event": str()} | {"use": dict()}:
                     self._owner.on_told(body)
                 case _State.READY, {"spent": True}:
@@ -338,13 +348,22 @@ class WorkerHandle:
                     raise PeerError(f"nothing of this kind is expected while it {self._state.value}")
         finally:
             if close_files(fds):  # that were not taken
-                _log.error(
-                    "%s: its worker sent files of a kind it has none of", self._name, extra=self._about
-                )
+                raise PeerError("files of a kind that it has none of")
+
+    def _on_answer(self, tag: int, body: Mapping[str, Any], fds: list[int]) -> None:
+        question = self._asked.pop(tag, None)
+        if question is None:  # nobody waits for it any more
+            return
+        taken: list[int] = []
+        if question.brings_files and all(map(is_closable, fds)):
+            taken, fds[:] = fds.copy(), []
+        question.answer.set(Answer(body, taken))
 
     def _on_ready(self) -> None:
         self._stop_waiting()
         self._state = _State.READY
+        if self._channel is not None:
+            self._channel.take_at_most(_FILES_OF_ANSWER)
         self._owner.on_ready()
 
     # what it is told
@@ -358,12 +377,16 @@ class WorkerHandle:
                 _log.error("%s: cannot send to its worker: %s", self._name, error.strerror, extra=self._about)
                 self._reactor.soon(self._lose)
 
-    async def ask(self, timeout_s: float, **question: Any) -> Answer:
-        """Its answer; HostError if there is no worker, or none that answers in time: that is replaced."""
+    async def ask(self, timeout_s: float, brings_files: bool = False, **question: Any) -> Answer:
+        """Its answer; HostError if there is no worker, or none that answers in time: that is replaced.
+
+        Files come with an answer that `brings_files`, and they can be closed; with others, none do.
+        """
         if not self.is_ready:
             raise HostError(f"{self._name} has no process at the moment")
         tag = next(self._tags)
-        answer = self._asked[tag] = Future()
+        answer: Future[Answer] = Future()
+        self._asked[tag] = _Question(answer, brings_files)
         self.send({**question, "tag": tag})
         try:
             return await wait_for(answer, self._reactor.deadlines, _in(timeout_s))
@@ -390,7 +413,7 @@ class WorkerHandle:
             return
         tag = next(self._tags)
         answer: Future[Answer] = Future()
-        self._asked[tag] = answer
+        self._asked[tag] = _Question(answer, False)
         words = self._words
         self.send({"do": "ping", "tag": tag})
 
@@ -471,8 +494,8 @@ class WorkerHandle:
             self._ended = _Death(self._name, pid, pidfd, self._reactor).ended
         self.pid = 0
         asked, self._asked = self._asked, {}
-        for answer in asked.values():
-            answer.fail(HostError(f"the process of {self._name} has ended"))
+        for question in asked.values():
+            question.answer.fail(HostError(f"the process of {self._name} has ended"))
 
     async def stop(self) -> None:
         """Kill it, and come back when its files are closed; after a while in any case."""

@@ -26,6 +26,7 @@ __all__ = [
     "close_files",
     "decode",
     "encode",
+    "is_closable",
 ]
 
 PACKET_MAX = 1 << 18
@@ -60,11 +61,16 @@ def decode(packet: bytes) -> dict[str, Any]:
     return body
 
 
+def is_closable(fd: int) -> bool:
+    """Whether a file that came from elsewhere can be closed without a wait."""
+    return kind_of(fd) is not None or name_of(fd).startswith(_HARMLESS)
+
+
 def close_files(fds: Iterable[int]) -> int:
     """Close files that came from elsewhere; how many are left open, since closing them could hang."""
     left = 0
     for fd in fds:
-        if kind_of(fd) is not None or name_of(fd).startswith(_HARMLESS):
+        if is_closable(fd):
             os.close(fd)
         else:
             left += 1
@@ -87,6 +93,10 @@ class Channel:
     def fileno(self) -> int:
         """Readable when receive() has something to do."""
         return self.socket.fileno()
+
+    def take_at_most(self, fds_max: int) -> None:
+        """From now on; where none were taken, none are."""
+        self._fds_max = min(self._fds_max, fds_max)
 
     def send(self, body: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         """OSError if the other end is gone, or does not take its messages."""

@@ -283,15 +283,17 @@ class Reactor:
         """Until the next deadline; those that have passed are served."""
         if self._soon:
             return 0
-        while (deadline_ns := self.deadlines.next_deadline_ns()) is not None:
-            now_ns = time.monotonic_ns()
-            if deadline_ns > now_ns:
-                return (deadline_ns - now_ns) / 1e9
-            try:
-                self.deadlines.on_deadline(now_ns)
-            except Exception:
-                _log("internal error at a deadline")
-        return 0 if self._soon or not self._running else None
+        deadline_ns = self.deadlines.next_deadline_ns()
+        if deadline_ns is None:
+            return None
+        now_ns = time.monotonic_ns()
+        if deadline_ns > now_ns:
+            return (deadline_ns - now_ns) / 1e9
+        try:
+            self.deadlines.on_deadline(now_ns)
+        except Exception:
+            _log("internal error at a deadline")
+        return 0  # files have their turn, whatever is due by now
 
     def close(self) -> None:
         """Forget all files; they stay open."""
