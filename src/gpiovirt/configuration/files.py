@@ -102,6 +102,8 @@ def parse_file(path: str) -> Entry:
         raise InvalidChipError([_syntax_error(str(error))]) from error
     except UnicodeDecodeError as error:
         raise InvalidChipError([f"it is no UTF-8 at byte {error.start}"]) from error
+    except ValueError as error:
+        raise InvalidChipError(["a number in it has too many digits"]) from error
     except RecursionError as error:
         raise InvalidChipError(["what it has is nested too deeply"]) from error
     return Entry(path, parse_chip(raw, name))

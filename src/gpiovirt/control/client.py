@@ -126,13 +126,18 @@ class Client:
             self._socket.send(encode(request), socket.MSG_NOSIGNAL)
         except BlockingIOError:
             raise _too_late() from None
+        except ConnectionError:
+            pass  # it has said why before it hung up
         except OSError as error:
             raise HostError.of("cannot send to gpiovirtd", error) from error
         return result_of(self._receive())
 
     def _receive(self) -> dict[str, Any]:
         try:
-            packet = self._socket.recv(PACKET_MAX)
+            try:
+                packet = self._socket.recv(PACKET_MAX)
+            except ConnectionResetError:  # what it said comes after that
+                packet = self._socket.recv(PACKET_MAX)
         except BlockingIOError:
             raise _too_late() from None
         except OSError as error:

@@ -37,6 +37,7 @@ __all__ = ["Options", "serve"]
 _log = logging.getLogger(__name__)
 
 _STATUS_S = 0.2
+_ATTRIBUTES_S = 0.05  # a change is recorded on disk; who owns a socket may make any number
 _SETTLE_S = 5.0  # readiness waits no longer for workers
 _CONFIGURE_S = 30.0  # and for the configuration
 _LOOK_NS = 10_000_000
@@ -88,10 +89,17 @@ class _Service:
         )
         self._control: ControlServer | None = None
         self._attributes = DirectoryWatch(directories.chips, IN_ATTRIB)
+        self._touched: set[str] = set()
+        self._follow = reactor.coalesced(_ATTRIBUTES_S, self._follow_touched)
         reactor.add_reader(self._attributes.fileno(), self._on_attributes)
 
     def _on_attributes(self) -> None:
-        for name in {name for _, name in self._attributes.read()}:
+        self._touched.update(name for _, name in self._attributes.read())
+        self._follow()
+
+    def _follow_touched(self) -> None:
+        touched, self._touched = self._touched, set()
+        for name in touched:
             self._custodian.on_attributes_changed(name)
 
     def run(self) -> int:

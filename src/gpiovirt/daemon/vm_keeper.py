@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 
 from gpiovirt.core.deadline import Cancel
@@ -15,7 +16,8 @@ __all__ = ["VmKeeper"]
 
 _log = logging.getLogger(__name__)
 
-_AGAIN_S = 0.1
+_AGAIN_S = (0.1, 0.5, 2.0, 5.0)
+_LIVED_S = 10.0  # one that lived so long is replaced at once
 
 
 class VmKeeper:
@@ -30,6 +32,8 @@ class VmKeeper:
         self._on_another = on_another
         self._channel: socket.socket | None = None
         self._cancel: Cancel | None = None
+        self._failures = 0
+        self._started_s = 0.0
         self.is_new = False
         """The worker has not been told of it"""
 
@@ -41,6 +45,7 @@ class VmKeeper:
         """Have one, if there is none; HostError."""
         if self._channel is None:
             self.use(self._start())
+            self._started_s = time.monotonic()
 
     def use(self, channel: socket.socket) -> None:
         """This is the one from now on: one that was there before us, or a new one."""
@@ -52,7 +57,14 @@ class VmKeeper:
         """It has died, or the worker got no answer from it and shut the channel down."""
         self._forget()
         _log.warning("%s: the keeper of its VM is gone; another is started", self._name)
-        self._cancel = self._reactor.call_later(_AGAIN_S, self._another)
+        if time.monotonic() - self._started_s > _LIVED_S:
+            self._failures = 0
+        self._try_again()
+
+    def _try_again(self) -> None:
+        delay_s = _AGAIN_S[min(self._failures, len(_AGAIN_S) - 1)]
+        self._failures += 1
+        self._cancel = self._reactor.call_later(delay_s, self._another)
 
     def _another(self) -> None:
         self._cancel = None
@@ -60,7 +72,7 @@ class VmKeeper:
             self.begin()
         except HostError as error:
             _log.error("%s: %s", self._name, error)
-            self._cancel = self._reactor.call_later(_AGAIN_S, self._another)
+            self._try_again()
             return
         self.is_new = True
         self._on_another()

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from errno import EMFILE
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -322,7 +323,13 @@ class WorkerHandle:
         body, fds, pid = message
         self._words += 1
         if self.pid != pid:
-            self._know(pid, process_start(pid))
+            try:
+                self._know(pid, process_start(pid))
+            except HostError as error:
+                close_files(fds)
+                self._owner.on_failed(str(error))
+                self._lose()
+                return
             self._record()
         try:
             match self._state, body:
@@ -522,10 +529,14 @@ class WorkerHandle:
     def _know(self, pid: int, started: int) -> None:
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError as error:
+        except ProcessLookupError as error:
             raise EOFError from error
-        if process_start(pid) != started:
+        except OSError as error:
+            raise HostError.of("cannot watch its process", error) from error
+        if (found := process_start(pid)) != started:
             os.close(pidfd)
+            if not found and os.path.exists(f"/proc/{pid}"):  # which takes no file to spare
+                raise HostError.of("cannot watch its process", OSError(EMFILE, os.strerror(EMFILE)))
             raise EOFError
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -537,7 +548,10 @@ class WorkerHandle:
             file.write(f"{self.pid} {process_start(self.pid)}\n")
 
     def _know_by_record(self) -> None:
-        with suppress(OSError, ValueError, EOFError), open(self._pid_path, encoding="ascii") as file:
+        with (
+            suppress(OSError, ValueError, EOFError, HostError),
+            open(self._pid_path, encoding="ascii") as file,
+        ):
             pid, started = map(int, file.read(64).split())
             if pid > 1 and started:
                 self._know(pid, started)

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from struct import Struct
 
+from gpiovirt.core.text import printable
+
 __all__ = ["JournalHandler", "start_logging"]
 
 SOCKET = "/run/systemd/journal/socket"
@@ -29,9 +31,18 @@ def start_logging(name: str, level: int = logging.INFO) -> None:
         with suppress(OSError):
             handler = JournalHandler(name)
     if handler is None:
-        logging.basicConfig(level=level, format=f"{name}: %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Printable(f"{name}: %(message)s"))
     else:
-        logging.basicConfig(level=level, handlers=[handler], format="%(message)s")
+        handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Printable(logging.Formatter):
+    """What others chose to be called moves no cursor and begins no line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
 
 
 def _is_journal(fd: int, environment: Mapping[str, str]) -> bool:

@@ -127,7 +127,10 @@ class PathListener(SocketListener):
             with suppress(OSError):
                 os.unlink(path)
         self._remove_stale(path, kind)
-        super().__init__(socket.socket(socket.AF_UNIX, kind))
+        try:
+            super().__init__(socket.socket(socket.AF_UNIX, kind))
+        except OSError as error:
+            raise HostError.of(f"cannot make the socket {path}", error) from error
         try:
             umask = os.umask(0o777)  # until chmod, only root could, and nobody listens
             try:
