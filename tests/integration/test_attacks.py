@@ -25,7 +25,7 @@ from gpiovirt.core.line import AS_IS
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.packets import encode
-from gpiovirt.protocols.gpiochip.holder import encode_request
+from gpiovirt.protocols.gpiochip.caller import encode_request
 from gpiovirt.testing.api import ApiClient
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.uapi import gpio as u
