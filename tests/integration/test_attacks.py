@@ -32,8 +32,6 @@ from gpiovirt.uapi import gpio as u
 from tests.integration.conftest import let_all_pass
 from tests.silent_file import silent_file
 
-pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="other users can be had by root only")
-
 OTHER = 4242
 BOMB = "a " + "0-65534 " * 400
 HOSTILE = "\x1b]0;OWNED\x07\nplc 9 lines"
@@ -41,6 +39,8 @@ HOSTILE = "\x1b]0;OWNED\x07\nplc 9 lines"
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    if os.getuid():
+        pytest.fail("other users can be had by root only")
     folder = tmp_path_factory.mktemp("attacks")
     let_all_pass(folder)
     with Daemon(folder, ["--sim", "sim:8"]) as made:
