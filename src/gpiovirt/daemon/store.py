@@ -104,8 +104,11 @@ def _modern(raw: dict[str, Any]) -> dict[str, Any]:
         return raw
     options: dict[str, list[str]] = {}
     for key, form in (("settings", "{}"), ("safe", "safe={}"), ("names", "name={}")):
-        for line, text in dict(raw.get(key, {})).items():
-            options.setdefault(str(line), []).append(form.format(text))
+        texts = raw.get(key, {})
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise ValueError(f"{key} is {texts!r}")
+        for line, text in texts.items():
+            options.setdefault(line, []).append(form.format(text))
     return {
         **raw,
         "lines": raw["definition"],

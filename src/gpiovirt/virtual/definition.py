@@ -68,7 +68,8 @@ class Definition(NamedTuple):
                 parsed[key] = parse_options(text)
             except UsageError as error:
                 raise UsageError(f"options of line {key}: {error}") from error
-        return cls(name, tuple(parse(lines)), parsed, **rest).checked()
+        said = {key: options for key, options in parsed.items() if options != PLAIN}
+        return cls(name, tuple(parse(lines)), said, **rest).checked()
 
     @property
     def lines(self) -> str:
