@@ -230,8 +230,10 @@ class WorkerHandle:
         """Start a worker; HostError if it cannot be."""
         if self._state is not _State.GONE:
             return
-        if self._listener is None:
-            self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
+        if self._listener is not None:
+            self._listener.close()  # in it may wait our word to one that never came, for the next to take it
+            self._listener = None
+        self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
         self._stop_waiting()
         self._started_s = time.monotonic()
         self._forks = self._forkserver.spawn(self._listener.socket, self._owner.simulates)
