@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test fresh check bench docs install deb clean tools
+.PHONY: help demo demo-vm test fresh check bench faults docs install deb clean tools
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: $(VENV)/.dev  ## lint, types, layers
 
 bench: tools  ## measure, and write the table in docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+faults: tools  ## kill and stop our processes, alone and in pairs, and write the tables in docs/faults.md
+	$(BIN)/python -m tests.guest.faults
 
 docs: $(VENV)/.docs  ## build the documentation into docs/_build
 	$(BIN)/python -m sphinx -q -W -b html docs docs/_build

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ class Forks(Forkserver):
     """Forks nobody: a test is the worker."""
 
     at_work = True
+    spawned = 0
 
     def spawn(self, listener: socket.socket, simulates: bool) -> int:
         self.listener = listener
+        self.spawned += 1
         return 1
 
     def is_at_work(self, pid: int) -> bool:
@@ -85,12 +87,12 @@ class Custodian:
     def turn(self, lasting_s: float = 0.02) -> None:
         turn(self.reactor, lasting_s)
 
-    def get_ready(self) -> None:
+    def get_ready(self, before: Sequence[str] = ()) -> None:
         self.worker.send({"spec": None})
         self.turn()
         self.worker.send({"ready": True})
         self.turn()
-        assert self.owner.happened == ["ready"]
+        assert self.owner.happened == [*before, "ready"]
         self.heard()
 
     def heard(self) -> list[dict[str, Any]]:
@@ -153,6 +155,21 @@ def test_nobody_waits_long_for_a_fork_server_that_is_gone(custodian: Custodian, 
     assert custodian.owner.happened == ([] if at_work else ["lost"])
 
 
+def test_a_worker_meets_who_started_it_and_not_who_waited_for_another(
+    custodian: Custodian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before it was never forked."""
+    monkeypatch.setattr(worker_handle, "_START_S", 20.0)
+    custodian.worker.close()
+    custodian.forks.at_work = False
+    while custodian.forks.spawned < 3:
+        custodian.turn(0.01)
+    custodian.forks.at_work = True
+    sock, _ = custodian.forks.listener.accept()
+    custodian.worker = Channel(sock)
+    custodian.get_ready(["lost", "lost"])
+
+
 # the fork server itself
 
 
@@ -162,7 +179,9 @@ def forkserver() -> Iterator[tuple[Forkserver, Reactor]]:
     made = Forkserver(reactor, os.getuid(), os.getgid())
     yield made, reactor
     made.close()
-    turn(reactor, 0.1)
+    deadline_s = time.monotonic() + 20
+    while reactor._readers and time.monotonic() < deadline_s:  # until the end of each has been heard of
+        turn(reactor, 0.02)
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 _END_S = 0.5
 _LIVE_NS = 10_000_000_000
 _UNSERVED_S = 1.0  # without a worker for so long, lines are made safe here
+_STARTING_S = 2.0  # and so much later if one has been started, on a machine that is busy
 _NAME_MAX = 64
 _NUMBER_MAX = (1 << 63) - 1
 _CONSUMERS_MAX = 256
@@ -88,6 +89,7 @@ class KeptChip:
         self._fresh: set[int] = set()
         self._ready: Future[str] = Future()
         self._unserved: Callable[[], None] | None = None
+        self._is_waited_for = False
 
     # what it is
 
@@ -379,12 +381,17 @@ class KeptChip:
     def on_lost(self) -> None:
         """The worker is gone. Whoever held lines may come back for them when there is another."""
         self._stop_waiting()
+        self._is_waited_for = False
         self._unserved = self._reactor.call_later(_UNSERVED_S, self._make_safe)
         self._tell(self, "worker-ended", {})
 
     def _make_safe(self) -> None:
-        """Nobody serves it: who held lines has lost them."""
+        """Nobody serves it: who held lines has lost them. One that is on its way is given some more time."""
         self._unserved = None
+        if self.handle.is_starting and not self._is_waited_for:
+            self._is_waited_for = True
+            self._unserved = self._reactor.call_later(_STARTING_S, self._make_safe)
+            return
         self.handle.catch_up()
         if self.handle.is_ready:  # it was us who were away
             return

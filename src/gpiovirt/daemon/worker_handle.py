@@ -221,6 +221,11 @@ class WorkerHandle:
         """It serves."""
         return self._state is _State.READY
 
+    @property
+    def is_starting(self) -> bool:
+        """One has been asked for, and has not failed yet."""
+        return self._state in (_State.MEETS, _State.TAKES)
+
     # beginning
 
     def find(self) -> bool:
@@ -239,8 +244,10 @@ class WorkerHandle:
         """Start a worker; HostError if it cannot be."""
         if self._state is not _State.GONE:
             return
-        if self._listener is None:
-            self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
+        if self._listener is not None:
+            self._listener.close()  # in it may wait our word to one that never came, for the next to take it
+            self._listener = None
+        self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
         self._stop_waiting()
         self._started_s = time.monotonic()
         self._forks = self._forkserver.spawn(self._listener.socket, self._owner.simulates)
