@@ -13,15 +13,17 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gpiovirt.control.client import RefusedError
-from gpiovirt.errors import HostError
+from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.child import process_start
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import Installation, as_user, ordinary_uid
@@ -288,6 +290,56 @@ def test_a_chip_ends_with_its_creator(daemon: Daemon) -> None:
     creator.kill()
     creator.wait()
     daemon.wait_for(lambda: not os.path.exists(daemon.run / "chips/plc"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_chip_that_is_being_deleted_ends_with_the_daemon(daemon: Daemon, how: signal.Signals) -> None:
+    for _ in range(5):
+        new(daemon, "sim-a 0-2", name="plc", permanent=True)
+        worker = daemon.show("plc")["worker"]
+        deleting = threading.Thread(target=delete_if_it_lives, args=(daemon,))
+        with Blinker(daemon, "plc"):
+            deleting.start()
+            while os.path.exists(daemon.run / "chips/plc"):
+                pass  # a deletion takes a millisecond from now on
+            daemon.process.send_signal(how)
+            if how != signal.SIGHUP:
+                daemon.process.wait()
+                daemon.start()
+            deleting.join()
+        wait_for_end(daemon, worker)
+        daemon.wait_for(lambda: has_no_chips(daemon))
+    assert new(daemon, "sim-a 0-2", name="plc")["state"] == "live"
+
+
+def wait_for_end(daemon: Daemon, pid: int) -> None:
+    daemon.wait_for(lambda: not runs(pid))
+
+
+def delete_if_it_lives(daemon: Daemon) -> None:
+    with suppress(GpiovirtError), daemon.client() as client:
+        client.call("delete", name="plc", force=True)
+
+
+def has_no_chips(daemon: Daemon) -> bool:
+    """False, too, of one that is not there yet."""
+    with suppress(GpiovirtError), daemon.client() as client:
+        return not client.chips()
+    return False
+
+
+def test_a_chip_whose_creator_ended_meanwhile_takes_its_worker_along(daemon: Daemon) -> None:
+    creator = subprocess.Popen(["sleep", "1000"])
+    what = {"lifetime": "process", "pid": creator.pid, "started": process_start(creator.pid)}
+    with daemon.client() as client:
+        client.call("new", definition="sim-a 0", name="plc", **what)
+        worker = daemon.show("plc")["worker"]
+        daemon.kill()
+    creator.kill()
+    creator.wait()
+    daemon.start()
+    wait_for_end(daemon, worker)
+    assert has_no_chips(daemon)
 
 
 def test_a_chip_ends_with_the_connection_that_made_it(daemon: Daemon) -> None:

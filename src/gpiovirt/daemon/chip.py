@@ -177,6 +177,11 @@ class KeptChip:
         if message:
             raise HostError(f"the chip {self.name} cannot be served: {message}")
 
+    async def met(self) -> None:
+        """The worker that was found has handed over what it has, or cannot in time."""
+        with suppress(TooLateError):
+            await wait_for(self._ready, self._reactor.deadlines, time.monotonic_ns() + _LIVE_NS)
+
     def listen(self) -> None:
         """Make its sockets, as far as they are not there; HostError if one cannot be had."""
         definition = self.record.definition

@@ -87,6 +87,7 @@ class Custodian:
         self._forkserver = forkserver
         self._finder = Finder()
         self._making: set[str] = set()
+        self._going: dict[str, KeptChip] = {}
         self._restored: dict[str, _Files] = {}
         for key, fd in restored.items():
             chip, _, what = key.rpartition("/")
@@ -115,7 +116,7 @@ class Custodian:
 
     def next_name(self, driver: str) -> str:
         """What new_device of this driver calls its next chip: the lowest free number."""
-        taken = {*self.chips, *self._making}
+        taken = {*self.chips, *self._making, *self._going}
         return next(name for n in range(len(taken) + 1) if (name := f"{driver}.{n}") not in taken)
 
     async def new(self, record: Record, creator_fd: int = -1, may_wait: bool = False) -> KeptChip:
@@ -126,18 +127,22 @@ class Custodian:
         """
         name = record.name
         try:
+            while name in self._going:  # its sockets and its record would be taken for ours
+                async with self._going[name].lock:
+                    pass
             if name in self.chips or name in self._making or name in self.simulation.labels:
                 raise DeviceExistsError(f"there is a chip {name!r}; choose another name, or delete it")
-            self._making.add(name)
             chip = self._kept_chip(record)
-            async with chip.lock:
-                await self._make(chip, may_wait)
+            self._making.add(name)
+            try:
+                async with chip.lock:
+                    await self._make(chip, may_wait)
+            finally:
+                self._making.discard(name)
         except BaseException:
             if creator_fd >= 0:
                 os.close(creator_fd)
             raise
-        finally:
-            self._making.discard(name)
         if creator_fd >= 0:
             self._end_with(chip, creator_fd)
         return chip
@@ -235,11 +240,24 @@ class Custodian:
         """It goes; HostError, and it stays, if its record does."""
         if self.chips.get(chip.name) is not chip:
             return
-        self._store.remove(chip.name)
+        self._condemn(chip.record)
         del self.chips[chip.name]
+        self._going[chip.name] = chip
         self.forget(chip)
-        await chip.close()
+        try:
+            await chip.close()
+            self._store.remove(chip.name)
+        finally:
+            del self._going[chip.name]
         self.on_event(chip, "deleted", {})
+
+    def _condemn(self, record: Record) -> None:
+        """Should we end before it has, the next of us ends it: until then its record is that of an orphan."""
+        creator = (os.getpid(), process_start(os.getpid()))
+        try:
+            self._store.save(record._replace(permanent=False, origin="", creator=creator))
+        except HostError:  # where there is no room for one, it can go
+            self._store.remove(record.name)
 
     async def change(
         self, names: Sequence[str], wanted: Callable[[KeptChip], Record], force: bool = False
@@ -518,14 +536,21 @@ class Custodian:
             chip = self._kept_chip(record)
             self.chips[record.name] = chip
             if record.creator is not None and not self._has_creator(chip):
-                self._in_background(self.delete(record.name, force=True), record.name)
-                continue
-            chip.handle.find()
+                self._in_background(self._end_orphan(chip), record.name)
+            else:
+                chip.handle.find()
         if self.chips:
             self._forkserver.begin()
         for name in [name for name in self._restored if name not in self.chips]:
             self._drop_restored(name)
         self._look()
+
+    async def _end_orphan(self, chip: KeptChip) -> None:
+        """Its creator is gone, or it was being deleted: its worker, if there is one, has its lines."""
+        async with chip.lock:
+            if chip.handle.find():
+                await chip.met()
+            await self._remove(chip)
 
     def _has_creator(self, chip: KeptChip) -> bool:
         assert chip.record.creator is not None
@@ -563,6 +588,12 @@ class Custodian:
     def kept_files(self) -> _Files:
         """All lines of the kernel and memories that are held, by what they are called."""
         return {key: fd for chip in self.chips.values() for key, fd in self._kept_by_manager(chip).items()}
+
+    async def end_going(self) -> None:
+        """Those that are being deleted are no more: else nobody would end their workers."""
+        for chip in list(self._going.values()):
+            async with chip.lock:
+                pass
 
     async def end(self) -> None:
         """Delete all chips, but not the records of those that are permanent."""

@@ -42,6 +42,7 @@ _SETTLE_S = 5.0  # readiness waits no longer for workers
 _CONFIGURE_S = 30.0  # and for the configuration
 _LOOK_NS = 10_000_000
 _END_NS = 5_000_000_000
+_END_GOING_NS = 4_000_000_000  # a worker that has to be killed has ended by then
 
 
 class Options(NamedTuple):
@@ -168,6 +169,7 @@ class _Service:
             self._control.close()
         for helper in self._options.helpers:
             helper.end()
+        self._reactor.run_until(start(self._custodian.end_going()), _END_GOING_NS)
         if self._reactor.stopped_by == signal.SIGHUP:
             _execute_again(self._custodian)
         sd_notify("STOPPING=1")
