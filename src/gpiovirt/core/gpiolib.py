@@ -217,12 +217,14 @@ class GpioChip:
         line.is_output = wanted.direction is Direction.OUTPUT
 
     def _free(self, line: _Line) -> None:
+        was_output = self._driver.is_output(line.offset)
         try:
             self._driver.free(line.offset)
         finally:
             line.settings = AS_IS
             line.edge = Edge.NONE
-            line.is_output = self._driver.is_output(line.offset)
+            if (is_output := self._driver.is_output(line.offset)) != was_output:  # by its safe state
+                line.is_output = is_output  # else it counts as what it was held as, as in the kernel
 
     def _notify(self, change: InfoEventType, line: _Line) -> None:
         if self._watchers:
