@@ -34,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     pytest's own is one for all of a user's runs: each closes it, and removes what it finds to be old.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's job; programs would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_worker(config):
         if os.getuid() == 0:
             part_from_others()

@@ -28,7 +28,9 @@ SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP", "--no-files"]
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+def daemon(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    if os.getuid() == 0:
+        request.getfixturevalue("users")  # it looks for its group when it starts
     folder = tmp_path_factory.mktemp("api")
     let_all_pass(folder)
     with Daemon(folder, SIMS) as made:
