@@ -228,19 +228,20 @@ class KeptChip:
             with suppress(FileNotFoundError):
                 os.unlink(path)
 
-    async def close(self) -> None:
-        """Be no more: no sockets, no worker, the lines safe and given back."""
+    def _close_sockets(self) -> None:
         self._close_socket(self._device, self.device_path)
         self._close_socket(self._vm, self._vm_path)
         self._device = self._vm = None
+
+    async def close(self) -> None:
+        """Be no more: no sockets, no worker, the lines safe and given back."""
+        self._close_sockets()
         await self.hang_up()
         self.close_now()
 
     def close_now(self) -> None:
         """The same, without waiting for anybody."""
-        self._close_socket(self._device, self.device_path)
-        self._close_socket(self._vm, self._vm_path)
-        self._device = self._vm = None
+        self._close_sockets()
         self._keeper.close()
         self.handle.close()
         self._stop_waiting()

@@ -103,10 +103,7 @@ class Forkserver:
                     raise HostError.of("cannot start a worker", error) from error
 
     def _start(self) -> socket.socket:
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise HostError.of("cannot start a worker", error) from error
+        ours, theirs = _channel("cannot start a worker")
         with theirs:
             try:
                 self._child = Child(
@@ -237,6 +234,7 @@ class WorkerHandle:
             if self._pidfd >= 0:  # it lives, and nobody reaches it
                 self._kill()
             return False
+        self._cancel = self._reactor.call_later(_START_S, self._on_late)
         self.is_found = True
         return True
 
@@ -252,7 +250,6 @@ class WorkerHandle:
         self._started_s = time.monotonic()
         self._forks = self._forkserver.spawn(self._listener.socket, self._owner.simulates)
         self._connect(_FILES_OF_ANSWER)
-        self._stop_waiting()
         self._cancel = self._reactor.call_later(_FORK_S, self._on_slow)
 
     def _connect(self, files_max: int) -> None:
@@ -268,7 +265,6 @@ class WorkerHandle:
             raise HostError.of(f"cannot reach the worker of {self._name}", error) from error
         self._channel = channel
         self._state = _State.MEETS
-        self._cancel = self._reactor.call_later(_START_S, self._on_late)
         self._reactor.add_reader(channel.fileno(), self._receive, self._lose)
 
     def _on_slow(self) -> None:
@@ -276,28 +272,21 @@ class WorkerHandle:
         self._cancel = None
         if not self.catch_up() and not self._forkserver.is_at_work(self._forks):
             self._lose()
-        elif self._is_starting and self._cancel is None:
+        elif self.is_starting and self._cancel is None:
             self._cancel = self._reactor.call_later(_START_S - _FORK_S, self._on_late)
 
     def _on_late(self) -> None:
         self._cancel = None
         if self.catch_up():
-            if self._is_starting and self._cancel is None:  # it had to wait for us
+            if self.is_starting and self._cancel is None:  # it had to wait for us
                 self._cancel = self._reactor.call_later(_START_S, self._on_late)
             return
         self._owner.on_failed(f"its worker is not ready after {_START_S:g} s")
         self._lose()
 
-    @property
-    def _is_starting(self) -> bool:
-        return self._state in (_State.MEETS, _State.TAKES)
-
     def start_keeper(self) -> socket.socket:
         """Start a keeper of a VM's session; the channel to it. HostError if it cannot be."""
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise HostError.of("cannot start a keeper", error) from error
+        ours, theirs = _channel("cannot start a keeper")
         with theirs:
             try:
                 self._forkserver.keep(theirs)
@@ -584,6 +573,14 @@ class _Death:
     def _on_late(self) -> None:
         _log.error("%s: its worker (pid %d) does not end; it is left behind", self._name, self._pid)
         self.ended.set(None)
+
+
+def _channel(what_fails: str) -> tuple[socket.socket, socket.socket]:
+    """Our end, and the one of a process to come; HostError."""
+    try:
+        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise HostError.of(what_fails, error) from error
 
 
 def _in(delay_s: float) -> int:

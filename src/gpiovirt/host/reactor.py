@@ -185,7 +185,7 @@ class Reactor:
             for fd, _ in ready:
                 callback = callbacks.get(fd)
                 if callback is not None:
-                    try:
+                    try:  # as _serve, whose call alone costs a tenth of a turn
                         if callback():
                             self._call_again(fd, callback)
                     except Exception:
@@ -228,11 +228,15 @@ class Reactor:
         for fd, _ in ready:
             callback = self._callbacks.get(fd)
             if callback is not None:
-                try:
-                    if callback():
-                        self._call_again(fd, callback)
-                except Exception:
-                    self._on_fault(fd, callback)
+                self._serve(fd, callback)
+
+    def _serve(self, fd: int, callback: Callback) -> None:
+        """Call what is ready, and once more in the next turn if it says that there is more to do."""
+        try:
+            if callback():
+                self._call_again(fd, callback)
+        except Exception:
+            self._on_fault(fd, callback)
 
     @staticmethod
     def _call(callback: Callback) -> None:
@@ -244,11 +248,7 @@ class Reactor:
     def _call_again(self, fd: int, callback: Callback) -> None:
         def again() -> None:
             if self._callbacks.get(fd) is callback:
-                try:
-                    if callback():
-                        self.soon(again)
-                except Exception:
-                    self._on_fault(fd, callback)
+                self._serve(fd, callback)
 
         self.soon(again)
 
