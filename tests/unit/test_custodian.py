@@ -132,6 +132,29 @@ def test_a_chip_is_made_of_lent_lines_served_and_deleted(world: World) -> None:
     assert not world.store.load()
 
 
+def test_a_mode_that_changes_while_the_former_change_is_recorded_is_not_undone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = record("a", "sim 0-1")
+    chip = world.do(world.custodian.new(wanted._replace(definition=wanted.definition._replace(vm=True))))
+    vm_path = chip.vm_path
+    assert vm_path is not None
+    save = world.store.save
+
+    def save_and_change(record: Record) -> None:
+        save(record)
+        os.chmod(chip.device_path, 0o640)
+
+    os.chmod(chip.device_path, 0o600)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.store, "save", save_and_change)
+        world.custodian.on_attributes_changed("a")
+    modes = [os.stat(path).st_mode & 0o777 for path in (chip.device_path, vm_path)]
+    assert modes == [0o640, 0o600]
+    world.custodian.on_attributes_changed("a")
+    assert os.stat(vm_path).st_mode & 0o777 == chip.record.definition.mode == 0o640
+
+
 def test_a_chip_whose_worker_cannot_serve_is_not_made(world: World) -> None:
     def fails(worker: FakeWorker, body: dict[str, Any], _fds: list[int]) -> bool:
         worker.say({"failed": "no"})

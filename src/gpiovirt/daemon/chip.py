@@ -203,9 +203,12 @@ class KeptChip:
             await self.handle.ask(_END_S, do="end")
         await self.handle.stop()
 
-    def own(self, uid: int, gid: int, mode: int) -> None:
-        """Owner, group and mode of its sockets; OSError."""
-        for path in (self.device_path, self._vm_path):
+    def own(self, uid: int, gid: int, mode: int, follows_device: bool = False) -> None:
+        """Owner, group and mode of its sockets; OSError.
+
+        If that `follows_device`, whose socket somebody changed, it is left alone: it may have others by now.
+        """
+        for path in (self._vm_path,) if follows_device else (self.device_path, self._vm_path):
             with suppress(FileNotFoundError):
                 status = os.lstat(path)
                 if (status.st_uid, status.st_gid) != (uid, gid):

@@ -288,7 +288,7 @@ class Custodian:
         if self.chips.get(chip.name) is not chip:
             raise NoSuchDeviceError(f"there is no chip {chip.name!r}")
 
-    def _own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
+    def _own(self, chip: KeptChip, uid: int, gid: int, mode: int, follows_device: bool = False) -> None:
         former = chip.record
         definition = former.definition
         wanted = definition._replace(
@@ -298,7 +298,7 @@ class Custodian:
         )
         self._store.save(former._replace(definition=wanted))
         try:
-            chip.own(wanted.uid, wanted.gid, wanted.mode)
+            chip.own(wanted.uid, wanted.gid, wanted.mode, follows_device)
         except OSError as error:
             self._store.save(former)
             raise HostError.of(f"cannot change who may use {chip.name}", error) from error
@@ -409,7 +409,7 @@ class Custodian:
         if access is None or access == known:
             return
         try:
-            self._own(chip, *access)
+            self._own(chip, *access, follows_device=True)
         except GpiovirtError as error:
             _log.error("%s: its new owner and mode do not hold: %s", name, error, extra=chip.about)
             with suppress(OSError):
