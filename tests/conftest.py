@@ -34,8 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
     pytest's own is one for all of a user's runs: each closes it, and removes what it finds to be old.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of a shell's job; programs would inherit it
+    # what a shell's job or nohup has ignored programs would inherit; of a handler they get the default
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
     if _is_worker(config):
         if os.getuid() == 0:
             part_from_others()
