@@ -207,10 +207,19 @@ class Guest(ABC):
             except ConnectionError:
                 chunk = b""
             if not chunk:
-                raise self._failure("the guest died")
+                raise self._failure(f"the guest died{self._how()}")
             self._received += chunk
         line, _, self._received = self._received.partition(b"\n")
         return line.decode()
+
+    def _how(self) -> str:
+        """How its process ended, if that has."""
+        assert self._process
+        try:
+            status = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            return ", but its process goes on"
+        return f", of signal {-status}" if status < 0 else f", with status {status}"
 
     def _failure(self, message: str, kind: type[GuestError] = GuestError) -> GuestError:
         tail = "\n".join(self._console.read_text(errors="replace").splitlines()[-15:])

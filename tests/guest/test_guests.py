@@ -108,7 +108,7 @@ def test_a_hung_command_is_reported_and_its_guest_killed(boot: Callable[[], Gues
 def test_a_guest_that_dies_is_reported(boot: Callable[[], Guest]) -> None:
     with boot() as guest:
         os.kill(guest.pid, signal.SIGKILL)
-        with pytest.raises(GuestError, match=r"the guest (died|takes no command)"):
+        with pytest.raises(GuestError, match=r"the guest (died, of signal 9|takes no command)"):
             guest.run("true")
         wait_until_gone(guest.pid)
 
@@ -184,5 +184,5 @@ def test_qemu_runs_this_interpreter_from_the_hosts_root() -> None:
 
 @pytest.mark.usefixtures("has_x86")
 def test_why_an_emulator_did_not_start_is_said(tmp_path: Path) -> None:
-    with pytest.raises(GuestError, match=r"the guest died\n.*nobody\.sock"):
+    with pytest.raises(GuestError, match=r"the guest died, with status 1\n.*nobody\.sock"):
         qemu("true", vhost_gpio=[str(tmp_path / "nobody.sock")])

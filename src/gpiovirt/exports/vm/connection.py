@@ -163,12 +163,12 @@ class Connection:
         for vring in self._vrings:
             vring.close()
         self._calls = [None] * GpioDevice.num_queues  # a call for edges may still be due
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)  # for who takes over if we die now, and whoever has a copy
         self._keeping.note({}, [SOCKET, *self._files.everything()], "")
         self._files.drop_all("")
         if self._inflight_fd is not None:
             os.close(self._inflight_fd)
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)  # whoever has a copy of it
         self._sock.close()
         # unmapped now, and not when the next collection of garbage happens to be
         self._regions.clear()

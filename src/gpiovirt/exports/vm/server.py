@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.line import LineSettings
@@ -114,8 +115,7 @@ class VmServer:
             self._wait(name, sock, peer)
         else:
             _log.warning("%s: %s was turned away: %d wait already", self.chip.info.name, peer, _WAITING_MAX)
-            self._keeping.note({}, [name])
-            sock.close()
+            self._turn_away(name, sock)
 
     def _wait(self, name: str, sock: socket.socket, peer: Peer) -> None:
         self._waiting[name] = sock, peer
@@ -124,6 +124,11 @@ class VmServer:
     def _forget(self, name: str) -> None:
         """Who waited has given up."""
         sock, _ = self._take(name)
+        self._turn_away(name, sock)
+
+    def _turn_away(self, name: str, sock: socket.socket) -> None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)  # first: who dies with it open may not get to close it
         self._keeping.note({}, [name])
         sock.close()
 
@@ -151,8 +156,7 @@ class VmServer:
             self._connection = self._connect(sock, peer)
         except GpiovirtError as error:
             _log.error("%s: %s cannot be served: %s", self.chip.info.name, peer, error)
-            self._keeping.note({}, [name])
-            sock.close()
+            self._turn_away(name, sock)
             return
         self._connection.begin(name)
         self.on_peer()
