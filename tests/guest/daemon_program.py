@@ -22,6 +22,7 @@ from typing import Any
 
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.testing.service_manager import ServiceManager
+from gpiovirt.testing.vmm import Vmm
 
 CONFIG = Path("/sys/kernel/config/gpio-sim/sim")
 
@@ -158,32 +159,44 @@ def execute_again(machine: Machine) -> None:
 
 
 def all_die(folder: Path, times: int) -> None:
-    """Both the daemon and the worker at once: the service manager has the lines."""
+    """Both the daemon and the workers at once: the service manager has the lines, and a VM's session."""
     manager = ServiceManager(folder)
     daemon = Daemon(folder, env=manager.environment())
     with daemon.client() as client:
         client.call("new", name="plc", definition="sim 2 5")
+        client.call("new", name="vm", definition="sim 6", vm=True)
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
-    value = world(5) / "value"
-    for _ in range(times):
-        subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
-        assert value.read_text() == "1\n"
-        manager.receive()
-        assert sorted(manager.kept) == ["plc/0", "plc/1", "plc/state"]
-        worker = int(daemon.show("plc")["worker"])
-        daemon.kill()
-        os.kill(worker, signal.SIGKILL)
-        while has_files(worker):
-            time.sleep(0.01)
-        assert value.read_text() == "1\n"
-        daemon.start_by(manager.hand_over)
-        assert int(daemon.show("plc")["worker"]) != worker
-        assert value.read_text() == "1\n"
-        held = subprocess.run(["gpioinfo"], stdout=subprocess.PIPE, text=True, check=True).stdout
-        assert held.count('"gpiovirt:plc"') == 2
+    value, of_vm = world(5) / "value", world(6) / "value"
+    with Vmm() as vmm:
+        vmm.connect(str(daemon.run / "vm/vm"))
+        vmm.start()
+        vmm.driver.direction_output(0, 1)
+        for _ in range(times):
+            subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
+            manager.receive()
+            assert sorted(manager.kept) == ["plc/0", "plc/1", "plc/state", "vm/0", "vm/keeper", "vm/state"]
+            workers = daemon.workers()
+            daemon.kill()
+            for worker in workers:
+                os.kill(worker, signal.SIGKILL)
+            while any(map(has_files, workers)):
+                time.sleep(0.01)
+            assert value.read_text() == of_vm.read_text() == "1\n"
+            daemon.start_by(manager.hand_over)
+            assert not {*workers} & {*daemon.workers()}
+            assert value.read_text() == of_vm.read_text() == "1\n"
+            held = subprocess.run(["gpioinfo"], stdout=subprocess.PIPE, text=True, check=True).stdout
+            assert held.count('"gpiovirt:plc"') == 2
+            for level in (0, 1):
+                vmm.driver.set_value(0, level)
+                assert vmm.driver.get_value(0) == level
+                assert of_vm.read_text() == f"{level}\n"
+    assert daemon.log().count("has connected") == 1
+    manager.receive()  # its socket has room for a few messages
     with daemon.client() as client:
-        client.call("delete", name="plc")
-    manager.receive()
+        for name in ("plc", "vm"):
+            client.call("delete", name=name, force=True)
+            manager.receive()
     assert not manager.kept
     daemon.stop(signal.SIGINT)
     manager.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gpiovirt.core.task import Future, Lock, start
-from gpiovirt.daemon.chip import KeptChip
+from gpiovirt.daemon.chip import MEMORY, KeptChip
 from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.simulation import Simulation
@@ -100,7 +100,7 @@ class World:
         return self.do(self.custodian.change(list(lines), wanted, force))
 
     def hold(self, chip: KeptChip, offset: int) -> None:
-        KeptMemory(chip.memory, len(chip.lines), 0).held[offset] = 1
+        KeptMemory(chip.files()[MEMORY], len(chip.lines), 0).held[offset] = 1
 
     def close(self) -> None:
         self.do(self.custodian.end())

@@ -16,7 +16,7 @@ from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
-from gpiovirt.daemon.vm_keeper import VmKeeper
+from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
 from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
@@ -35,7 +35,7 @@ from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
 from gpiovirt.virtual.memory import copy_lines, held_lines, new_memory
 from gpiovirt.virtual.options import format_options
 
-__all__ = ["KeptChip", "Use"]
+__all__ = ["MEMORY", "KeptChip", "Use"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ _STARTING_S = 2.0  # and so much later if one has been started, on a machine tha
 _NAME_MAX = 64
 _NUMBER_MAX = (1 << 63) - 1
 _CONSUMERS_MAX = 256
+MEMORY = "state"
+"""What a chip's memory is called beside its lines"""
 
 Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
 
@@ -114,10 +116,18 @@ class KeptChip:
         """The socket for VMs."""
         return self._vm_path if self.record.definition.vm else None
 
-    @property
-    def memory(self) -> int:
-        """The fd of what outlives its workers; -1 while it has no lines."""
-        return self._memory
+    def files(self) -> dict[str, int]:
+        """What a gpiovirtd after us, and after its worker, would need to go on; by name."""
+        files = {
+            str(offset): line.file.fds[0]
+            for offset, line in enumerate(self.lines)
+            if isinstance(line.file, KernelLine)
+        }
+        if self._memory >= 0:
+            files[MEMORY] = self._memory
+        if (keeper := self._keeper.fileno()) is not None:
+            files[KEEPER] = keeper
+        return files
 
     def options(self) -> list[LineOptions]:
         """Of each line."""
@@ -162,6 +172,14 @@ class KeptChip:
         fresh = list(fresh)
         self._fresh = {offset for offset, line in enumerate(lines) if line in fresh}
         return self.custody.use(lines)
+
+    def use_keeper(self, fd: int) -> None:
+        """It is at the other end of this socket, if that is one (-1: there is none), and has outlived us."""
+        if fd >= 0:
+            if self.record.definition.vm and kind_of(fd) is Kind.SOCKET:
+                self._keeper.use(socket.socket(fileno=fd))
+            else:
+                os.close(fd)
 
     async def go_live(self) -> None:
         """Have a worker serve it; HostError that says why it cannot."""

@@ -19,11 +19,12 @@ from typing import Any
 from gpiovirt.core.line import Direction
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.change import Change, check_permanent
-from gpiovirt.daemon.chip import KeptChip
+from gpiovirt.daemon.chip import MEMORY, KeptChip
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import DaemonSources, OwnChip
 from gpiovirt.daemon.store import Record, Store
+from gpiovirt.daemon.vm_keeper import KEEPER
 from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import (
     DeviceBusyError,
@@ -50,8 +51,6 @@ _STATUS_S = 1.0
 _STATE_EVENTS = "live", "worker-ended", "deleted"
 DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
 _NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9][0-9]*)")
-_STATE = "state"
-"""What a chip's memory is called beside its lines, at the service manager"""
 
 Watcher = Callable[[KeptChip, Mapping[str, Any]], None]
 _Files = dict[str, int]
@@ -65,7 +64,7 @@ def take_numbered_name(name: str) -> str:
 
 
 class Custodian:
-    """All virtual chips. `restored` has files that a service manager kept: `CHIP/OFFSET`, `CHIP/state`."""
+    """All virtual chips. `restored` has what a service manager kept: `CHIP/` and a key of files()."""
 
     def __init__(
         self,
@@ -466,7 +465,9 @@ class Custodian:
             self._wait(chip, error)
             return
         files = self._restored.get(chip.name, {})
-        memory = files.pop(_STATE, -1) if kept else -1
+        memory = files.pop(MEMORY, -1) if kept else -1
+        if memory >= 0:
+            chip.use_keeper(files.pop(KEEPER, -1))
         chip.take_on(
             lines,
             chip.record._replace(definition=settled),
@@ -508,25 +509,15 @@ class Custodian:
         for fd in self._restored.pop(name, {}).values():
             os.close(fd)
 
-    def keep(self, chip: KeptChip) -> None:
+    @staticmethod
+    def keep(chip: KeptChip) -> None:
         """Give the service manager copies, for the case that all of us die."""
-        keep_fds(self._kept_by_manager(chip))
-
-    def forget(self, chip: KeptChip) -> None:
-        """The service manager need not keep it any longer."""
-        keys = [f"{chip.name}/{offset}" for offset in range(len(chip.lines))]
-        keep_fds(dict.fromkeys([*keys, f"{chip.name}/{_STATE}"]))
+        keep_fds(_files(chip))
 
     @staticmethod
-    def _kept_by_manager(chip: KeptChip) -> _Files:
-        kept = {
-            f"{chip.name}/{offset}": line.file.fds[0]
-            for offset, line in enumerate(chip.lines)
-            if isinstance(line.file, KernelLine)
-        }
-        if chip.memory >= 0:
-            kept[f"{chip.name}/{_STATE}"] = chip.memory
-        return kept
+    def forget(chip: KeptChip) -> None:
+        """The service manager need not keep it any longer."""
+        keep_fds(dict.fromkeys(_files(chip)))
 
     # beginning and end
 
@@ -586,8 +577,8 @@ class Custodian:
         return all(chip.handle.is_ready or chip.trouble for chip in self.chips.values())
 
     def kept_files(self) -> _Files:
-        """All lines of the kernel and memories that are held, by what they are called."""
-        return {key: fd for chip in self.chips.values() for key, fd in self._kept_by_manager(chip).items()}
+        """Those of all chips, by what they are called."""
+        return {key: fd for chip in self.chips.values() for key, fd in _files(chip).items()}
 
     async def end_going(self) -> None:
         """Those that are being deleted are no more: else nobody would end their workers."""
@@ -612,6 +603,10 @@ class Custodian:
     def store(self, record: Record) -> None:
         """Write a record; HostError, and then the former one is there still."""
         self._store.save(record)
+
+
+def _files(chip: KeptChip) -> _Files:
+    return {f"{chip.name}/{key}": fd for key, fd in chip.files().items()}
 
 
 def _may_come(error: GpiovirtError) -> bool:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The custodian's end of the process that keeps a VM's session: started, watched, replaced when it dies."""
+"""The custodian's end of the process that keeps a VM's session: started, watched, replaced when it dies.
+
+The service manager has a copy: so the session is there still when the custodian and the worker both die.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,16 @@ from collections.abc import Callable
 
 from gpiovirt.core.deadline import Cancel
 from gpiovirt.errors import HostError
+from gpiovirt.host.notify import keep_fds
 from gpiovirt.host.reactor import Reactor
 
-__all__ = ["VmKeeper"]
+__all__ = ["KEEPER", "VmKeeper"]
 
 _log = logging.getLogger(__name__)
 
 _AGAIN_S = (0.1, 0.5, 2.0, 5.0)
+KEEPER = "keeper"
+"""What the channel is called beside the chip's lines, at the service manager"""
 _LIVED_S = 10.0  # one that lived so long is replaced at once
 
 
@@ -51,6 +57,7 @@ class VmKeeper:
         """This is the one from now on: one that was there before us, or a new one."""
         self._forget()
         self._channel = channel
+        keep_fds({f"{self._name}/{KEEPER}": channel.fileno()})
         self._reactor.add_hangup(channel.fileno(), self._on_gone)
 
     def _on_gone(self) -> None:
@@ -88,5 +95,7 @@ class VmKeeper:
 
     def close(self) -> None:
         """It ends when its worker's end is closed, too."""
+        if self._channel is not None:
+            keep_fds({f"{self._name}/{KEEPER}": None})
         self._forget()
         self.is_new = False

@@ -38,21 +38,24 @@ class DeviceSocket:
     """
 
     def __init__(
-        self, sock: socket.socket, fifo: PipeFifo | None = None, patience_s: float = _PATIENCE_S
+        self,
+        sock: socket.socket,
+        fifo: PipeFifo | None = None,
+        patience_s: float = _PATIENCE_S,
+        tag: int | None = None,
     ) -> None:
+        """`tag` is that of the answer to come first; who asked before us may have any."""
         self.fifo = fifo or _NO_FIFO
         self.has_hung_up = False
         self._socket = sock
         self._send = sock.send
         self._receive = sock.recv
         self._patience_s = patience_s
-        self._tag = int.from_bytes(os.urandom(3), "little")
+        self._tag = int.from_bytes(os.urandom(3), "little") if tag is None else tag
         self._shape: FifoShape | None = None  # of the fifo that is to come with the answer
         self._opens_file = False
-        sock.setblocking(True)
         patience = _timeval.pack(int(patience_s), int(patience_s % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
 
     @classmethod
     def connect(cls, path: str, name: str, patience_s: float = _PATIENCE_S) -> DeviceSocket:
@@ -63,8 +66,9 @@ class DeviceSocket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             sock.connect(path)
-            made = cls(sock, None, patience_s)
-            made._tag, made._shape = wire.OPEN_TAG, CHIP_FIFO
+            sock.setblocking(True)
+            made = cls(sock, None, patience_s, wire.OPEN_TAG)
+            made._shape = CHIP_FIFO
             made._send(wire.encode_open(name), _DONT_WAIT)
         except BaseException:
             sock.close()
@@ -191,8 +195,8 @@ class DeviceSocket:
         """The file at a socket that has come; its pipe is there already."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         try:
-            file = DeviceSocket(sock, None, self._patience_s)  # OSError if it is none
-            file._tag, file._shape = wire.OPEN_TAG, shape
+            file = DeviceSocket(sock, None, self._patience_s, wire.OPEN_TAG)  # OSError if it is none
+            file._shape = shape
             if file.receive() is None:
                 raise PeerError("a file without a pipe")
         except BaseException:

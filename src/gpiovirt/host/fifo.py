@@ -19,18 +19,17 @@ __all__ = ["PipeFifo", "reopen"]
 
 _FORWARDED = 64  # records of one turn
 _PAGE = 4096
+_directories = ["/proc/self/fd", "/fd"]  # what worked last is first: a worker's root is its own one of /proc
 
 
 def reopen(fd: int, flags: int) -> int:
-    """An open file description of our own of what `fd` is open on; it never blocks.
-
-    In a worker, whose root is its own directory of /proc, that has another path.
-    """
+    """An open file description of our own of what `fd` is open on; it never blocks."""
     flags |= os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        return os.open(f"/proc/self/fd/{fd}", flags)
+        return os.open(f"{_directories[0]}/{fd}", flags)
     except FileNotFoundError:
-        return os.open(f"/fd/{fd}", flags)
+        _directories.reverse()
+        return os.open(f"{_directories[0]}/{fd}", flags)
 
 
 class PipeFifo:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -10,7 +11,10 @@ from contextlib import suppress
 
 __all__ = ["FIRST_FD", "keep_fds", "kept_fds", "sd_notify"]
 
+_log = logging.getLogger(__name__)
+
 FIRST_FD = 3  # SD_LISTEN_FDS_START
+_PATIENCE_S = 1.0
 
 
 def sd_notify(*states: str) -> None:
@@ -26,10 +30,14 @@ def keep_fds(files: Mapping[str, int | None]) -> None:
     """
     with suppress(OSError), _manager() as manager:
         for name, fd in files.items():
-            if fd is None:
-                manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
-            else:
-                socket.send_fds(manager, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])
+            try:
+                if fd is None:
+                    manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+                else:
+                    socket.send_fds(manager, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])
+            except TimeoutError:
+                _log.warning("the service manager does not read what it is told of %s", name)
+                return
 
 
 def _manager() -> socket.socket:
@@ -38,6 +46,7 @@ def _manager() -> socket.socket:
     if not address.startswith(("/", "@")):
         raise OSError("nobody asked to be told")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    sock.settimeout(_PATIENCE_S)
     try:
         sock.connect("\0" + address[1:] if address[0] == "@" else address)
     except OSError:

@@ -45,6 +45,7 @@ _FILES_MAX = 1 << 12
 _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
 _CLAIM_S = 0.4  # holders that a former worker served come back within milliseconds
 _LENDER_S = 0.25  # a lender that answers so late is gone
+_USE_S = 0.02  # the custodian is told once of whatever lines were held and released meanwhile
 _EVENTS_PER_S = 200  # that the custodian is told: more are counted
 
 
@@ -73,6 +74,7 @@ class _ServedChip:
         fds: Sequence[int],
         reactor: Reactor,
         on_use: Callable[[], None],
+        on_peer: Callable[[], None],
         on_spent: Callable[[], None],
     ) -> None:
         self.spec = spec
@@ -112,7 +114,7 @@ class _ServedChip:
                 on_spent=on_spent,
                 keeping=Keeping(_copy(files.pop(0)) if spec["keeper"] else None),
             )
-            self.vm.on_peer = on_use
+            self.vm.on_peer = on_peer
 
     def fds(self) -> list[int]:
         """In the order of the message that brought them."""
@@ -201,6 +203,7 @@ class _Worker:
         self._unwatch: Callable[[], None] | None = None
         self._second = 0
         self._told = self._lost = 0
+        self._on_use = reactor.coalesced(_USE_S, self._tell_use)
 
     def on_custodian(self) -> None:
         """A custodian has come: it gets all we have."""
@@ -266,7 +269,7 @@ class _Worker:
                         self._served = _SimulatedChips(spec, message.fds, self._reactor, self._simulator)
                     else:
                         self._served = _ServedChip(
-                            spec, message.fds, self._reactor, self._tell_use, self._on_spent
+                            spec, message.fds, self._reactor, self._on_use, self._tell_use, self._on_spent
                         )
                 except GpiovirtError as error:
                     self._send({"failed": str(error)})
