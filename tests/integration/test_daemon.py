@@ -523,6 +523,14 @@ def test_a_chip_that_waits_for_its_lines_is_shown(tmp_path: Path) -> None:
             client.call("delete", name="plc")
 
 
+def test_verbose_says_why_a_call_was_refused(tmp_path: Path) -> None:
+    with Daemon(tmp_path, [*SIMS, "-v"]) as daemon:
+        new(daemon, "sim-a 0", name="plc")
+        with pytest.raises(subprocess.CalledProcessError):
+            run(daemon, "plc", "gpioset", "gpiochip0", "0=1", "0=0")
+        assert 'Device or resource busy: line plc:0 is held by "gpioset"' in daemon.log()
+
+
 def test_a_line_cannot_be_given_a_name_that_no_line_can_have(daemon: Daemon) -> None:
     assert "cannot name a line" in str(
         refused(daemon, "new", definition="sim-a 0", name="plc", options={"0": "name=" + "x" * 32})

@@ -106,8 +106,9 @@ class Forkserver:
         ours, theirs = _channel("cannot start a worker")
         with theirs:
             try:
+                level = str(_log.getEffectiveLevel())
                 self._child = Child(
-                    ["-m", "gpiovirt.worker.forkserver", str(theirs.fileno()), *self._ids],
+                    ["-m", "gpiovirt.worker.forkserver", str(theirs.fileno()), *self._ids, level],
                     self._reactor,
                     lambda _: self._on_end(ours),
                     fds=[theirs.fileno()],

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Forks workers: a small process that has imported what they need, so that they share its memory.
 
-    python -m gpiovirt.worker.forkserver FD UID GID
+    python -m gpiovirt.worker.forkserver FD UID GID LEVEL
 
 Each message at FD brings a worker's hand-over socket, or the channel of a keeper of a VM's session. It ends
 when the other end is closed; its workers do not. One that is stopped is killed: it serves nobody, and
@@ -36,13 +36,13 @@ _log = logging.getLogger(__name__)
 
 def main() -> None:
     """Fork a worker for each message."""
-    fd, uid, gid = map(int, sys.argv[1:])
+    fd, uid, gid, level = map(int, sys.argv[1:])
     custodian = socket.socket(fileno=fd)
     signal.signal(signal.SIGCHLD, _on_child)
     libc.prctl(libc.PR_SET_NAME, b"gpiovirt-fork")
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    start_logging("gpiovirtd")
+    start_logging("gpiovirtd", level)
     gc.collect()
     gc.freeze()
     while True:
