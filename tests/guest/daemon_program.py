@@ -159,7 +159,10 @@ def execute_again(machine: Machine) -> None:
 
 
 def all_die(folder: Path, times: int) -> None:
-    """Both the daemon and the workers at once: the service manager has the lines, and a VM's session."""
+    """Both the daemon and the workers at once: the service manager has the lines, and a VM's session.
+
+    Programs and the VM go on.
+    """
     manager = ServiceManager(folder)
     daemon = Daemon(folder, env=manager.environment())
     with daemon.client() as client:
@@ -167,7 +170,8 @@ def all_die(folder: Path, times: int) -> None:
         client.call("new", name="vm", definition="sim 6", vm=True)
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
     value, of_vm = world(5) / "value", world(6) / "value"
-    with Vmm() as vmm:
+    long = subprocess.Popen([*run, "gpioset", "--mode=signal", "gpiochip0", "0=1"], env=daemon.environment)
+    with Vmm() as vmm, long:
         vmm.connect(str(daemon.run / "vm/vm"))
         vmm.start()
         vmm.driver.direction_output(0, 1)
@@ -191,6 +195,11 @@ def all_die(folder: Path, times: int) -> None:
                 vmm.driver.set_value(0, level)
                 assert vmm.driver.get_value(0) == level
                 assert of_vm.read_text() == f"{level}\n"
+            daemon.wait_for(lambda: daemon.show("plc")["lines"][0]["consumer"] == "gpioset")
+            time.sleep(0.5)  # past when a program that does not come back has lost its lines
+            assert world(2).joinpath("value").read_text() == "1\n"
+            assert long.poll() is None
+        long.kill()
     assert daemon.log().count("has connected") == 1
     manager.receive()  # its socket has room for a few messages
     with daemon.client() as client:

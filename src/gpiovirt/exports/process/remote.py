@@ -29,7 +29,7 @@ from gpiovirt.uapi import gpio as u
 __all__ = ["RemoteChip"]
 
 _BUDGET_S = 0.01  # that the loop waits for one answer
-_PATIENCE_S = 5.0  # with a server that says nothing, or that is being started again
+_PATIENCE_S = 10.0  # with a server that says nothing, or that is being started again with gpiovirtd
 _RETRY_S = 0.02
 _WATCHING = frozenset({u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL, u.GPIO_GET_LINEINFO_WATCH_IOCTL})
 _GONE = Answer(errno.ENODEV, why="whoever serves the chip is gone")
