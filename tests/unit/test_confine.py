@@ -10,9 +10,6 @@ import textwrap
 
 import pytest
 
-from gpiovirt.errors import HostError
-from gpiovirt.host.confine import confining_filter
-
 PROGRAM = """
     import ctypes, fcntl, json, mmap, os, select, signal, socket, struct, sys, termios
     import gpiovirt.host.fifo
@@ -139,10 +136,3 @@ confine._leave_the_file_system()
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "no user namespace is to be had" in said.stderr
-
-
-def test_the_filter_is_known_for_some_machines_only() -> None:
-    for machine in ("x86_64", "aarch64"):
-        assert len(confining_filter(machine)) % 8 == 0
-    with pytest.raises(HostError, match="riscv64"):
-        confining_filter("riscv64")

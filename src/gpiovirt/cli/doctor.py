@@ -19,9 +19,10 @@ from gpiovirt.errors import GpiovirtError
 from gpiovirt.exports.process import sandbox
 from gpiovirt.exports.process.filter import gpio_filter
 from gpiovirt.files.main import libfuse
-from gpiovirt.host import libc, seccomp
-from gpiovirt.host.confine import MACHINES
+from gpiovirt.host import seccomp
 from gpiovirt.host.installation import how_to_install
+from gpiovirt.host.machine import machine
+from gpiovirt.uapi.unistd import ABIS
 
 EPILOG = """\
 The exit status is 0 if `gpiovirt run` works here for the user who asks. Nothing is changed.
@@ -63,8 +64,8 @@ def main(_options: argparse.Namespace) -> int:
 
 def findings() -> Iterator[Finding]:
     """What was looked at, what `gpiovirt run` needs first."""
-    machine = os.uname().machine
-    yield Finding("architecture", machine in libc.SYS_SECCOMP, machine, True)
+    known = machine() in ABIS
+    yield Finding("architecture", known, machine() if known else f"{machine()}; not {', '.join(ABIS)}", True)
     release = os.uname().release
     version = tuple(int(part) for part in release.split("-")[0].split(".")[:2])
     yield Finding("Linux 5.9 or newer", version >= (5, 9), release, True)
@@ -135,10 +136,6 @@ def _daemon() -> Iterator[Finding]:
     """gpiovirtd, and what its parts need."""
     running = [path for path in runtime_directories() if os.path.exists(f"{path}/control")]
     yield Finding("gpiovirtd", bool(running), f"at {running[0]}" if running else "does not run; not needed")
-    confined = os.uname().machine in MACHINES
-    yield Finding(
-        "confinement of its chips", confined, "seccomp" if confined else f"on {', '.join(MACHINES)}"
-    )
     missing = [
         hint
         for hint, there in (

@@ -33,17 +33,16 @@ import errno
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from struct import Struct
 from typing import Any
 
 from gpiovirt.control import runtime_directories
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
+from gpiovirt.host.unix_socket import limit_waits
 
 __all__ = ["Client", "RefusedError", "control_socket", "result_of", "unreachable"]
 
 _ANSWER_S = 30  # deletions and new chips take up to a few
-_timeval = Struct("ll")
 
 
 class RefusedError(UsageError):
@@ -114,8 +113,7 @@ class Client:
         return self._socket.fileno()
 
     def _patience(self, seconds: int) -> None:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, _timeval.pack(seconds, 0))
+        limit_waits(self._socket, seconds, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
 
     def call(self, do: str, **arguments: Any) -> Any:
         """Ask for something; the answer. HostError if that takes too long."""

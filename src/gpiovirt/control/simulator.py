@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gpiovirt.control import ENVIRONMENT, SOCKETS, pid_of_socket, socket_name
 from gpiovirt.core.text import printable
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.host.unix_socket import limit_waits, peer_of
 from gpiovirt.sources.simulator import LevelChange, Simulator
 
 if TYPE_CHECKING:
@@ -30,11 +30,6 @@ _MAX_MESSAGE = 1 << 16
 _ANSWER_MAX = 1 << 20
 _ANSWER_S = 3
 _LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int(struct.unpack("iIi", credentials)[1])
 
 
 def _encode(message: dict[str, Any]) -> bytes:
@@ -67,7 +62,7 @@ class SimServer:
     def _accept(self) -> None:
         with suppress(OSError):
             connection, _ = self._listener.accept()
-            if _peer_uid(connection) not in (0, os.getuid()):
+            if peer_of(connection).uid not in (0, os.getuid()):
                 connection.close()
                 return
             connection.setblocking(False)
@@ -168,7 +163,7 @@ def _is_owners(name: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
         try:
             sock.connect("\0" + name)
-            return uid == str(_peer_uid(sock))
+            return uid == str(peer_of(sock).uid)
         except OSError:
             return False
 
@@ -190,13 +185,12 @@ class SimClient:
         except OSError as error:
             self._socket.close()
             raise HostError(f"no simulator answers at {printable(name)}") from error
-        if _peer_uid(self._socket) not in (0, os.getuid()) and os.getuid() != 0:
+        if peer_of(self._socket).uid not in (0, os.getuid()) and os.getuid() != 0:
             self._socket.close()
             raise HostError(f"the socket {printable(name)} belongs to another user; not used")
 
     def _patience(self, seconds: int) -> None:
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self._socket.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
+        limit_waits(self._socket, seconds, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
 
     def __enter__(self) -> SimClient:
         return self

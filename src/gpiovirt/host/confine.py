@@ -12,11 +12,13 @@ import socket
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
+from gpiovirt.host.machine import this_abi
 from gpiovirt.host.seccomp import install_filter
 from gpiovirt.uapi import seccomp as u
 from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
+from gpiovirt.uapi.unistd import Abi
 
-__all__ = ["MACHINES", "confine", "confining_filter", "drop_rights"]
+__all__ = ["confine", "confining_filter", "drop_rights"]
 
 _log = logging.getLogger(__name__)
 
@@ -26,75 +28,17 @@ _IOCTLS = (0x541B, 0x5421, 0x5450, 0x5451)  # asm-generic/ioctls.h: FIONREAD, FI
 _CAP_LAST = 63
 
 
-_ARCHES = {"x86_64": (0, u.AUDIT_ARCH_X86_64), "aarch64": (1, u.AUDIT_ARCH_AARCH64)}
-"""By machine: the column below, and the architecture as filters see it"""
+_FREE = """
+    read write close fstat poll ppoll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn writev
+    sched_yield mremap madvise dup getpid recvfrom sendmsg recvmsg shutdown getsockname getpeername
+    setsockopt getsockopt exit ftruncate readlink uname gettimeofday getuid sigaltstack gettid futex
+    restart_syscall clock_gettime clock_nanosleep exit_group epoll_wait epoll_ctl openat newfstatat
+    readlinkat set_robust_list epoll_pwait accept4 eventfd2 epoll_create1 dup3 pipe2 getrandom
+    memfd_create membarrier rseq statx send recv fstat64 fstatat64 _llseek getuid32 ftruncate64
+    sigreturn clock_gettime64 clock_nanosleep_time64 ppoll_time64 futex_time64
+"""
+"""Calls that are allowed with any arguments"""
 
-MACHINES = tuple(_ARCHES)
-"""Those whose system calls are known here"""
-
-# asm/unistd_64.h and asm-generic/unistd.h; None: this machine has no such call
-_FREE: dict[str, tuple[int | None, int | None]] = {
-    "read": (0, 63),
-    "write": (1, 64),
-    "close": (3, 57),
-    "fstat": (5, 80),
-    "poll": (7, None),
-    "ppoll": (None, 73),
-    "lseek": (8, 62),
-    "munmap": (11, 215),
-    "brk": (12, 214),
-    "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139),
-    "writev": (20, 66),
-    "sched_yield": (24, 124),
-    "mremap": (25, 216),
-    "madvise": (28, 233),
-    "dup": (32, 23),
-    "getpid": (39, 172),
-    "recvfrom": (45, 207),
-    "sendmsg": (46, 211),
-    "recvmsg": (47, 212),
-    "shutdown": (48, 210),
-    "getsockname": (51, 204),
-    "getpeername": (52, 205),
-    "setsockopt": (54, 208),
-    "getsockopt": (55, 209),
-    "exit": (60, 93),
-    "ftruncate": (77, 46),
-    "readlink": (89, None),
-    "uname": (63, 160),
-    "gettimeofday": (96, 169),
-    "getuid": (102, 174),
-    "sigaltstack": (131, 132),
-    "gettid": (186, 178),
-    "futex": (202, 98),
-    "restart_syscall": (219, 128),
-    "clock_gettime": (228, 113),
-    "clock_nanosleep": (230, 115),
-    "exit_group": (231, 94),
-    "epoll_wait": (232, None),
-    "epoll_ctl": (233, 21),
-    "openat": (257, 56),
-    "newfstatat": (262, 79),
-    "readlinkat": (267, 78),
-    "set_robust_list": (273, 99),
-    "epoll_pwait": (281, 22),
-    "accept4": (288, 242),
-    "eventfd2": (290, 19),
-    "epoll_create1": (291, 20),
-    "dup3": (292, 24),
-    "pipe2": (293, 59),
-    "getrandom": (318, 278),
-    "memfd_create": (319, 279),
-    "membarrier": (324, 283),
-    "rseq": (334, 293),
-}
-_MAPS = {"mmap": (9, 222), "mprotect": (10, 226)}
-_IOCTL = (16, 29)
-_SENDTO = (44, 206)
-_SOCKETPAIR = (53, 199)
-_FCNTL = (72, 25)
 # none that has the kernel signal a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
 _FCNTLS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
@@ -108,7 +52,7 @@ _ALLOW: _Instruction = (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW)
 
 
 def _load(argument: int, half: int = 0) -> _Instruction:
-    """The lower or upper half of an argument of the call; both machines are little-endian."""
+    """The lower or upper half of an argument of the call; all machines here are little-endian."""
     return u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 8 * argument + 4 * half
 
 
@@ -124,44 +68,41 @@ def _if_none_of_bits(bits: int) -> list[_Instruction]:
     return [(u.BPF_JMP_JSET_K, 0, 1, bits), _REFUSE, _ALLOW]
 
 
-def _of_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
-    """`body`, which decides, for one call; the others go on behind it."""
-    return [(u.BPF_JMP_JEQ_K, 0, len(body), number), *body]
+def _of_call(number: int | None, body: list[_Instruction]) -> list[_Instruction]:
+    """`body`, which decides, for one call if the machine has it; the others go on behind it."""
+    return [] if number is None else [(u.BPF_JMP_JEQ_K, 0, len(body), number), *body]
 
 
-def confining_filter(machine: str) -> bytes:
+def confining_filter(abi: Abi) -> bytes:
     """A seccomp filter that allows what a worker does, and fails all else with EPERM.
 
-    No new code is mapped, no socket, file system, process or device is reached. HostError for a machine
-    whose system calls are not known here.
+    No new code is mapped, no socket, file system, process or device is reached.
     """
-    if machine not in _ARCHES:
-        raise HostError(f"this machine is {machine}; workers can be confined on {', '.join(_ARCHES)}")
-    column, arch = _ARCHES[machine]
     program = [
         (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH),
-        *_unless(arch),
+        *_unless(abi.audit_arch),
         (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_NR),
-        *_if_one_of(*(number for numbers in _FREE.values() if (number := numbers[column]) is not None)),
+        *_if_one_of(*(number for call in _FREE.split() if (number := abi.number(call)) is not None)),
     ]
-    for pair in _MAPS.values():
-        program += _of_call(pair[column], [_load(2), *_if_none_of_bits(_PROT_EXEC)])
+    for call in ("mmap", "mmap2", "mprotect"):
+        program += _of_call(abi.number(call), [_load(2), *_if_none_of_bits(_PROT_EXEC)])
     set_flags = _of_call(fcntl.F_SETFL, [_load(2), *_if_none_of_bits(os.O_ASYNC)])
-    program += _of_call(_FCNTL[column], [_load(1), *_if_one_of(*_FCNTLS), *set_flags, _REFUSE])
+    for call in ("fcntl", "fcntl64"):
+        program += _of_call(abi.number(call), [_load(1), *_if_one_of(*_FCNTLS), *set_flags, _REFUSE])
     # to nobody but who is at the other end; a datagram could name anybody, in sendmsg() unseen from here
-    program += _of_call(_SENDTO[column], [_load(4), *_unless(0), _load(4, 1), *_unless(0), _ALLOW])
+    program += _of_call(abi.number("sendto"), [_load(4), *_unless(0), _load(4, 1), *_unless(0), _ALLOW])
     type_of_pair = [
         *(_load(0), *_unless(socket.AF_UNIX)),
         *(_load(1), (u.BPF_ALU_AND_K, 0, 0, _SOCK_TYPE_MASK)),
         *_if_one_of(socket.SOCK_STREAM, socket.SOCK_SEQPACKET),
         _REFUSE,
     ]
-    program += _of_call(_SOCKETPAIR[column], type_of_pair)
+    program += _of_call(abi.number("socketpair"), type_of_pair)
     ioctls = [
         *(_load(1), *_if_one_of(*_IOCTLS)),
         *((u.BPF_ALU_AND_K, 0, 0, 0xFF00), *_if_one_of(GPIO_IOC_TYPE << 8), _REFUSE),
     ]
-    program += [*_of_call(_IOCTL[column], ioctls), _REFUSE]
+    program += [*_of_call(abi.number("ioctl"), ioctls), _REFUSE]
     return b"".join(u.sock_filter.pack(*instruction) for instruction in program)
 
 
@@ -190,7 +131,7 @@ def confine(uid: int, gid: int) -> None:
     except OSError as error:
         raise HostError.of("cannot leave the file system", error) from error
     drop_rights(uid, gid)
-    install_filter(confining_filter(os.uname().machine), listens=False)
+    install_filter(confining_filter(this_abi()), listens=False)
 
 
 def drop_rights(uid: int, gid: int) -> None:

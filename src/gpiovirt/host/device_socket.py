@@ -12,16 +12,15 @@ import os
 import socket
 import time
 from fcntl import F_GETPIPE_SZ, fcntl
-from struct import Struct
 
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.fifo import PipeFifo
+from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape, fifo_of, wire
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["DeviceSocket", "check_access"]
 
-_timeval = Struct("ll")
 _PATIENCE_S = 10.0  # a process that answers so late is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
 _FILES = 2  # of an open: both ends of a pipe; of a request: the new file's socket
@@ -54,8 +53,7 @@ class DeviceSocket:
         self._tag = int.from_bytes(os.urandom(3), "little") if tag is None else tag
         self._shape: FifoShape | None = None  # of the fifo that is to come with the answer
         self._opens_file = False
-        patience = _timeval.pack(int(patience_s), int(patience_s % 1 * 1e6))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        limit_waits(sock, patience_s, socket.SO_RCVTIMEO)
 
     @classmethod
     def connect(cls, path: str, name: str, patience_s: float = _PATIENCE_S) -> DeviceSocket:

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from gpiovirt.errors import HostError
+from gpiovirt.host.machine import machine, syscall_number
 
 __all__ = ["ordering_fence"]
 
 _ORDERED = ("x86_64", "i686")
-_SYS_MEMBARRIER = 283  # of all machines that got it since there is one number for all
 _MEMBARRIER_CMD_GLOBAL_EXPEDITED = 2
 
 
@@ -21,16 +20,17 @@ def ordering_fence() -> Callable[[], object] | None:
     None where loads among themselves, and stores among themselves, stay in order without one. HostError
     where there is none to be had.
     """
-    machine = os.uname().machine
-    if machine in _ORDERED:
+    if machine() in _ORDERED:
         return None
     from gpiovirt.host import libc
 
+    number = syscall_number("membarrier")
+
     def fence() -> None:
-        libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0)
+        libc.syscall(number, _MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0)
 
     try:
         fence()
     except OSError as error:
-        raise HostError.of(f"no memory barrier on this {machine}, membarrier(2)", error) from error
+        raise HostError.of(f"no memory barrier on this {machine()}, membarrier(2)", error) from error
     return fence

@@ -7,6 +7,9 @@ import ctypes
 import os
 import signal
 
+from gpiovirt.host.machine import syscall_number
+from gpiovirt.uapi.unistd import SYS_MOVE_MOUNT, SYS_OPEN_TREE
+
 __all__ = [
     "PR_CAPBSET_DROP",
     "PR_SET_NAME",
@@ -35,11 +38,6 @@ PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 
-SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
-SYS_KCMP = {"x86_64": 312, "aarch64": 272}
-SYS_OPEN_TREE = 428
-SYS_MOVE_MOUNT = 429
-SYS_PIDFD_GETFD = 438
 _KCMP_VM = 1
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
@@ -102,7 +100,7 @@ def capset(header: ctypes.Structure, data: ctypes.Structure) -> None:
 def shares_memory(pid: int, other: int) -> bool:
     """Whether two processes have one address space, as after vfork(2); kcmp(2)"""
     try:
-        return syscall(SYS_KCMP[os.uname().machine], pid, other, _KCMP_VM, 0, 0) == 0
+        return syscall(syscall_number("kcmp"), pid, other, _KCMP_VM, 0, 0) == 0
     except PermissionError:  # another user's: its children of ours have exec'd since
         return False
     except OSError:  # a kernel without it, or one of them is gone

@@ -16,7 +16,9 @@ from typing import NamedTuple
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
+from gpiovirt.host.machine import syscall_number
 from gpiovirt.uapi import seccomp as u
+from gpiovirt.uapi.unistd import SYS_PIDFD_GETFD
 
 __all__ = ["Listener", "Notification", "fetch_fd", "install_filter"]
 
@@ -28,11 +30,7 @@ class _FilterProgram(ctypes.Structure):
 
 
 def _seccomp(operation: int, flags: int, program: ctypes.Structure) -> int:
-    machine = os.uname().machine
-    number = libc.SYS_SECCOMP.get(machine)
-    if number is None:
-        raise HostError(f"this machine is {machine}; programs can be run on {', '.join(libc.SYS_SECCOMP)}")
-    return libc.syscall(number, operation, flags, program)
+    return libc.syscall(syscall_number("seccomp"), operation, flags, program)
 
 
 def install_filter(program: bytes, listens: bool = True) -> int:
@@ -73,7 +71,7 @@ def fetch_fd(pid: int, fd: int) -> int:
     """A duplicate of another process's fd; pidfd_getfd(2)."""
     pidfd = os.pidfd_open(pid)
     try:
-        return libc.syscall(libc.SYS_PIDFD_GETFD, pidfd, fd, 0)
+        return libc.syscall(SYS_PIDFD_GETFD, pidfd, fd, 0)
     finally:
         os.close(pidfd)
 

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 from gpiovirt.errors import HostError
 
-__all__ = ["Access", "PathListener", "Peer", "SocketListener", "peer_of", "refuse_files"]
+__all__ = ["Access", "PathListener", "Peer", "SocketListener", "limit_waits", "peer_of", "refuse_files"]
 
 _BACKLOG = 8
 _PAUSE_S = 0.005  # while a connection can neither be taken nor be turned away
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
 _ucred = Struct("iII")  # unix(7): pid, uid, gid
+_TIMEO_NEW = 66  # asm-generic/socket.h: SO_RCVTIMEO_NEW, of whoever has 32 bits and a time of 64
+_timeval = Struct("qq" if socket.SO_RCVTIMEO == _TIMEO_NEW else "ll")
 
 
 class Access(NamedTuple):
@@ -40,6 +42,13 @@ class Peer(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name or 'a process'} (pid {self.pid}, uid {self.uid})"
+
+
+def limit_waits(sock: socket.socket, seconds: float, *options: int) -> None:
+    """Have what waits at a socket fail with EAGAIN after so long; `options` are SO_RCVTIMEO, SO_SNDTIMEO."""
+    timeval = _timeval.pack(int(seconds), int(seconds % 1 * 1e6))
+    for option in options:
+        sock.setsockopt(socket.SOL_SOCKET, option, timeval)
 
 
 def peer_of(connection: socket.socket) -> Peer:
