@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fuzz gpiovirtd's control socket, and what a worker says when it hands over and after."""
+"""Fuzz gpiovirtd's control socket."""
 
 from __future__ import annotations
 
