@@ -58,6 +58,16 @@ class Task:
         finally:
             os.close(comm)
 
+    def process(self) -> tuple[int, int]:
+        """(pid, effective uid) of its process."""
+        status = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            lines = os.read(status, 4096).splitlines()
+        finally:
+            os.close(status)
+        fields = dict(line.partition(b":\t")[::2] for line in lines)  # proc_pid_status(5)
+        return int(fields[b"Tgid"]), int(fields[b"Uid"].split()[1])
+
     def _parent(self) -> int:
         stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
