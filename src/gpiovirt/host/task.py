@@ -62,11 +62,11 @@ class Task:
         """(pid, effective uid) of its process."""
         status = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
-            lines = os.read(status, 4096).splitlines()
+            _, _, after = os.read(status, 4096).partition(b"\nTgid:\t")  # proc_pid_status(5)
         finally:
             os.close(status)
-        fields = dict(line.partition(b":\t")[::2] for line in lines)  # proc_pid_status(5)
-        return int(fields[b"Tgid"]), int(fields[b"Uid"].split()[1])
+        pid, _, after = after.partition(b"\n")
+        return int(pid), int(after.partition(b"\nUid:\t")[2].split(None, 2)[1])
 
     def _parent(self) -> int:
         stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
