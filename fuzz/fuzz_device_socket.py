@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import contextlib
 
-from fuzz.fuzz_gpiochip import COMMANDS, NEIGHBOUR, plausible
+from fuzz.fuzz_gpiochip import COMMANDS, HOLDER, NEIGHBOUR, plausible
 from fuzz.harness import fail_on_faults, main
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.exports.device import DeviceServer
@@ -129,7 +129,7 @@ def once(rng: random.Random) -> None:
     before = len(os.listdir("/proc/self/fd"))
     simulator = Simulator(now_ns)
     chip = simulator.add_chip("s", [""] * 8)
-    held = chip.request([NEIGHBOUR], [LineSettings(Direction.OUTPUT, output_value=1)], "neighbour")
+    held = chip.request([NEIGHBOUR], [LineSettings(Direction.OUTPUT, output_value=1)], HOLDER)
     reactor = Reactor(simulator.deadlines)
     with tempfile.TemporaryDirectory() as folder:
         listener = PathListener(f"{folder}/chip", Access(), socket.SOCK_SEQPACKET)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz import harness
 from gpiovirt.core.aggregate import Aggregate
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.protocols.gpiochip import ChipFile, FifoShape, File
 from gpiovirt.testing import FakeClock, Simulator
@@ -21,6 +22,7 @@ INVARIANT = "every ioctl is answered 0 or with a known errno, and a neighbour's 
 COMMANDS = sorted({value for name, value in vars(u).items() if name.endswith("_IOCTL")})
 ERRNOS = {0, 1, 16, 19, 22, 95}  # EPERM EBUSY ENODEV EINVAL EOPNOTSUPP
 NEIGHBOUR = 5
+HOLDER = Holder("neighbour", HolderKind.PROGRAM, 812, 1000)
 
 
 class CountingFifo:
@@ -44,8 +46,8 @@ class Run:
         self.simulator = Simulator(FakeClock())
         source = self.simulator.add_chip("source", [""] * 8)
         chip = Aggregate("fuzzed", [(source, i) for i in range(8)], FakeClock())
-        self.held = chip.request([NEIGHBOUR], [LineSettings(Direction.OUTPUT, output_value=1)], "neighbour")
-        self.files: list[File] = [ChipFile(chip, "gpiochip0", CountingFifo) for _ in range(2)]
+        self.held = chip.request([NEIGHBOUR], [LineSettings(Direction.OUTPUT, output_value=1)], HOLDER)
+        self.files: list[File] = [ChipFile(chip, "gpiochip0", CountingFifo, HOLDER) for _ in range(2)]
 
     def ioctl(self, number: int, file: int, argument: bytes) -> None:
         """One of the ioctls on one of the files, its argument cut or filled up to the right size."""

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz.harness import main
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.protocols import vhost_user as v
 from gpiovirt.protocols.guest_memory import GuestMemory, Region
@@ -37,6 +38,9 @@ KICKS_MAX = 600  # one ring of 64 needs two; a guest that writes while we read n
 EDGES = (0, 1, 2, 3, 8, 16, 63, 64, 255, 256, 4095, 0x7FFF, 0x8000, 0xFFFF, 1 << 31, (1 << 32) - 1)
 
 
+VMM = Holder("vm", HolderKind.VM, 900, 107)
+
+
 class Neighbour:
     """Another VM on another chip of the same simulator."""
 
@@ -44,7 +48,7 @@ class Neighbour:
         chip = simulator.add_chip("neighbour", ["N"])
         ram = GuestRam(memoryview(bytearray(RAM_BYTES)))
         queues = DriverQueue(ram), DriverQueue(ram)
-        device = GpioDevice(chip, self.ignore, self.complain, self.complain)
+        device = GpioDevice(chip, self.ignore, self.complain, self.complain, holder=VMM)
         device.start(0, Virtqueue(GuestMemory([ram.region]), queues[0].ring))
         self.ram = ram
         self.driver = GpioDriver(*queues, lambda index: self.ignore(device.kick(index)))
@@ -71,7 +75,7 @@ class Target:
         self.simulator = Simulator(FakeClock())
         self.chip = self.simulator.add_chip("target", [f"T{i}" for i in range(LINES)])
         self.neighbour = Neighbour(self.simulator)
-        self.device = GpioDevice(self.chip, self.call, self.refused, self.broken)
+        self.device = GpioDevice(self.chip, self.call, self.refused, self.broken, holder=VMM)
         self.backend = v.Backend(
             self.device.features | 1 << r.VIRTIO_RING_F_INDIRECT_DESC,
             self.device.config,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gpiovirt.protocols.gpiochip import ChipFile, FifoShape, File
 from tests.conformance.rigs import CoreRig, GpiodRig, KernelRig, Rig
+from tests.holders import OPENER
 
 
 class QueueFifo:
@@ -117,7 +118,7 @@ class Devices:
     def open(self, info_event_size: int = 288) -> Device:
         """A new open file of the chip; its info events have that size."""
         if isinstance(self._rig, CoreRig | KernelRig):
-            return MachineDevice(ChipFile(self._rig.chip, "gpiochip0", QueueFifo), self._files)
+            return MachineDevice(ChipFile(self._rig.chip, "gpiochip0", QueueFifo, OPENER), self._files)
         assert isinstance(self._rig, GpiodRig)
         fd = os.open(self._rig.chip.path, os.O_RDWR)
         return RealDevice(fd, info_event_size, self._open)

@@ -45,6 +45,7 @@ from gpiovirt.sources.line_files import KernelLine
 from gpiovirt.sources.simulator import Simulator
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 from tests.conformance.hostfs import HostfsWorld
+from tests.holders import program
 
 LINE_NAMES = ["", "", "DOOR", "", "", "LAMP", "", ""]
 
@@ -154,7 +155,9 @@ class CoreRig:
     ) -> Request:
         queue: deque[EdgeEvent] = deque(maxlen=buffer_size or 16 * len(settings))
         with errors_as_oserror():
-            request = self.chip.request(list(settings), list(settings.values()), consumer, queue.append)
+            request = self.chip.request(
+                list(settings), list(settings.values()), program(consumer), queue.append
+            )
         return CoreRequest(request, queue)
 
     def pull(self, offset: int, level: int) -> None:
@@ -264,7 +267,9 @@ class KernelRig:
     ) -> Request:
         queue: deque[EdgeEvent] = deque(maxlen=buffer_size or 16 * len(settings))
         with errors_as_oserror():
-            request = self.chip.request(list(settings), list(settings.values()), consumer, queue.append)
+            request = self.chip.request(
+                list(settings), list(settings.values()), program(consumer), queue.append
+            )
         self._requests.append(CoreRequest(request, queue, self._pump))
         return self._requests[-1]
 

@@ -29,6 +29,7 @@ from gpiovirt.sources.simulator import Simulator
 from tests.conformance import test_uapi as u
 from tests.conformance.device import QueueFifo
 from tests.conformance.rigs import LINE_NAMES
+from tests.holders import OPENER
 
 CONFIG = Path("/sys/kernel/config/gpio-sim/sim")
 LINES = len(LINE_NAMES)
@@ -97,7 +98,7 @@ class Ours:
         self._chip = self._sim.add_chip("sim", LINE_NAMES)
 
     def open(self) -> object:
-        return ChipFile(self._chip, "gpiochip0", QueueFifo)
+        return ChipFile(self._chip, "gpiochip0", QueueFifo, OPENER)
 
     def ioctl(self, file: object, cmd: int, arg: bytes) -> tuple[Answer, object | None]:
         answer = file.ioctl(cmd, arg)  # type: ignore[attr-defined]

@@ -205,7 +205,8 @@ def test_a_chip_in_use_is_deleted_by_force_only(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-2", name="plc")
     with Blinker(daemon, "plc") as blinker:
         error = refused(daemon, "delete", name="plc")
-        assert 'is held by "blinker"' in str(error)
+        (opener,) = daemon.show("plc")["consumers"]
+        assert f'is held by "blinker" (pid {opener["pid"]}, uid {os.getuid()})' in str(error)
         with daemon.client() as client:
             client.call("delete", name="plc", force=True)
         assert blinker.process.wait(10) != 0  # its lines are gone, as when a chip is unplugged
@@ -377,7 +378,8 @@ def test_a_line_is_never_moved_under_its_holder(daemon: Daemon) -> None:
     with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
         for definition in ("sim-a 1-3", "sim-a 0", "sim-a 1 0 2", "sim-a 4 1 2"):
             error = refused(daemon, "change", name="plc", definition=definition)
-            assert 'is held by "blinker", and would become another line' in str(error)
+            assert 'is held by "blinker" (pid' in str(error)
+            assert ", and would become another line" in str(error)
             assert error.errno == errno.EBUSY
         error = refused(daemon, "set", name="plc", options={"0": "active-low"})
         assert 'is held by "blinker"' in str(error)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -83,6 +85,24 @@ def test_vm_goes_on_when_its_worker_is_killed_or_stopped(
         goes_on(vmm)
         daemon.wait_for(lambda former=former: worker(daemon) not in (0, former))  # type: ignore[misc]
     assert daemon.log().count("has connected") == 1
+
+
+@pytest.mark.usefixtures("vmm")
+def test_a_program_is_told_which_vm_holds_a_line_whichever_worker_serves_it(daemon: Daemon) -> None:
+    gpioget = ["run", "-v", "--chip", "plc", "--", "gpioget", "gpiochip0", "0"]
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-m", "gpiovirt", *gpioget],
+            env=daemon.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert f'" (pid {os.getpid()}, uid {os.getuid()}); release it' in done.stderr
+        former = worker(daemon)
+        os.kill(former, signal.SIGKILL)
+        daemon.wait_for(lambda former=former: worker(daemon) not in (0, former))  # type: ignore[misc]
 
 
 def test_output_of_a_vm_stays_while_its_worker_is_replaced(daemon: Daemon, vmm: Vmm) -> None:

@@ -421,6 +421,30 @@ def test_verbose_says_why_a_call_is_refused(run: Runner) -> None:
     assert 'line sim-a:1 is held by "spi0"; release it or choose another' in done.stderr
 
 
+def test_a_line_is_held_by_the_process_that_opened_the_chip_whatever_it_says_of_itself(run: Runner) -> None:
+    program = """
+import gpiod, os, threading
+def take(line, who):
+    held = gpiod.request_lines("/dev/gpiochip0", {line: None}, consumer=who)
+    try:
+        gpiod.request_lines("/dev/gpiochip0", {line: None})
+    except OSError:
+        print(os.getpid(), flush=True)
+if not os.fork():
+    take(0, 'a" (pid 1, uid 0)')
+    os._exit(0)
+os.wait()
+thread = threading.Thread(target=take, args=(1, "b"))
+thread.start()
+thread.join()
+"""
+    command = [run.python, "-m", "gpiovirt", "run", "-v", "--sim", "s:2", "--", run.python, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, **run.options())
+    child, parent = done.stdout.split()
+    assert f's:0 is held by "a" (pid 1, uid 0)" (pid {child}, uid {run.uid}); release' in done.stderr
+    assert f's:1 is held by "b" (pid {parent}, uid {run.uid}); release' in done.stderr
+
+
 def test_a_supervisor_that_cannot_be_made_starts_no_program(run: Runner) -> None:
     """Two chips need a process more to own a terminal than the limit allows."""
     if run.uid == 0:  # whom no limit of processes holds

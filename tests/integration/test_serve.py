@@ -384,7 +384,9 @@ def test_line_that_another_vm_holds_is_refused_to_the_second(tmp_path: Path) -> 
         with pytest.raises(RequestFailedError):
             second.driver.direction_output(0, 0)
         second.driver.direction_output(1, 1)
+        vmm = f':{os.getpid()}" (pid {os.getpid()}, uid {os.getuid()}); release'
         service.wait_for_log('line s:0 is held by "vm:')
+        assert vmm in service.log()
         assert service.sim.get("s:0") == 1
         first.driver.release(0)
         second.driver.direction_output(0, 0)

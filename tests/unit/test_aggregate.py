@@ -9,9 +9,11 @@ import pytest
 
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.chip import EdgeSink, LineRequest, PresenceSink
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Clock, Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import LineBusyError
 from gpiovirt.testing import FakeClock, SimChip, Simulator
+from tests.holders import program
 
 INPUT = LineSettings(Direction.INPUT)
 OUTPUT = LineSettings(Direction.OUTPUT)
@@ -31,11 +33,11 @@ class Counting:
         self,
         offsets: Sequence[int],
         settings: Sequence[LineSettings],
-        consumer: str,
+        holder: Holder,
         on_edge: EdgeSink | None = None,
         on_presence: PresenceSink | None = None,
     ) -> LineRequest:
-        request: LineRequest = self._chip.request(offsets, settings, consumer, on_edge, on_presence)
+        request: LineRequest = self._chip.request(offsets, settings, holder, on_edge, on_presence)
         calls = self.calls
 
         class Counted:
@@ -60,9 +62,10 @@ def test_source_lines_are_held_in_the_aggregates_name_and_given_back() -> None:
     chip = sim.add_chip("a", ["X", "Y"])
     aggregate = Aggregate("plc", [(chip, 1)], FakeClock())
     assert chip.line_info(1).consumer == "gpiovirt:plc"
+    assert chip.line_info(1).holder == Holder("gpiovirt:plc", HolderKind.CHIP, 0, 0)
     assert not chip.line_info(0).used
     with pytest.raises(LineBusyError, match=r'line a:1 \(Y\) is held by "gpiovirt:plc"'):
-        chip.request([1], [INPUT], "other")
+        chip.request([1], [INPUT], program("other"))
     aggregate.close()
     assert not chip.line_info(1).used
 
@@ -70,7 +73,7 @@ def test_source_lines_are_held_in_the_aggregates_name_and_given_back() -> None:
 def test_a_failed_aggregate_holds_nothing() -> None:
     sim = Simulator(FakeClock())
     one, two = sim.add_chip("one", [""]), sim.add_chip("two", [""])
-    two.request([0], [INPUT], "somebody")
+    two.request([0], [INPUT], program("somebody"))
     with pytest.raises(LineBusyError):
         Aggregate("plc", [(one, 0), (two, 0)], FakeClock())
     assert not one.line_info(0).used
@@ -90,7 +93,7 @@ def test_values_are_batched_per_source_chip_in_any_order(order: list[int]) -> No
     sim = Simulator(FakeClock())
     sources = [Counting(sim.add_chip(label, [""] * 4)) for label in "ab"]
     aggregate = Aggregate("plc", [(sources[i // 4], i % 4) for i in order], FakeClock())
-    request = aggregate.request(range(8), [OUTPUT] * 8, "test")
+    request = aggregate.request(range(8), [OUTPUT] * 8, program("test"))
     request.set_values(0b11111111, 0b10110010)
     levels = [sim.level("ab"[i // 4], i % 4) for i in order]
     assert levels == [0, 1, 0, 0, 1, 1, 0, 1]
@@ -103,7 +106,7 @@ def test_a_mask_touches_only_the_sources_it_needs() -> None:
     sim = Simulator(FakeClock())
     sources = [Counting(sim.add_chip(label, [""] * 2)) for label in "ab"]
     aggregate = Aggregate("plc", [(sources[0], 0), (sources[1], 0)], FakeClock())
-    request = aggregate.request([0, 1], [OUTPUT] * 2, "test")
+    request = aggregate.request([0, 1], [OUTPUT] * 2, program("test"))
     request.set_values(0b10, 0b10)
     assert sources[0].calls == []
     assert sources[1].calls == [("set", 1)]
@@ -115,7 +118,7 @@ def test_a_thousand_lines_of_fifty_chips() -> None:
     lines = [(chips[i % 50], i // 50) for i in range(1000)]
     aggregate = Aggregate("big", lines, FakeClock())
     assert aggregate.info.num_lines == 1000
-    request = aggregate.request(range(1000), [OUTPUT] * 1000, "test")
+    request = aggregate.request(range(1000), [OUTPUT] * 1000, program("test"))
     pattern = int("10110" * 200, 2)
     request.set_values((1 << 1000) - 1, pattern)
     assert request.get_values((1 << 1000) - 1) == pattern
@@ -129,7 +132,7 @@ def test_edges_pass_through_nested_aggregates_with_the_sources_timestamp() -> No
     inner = Aggregate("inner", [(chip, 2), (chip, 0)], lambda _: 0)
     outer = Aggregate("outer", [(inner, 1), (inner, 0)], lambda _: 0)
     seen: list[EdgeEvent] = []
-    outer.request([1], [INPUT._replace(edge=Edge.BOTH, active_low=True)], "test", seen.append)
+    outer.request([1], [INPUT._replace(edge=Edge.BOTH, active_low=True)], program("test"), seen.append)
     sim.pull("a", 2, 1)
     assert seen == [EdgeEvent(1, False, 5_000, 1, 1)]
 
@@ -138,7 +141,7 @@ def test_releasing_in_an_aggregate_lets_the_source_line_go() -> None:
     sim = Simulator(FakeClock())
     chip = sim.add_chip("a", [""])
     aggregate = Aggregate("plc", [(chip, 0)], FakeClock())
-    request = aggregate.request([0], [OUTPUT._replace(output_value=1)], "test")
+    request = aggregate.request([0], [OUTPUT._replace(output_value=1)], program("test"))
     assert sim.level("a", 0) == 1
     request.release()
     assert sim.level("a", 0) == 0
@@ -151,6 +154,8 @@ def test_timestamps_are_of_the_clock_that_was_asked_for() -> None:
     chip = sim.add_chip("a", [""])
     aggregate = Aggregate("plc", [(chip, 0)], clock)
     seen: list[EdgeEvent] = []
-    aggregate.request([0], [INPUT._replace(edge=Edge.BOTH, event_clock=Clock.REALTIME)], "test", seen.append)
+    aggregate.request(
+        [0], [INPUT._replace(edge=Edge.BOTH, event_clock=Clock.REALTIME)], program("test"), seen.append
+    )
     sim.pull("a", 0, 1)
     assert seen[0].timestamp_ns == 7 + FakeClock.EPOCH_NS

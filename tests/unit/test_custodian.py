@@ -330,6 +330,34 @@ def test_a_status_that_makes_no_sense_is_none(world: World, status: Any) -> None
     assert world.do(chip.status(5)) is None
 
 
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ({"kind": "vm", "pid": 812, "uid": 107, "more": 1}, {"kind": "vm", "pid": 812, "uid": 107}),
+        ({"kind": "king", "pid": 812, "uid": 107}, None),
+        ({"kind": [], "pid": 812, "uid": 107}, None),
+        ({"kind": "vm", "pid": -1, "uid": 107}, None),
+        ({"kind": "vm", "pid": 812, "uid": 10**40}, None),
+        ("vm", None),
+        (None, None),
+    ],
+)
+def test_who_holds_a_line_is_known_if_it_makes_sense(world: World, said: Any, known: Any) -> None:
+    chip = world.new("a", "sim 0")
+    line = {"direction": "input", "consumer": "x", "used": True, "holder": said}
+
+    def tells(worker: FakeWorker, body: dict[str, Any], _fds: list[int]) -> bool:
+        if body["do"] != "status":
+            return False
+        worker.say({"tag": body["tag"], "status": {"lines": [line], "consumers": [], "vm": None}})
+        return True
+
+    world.workers.ways["a"] = tells
+    status = world.do(chip.status(5))
+    assert status is not None
+    assert status["lines"][0]["holder"] == known
+
+
 def test_what_a_worker_says_of_itself_has_the_size_and_characters_of_names(world: World) -> None:
     chip = world.new("a", "sim 0")
     heard: list[Mapping[str, Any]] = []

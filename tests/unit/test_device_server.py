@@ -6,13 +6,16 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.exports.device import DeviceServer
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.reactor import Reactor
@@ -45,6 +48,12 @@ class World:
             self.reactor.soon(lambda: self.reactor.soon(self.reactor.stop))
             self.reactor._running = True
             self.reactor.run()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        deadline_s = time.monotonic() + 5
+        while not condition():
+            assert time.monotonic() < deadline_s
+            self.turn()
 
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -243,3 +252,39 @@ def test_a_reason_is_logged_with_the_peer_for_who_looks_for_it(
     assert "s has no line 7" in answer.why
     assert f"(pid {os.getpid()}, uid {os.getuid()})" in caplog.text
     assert "s has no line 7" in caplog.text
+
+
+def test_a_line_is_held_by_the_process_that_connected(world: World) -> None:
+    other = os.getuid() or 4242
+    folder = Path(world.path).parent
+    folder.chmod(0o755)
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            os.chdir(folder)
+            os.setresuid(other, other, other)
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sock.connect("chip")
+            sock.send(wire.encode_open(""))
+            sock.recv(wire.PACKET_MAX)
+            sock.send(wire.encode_ioctl(7, u.GPIO_V2_GET_LINE_IOCTL, REQUEST))
+            socket.recv_fds(sock, wire.PACKET_MAX, 3)
+            signal.pause()
+        os._exit(1)
+    try:
+        world.until(lambda: world.chip.line_info(0).used)
+        assert world.chip.line_info(0).holder == Holder("test", HolderKind.PROGRAM, child, other)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_line_is_lent_to_a_chip_of_whoever_asks(world: World) -> None:
+    info, fds = world.server.lend(0, "gpiovirt:plc", Holder("", HolderKind.CHIP, 77, 0))
+    for fd in fds:
+        os.close(fd)
+    assert info.holder == Holder("gpiovirt:plc", HolderKind.CHIP, 77, 0)
+    opened(world, world.open(), 1)
+    with pytest.raises(OSError, match="busy") as caught:
+        world.server.lend(1, "gpiovirt:plc", Holder("", HolderKind.CHIP, 77, 0))
+    assert caught.value.filename == f'"test" (pid {os.getpid()}, uid {os.getuid()})'

@@ -13,6 +13,7 @@ from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, ChipFile, FifoShape, 
 from gpiovirt.testing import FakeClock, Simulator
 from gpiovirt.uapi import gpio as u
 from tests.conformance.device import QueueFifo
+from tests.holders import OPENER, program
 
 
 def get_line(*offsets: int, flags: int = u.GPIO_V2_LINE_FLAG_INPUT, buffer_size: int = 0) -> bytes:
@@ -23,8 +24,8 @@ def get_line(*offsets: int, flags: int = u.GPIO_V2_LINE_FLAG_INPUT, buffer_size:
 
 def ask(cmd: int, arg: bytes) -> Answer:
     chip = Simulator(FakeClock()).add_chip("sim-a", ["DOOR", ""])
-    chip.request([0], [LineSettings(Direction.INPUT)], "spi0")
-    return ChipFile(chip, "gpiochip0", QueueFifo).ioctl(cmd, arg)
+    chip.request([0], [LineSettings(Direction.INPUT)], program("spi0"))
+    return ChipFile(chip, "gpiochip0", QueueFifo, OPENER).ioctl(cmd, arg)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +48,8 @@ def test_a_refusal_says_why(cmd: int, arg: bytes, number: int, why: str) -> None
 
 def test_a_consumer_cannot_write_to_the_terminal_of_who_reads_a_reason() -> None:
     chip = Simulator(FakeClock()).add_chip("sim-a", [""])
-    chip.request([0], [LineSettings(Direction.INPUT)], "\x1b]0;title\x07\n\udc95")
-    answer = ChipFile(chip, "gpiochip0", QueueFifo).ioctl(u.GPIO_V2_GET_LINE_IOCTL, get_line(0))
+    chip.request([0], [LineSettings(Direction.INPUT)], program("\x1b]0;title\x07\n\udc95"))
+    answer = ChipFile(chip, "gpiochip0", QueueFifo, OPENER).ioctl(u.GPIO_V2_GET_LINE_IOCTL, get_line(0))
     assert answer.why.isprintable()
     assert "]0;title" in answer.why
 
@@ -61,7 +62,7 @@ def test_the_shape_of_a_fifo_is_told_by_the_request() -> None:
         return QueueFifo(shape)
 
     chip = Simulator(FakeClock()).add_chip("sim-a", [""] * 64)
-    file = ChipFile(chip, "gpiochip0", open_fifo)
+    file = ChipFile(chip, "gpiochip0", open_fifo, OPENER)
     assert seen.pop() == CHIP_FIFO
     for cmd, arg in (
         (u.GPIO_V2_GET_LINE_IOCTL, get_line(0, 1, 2)),

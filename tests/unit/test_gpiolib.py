@@ -12,6 +12,7 @@ from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.line import Direction, InfoEvent, InfoEventType, LineSettings
 from gpiovirt.errors import HostError
 from gpiovirt.testing import FakeClock
+from tests.holders import program
 
 INPUT = LineSettings(Direction.INPUT)
 OUTPUT = LineSettings(Direction.OUTPUT)
@@ -78,14 +79,14 @@ def used(chip: GpioChip) -> list[int]:
 
 
 def test_a_line_that_cannot_be_freed_keeps_no_other_held(driver: FailingDriver, chip: GpioChip) -> None:
-    request = chip.request([0, 1, 2], [OUTPUT] * 3, "test")
+    request = chip.request([0, 1, 2], [OUTPUT] * 3, program("test"))
     driver.fails.add(("free", 0))
     with pytest.raises(HostError, match="cannot free line 0"):
         request.release()
     assert driver.freed == [0, 1, 2]
     assert used(chip) == []
     driver.fails.clear()
-    chip.request([0, 1, 2], [OUTPUT] * 3, "again").release()
+    chip.request([0, 1, 2], [OUTPUT] * 3, program("again")).release()
 
 
 def test_a_watcher_that_fails_keeps_no_line_held_and_no_watcher_untold(chip: GpioChip) -> None:
@@ -97,7 +98,7 @@ def test_a_watcher_that_fails_keeps_no_line_held_and_no_watcher_untold(chip: Gpi
 
     chip.watch(fails)
     chip.watch(lambda event: told.append((event.type, event.info.offset)))
-    request = chip.request([0, 1], [INPUT] * 2, "test")
+    request = chip.request([0, 1], [INPUT] * 2, program("test"))
     with pytest.raises(RuntimeError, match="a fault of a watcher"):
         request.release()
     assert used(chip) == []
@@ -109,7 +110,7 @@ def test_a_watcher_that_fails_leaves_no_line_unconfigured(chip: GpioChip) -> Non
         if event.type is InfoEventType.CONFIG:
             raise RuntimeError("a fault of a watcher")
 
-    request = chip.request([0, 1], [INPUT] * 2, "test")
+    request = chip.request([0, 1], [INPUT] * 2, program("test"))
     chip.watch(fails)
     with pytest.raises(RuntimeError, match="a fault of a watcher"):
         request.reconfigure({0: OUTPUT, 1: OUTPUT})
@@ -121,13 +122,13 @@ def test_a_watcher_that_fails_leaves_no_line_unconfigured(chip: GpioChip) -> Non
 def test_a_request_that_fails_holds_nothing(driver: FailingDriver, chip: GpioChip, call: str) -> None:
     driver.fails |= {(call, 1), ("free", 0)}
     with pytest.raises(HostError, match=f"cannot {call} line 1"):
-        chip.request([0, 1], [OUTPUT] * 2, "test")
+        chip.request([0, 1], [OUTPUT] * 2, program("test"))
     assert used(chip) == []
     assert driver.held == set()
 
 
 def test_lines_are_relinquished_beside_one_that_cannot_be(driver: FailingDriver, chip: GpioChip) -> None:
-    request = chip.request([0, 1], [OUTPUT] * 2, "test")
+    request = chip.request([0, 1], [OUTPUT] * 2, program("test"))
     driver.fails.add(("free", 0))
     with pytest.raises(HostError, match="cannot free line 0"):
         request.relinquish(0b11)

@@ -13,6 +13,7 @@ from gpiovirt.core.line import PLAIN, Bias, Direction, Drive, Edge, EdgeEvent, L
 from gpiovirt.testing import FakeClock
 from gpiovirt.virtual.memory import KeptMemory, held_lines, new_memory
 from gpiovirt.virtual.options import parse_options
+from tests.holders import program
 
 INPUT = LineSettings(Direction.INPUT)
 HIGH = LineSettings(Direction.OUTPUT, output_value=1)
@@ -61,7 +62,7 @@ def guarded(*options: str) -> tuple[FakeDriver, GuardedDriver, GpioChip]:
 
 def test_options_fill_in_what_a_consumer_leaves_open() -> None:
     driver, _, chip = guarded("pull-up,debounce=5ms", "open-drain", "")
-    chip.request([0, 1, 2], [INPUT, HIGH, INPUT], "me")
+    chip.request([0, 1, 2], [INPUT, HIGH, INPUT], program("me"))
     assert (driver.settings[0].bias, driver.settings[0].debounce_period_us) == (Bias.PULL_UP, 5000)
     assert driver.settings[1].drive is Drive.OPEN_DRAIN
     assert driver.settings[2] == INPUT
@@ -73,7 +74,7 @@ def test_a_consumer_that_asks_for_something_else_gets_that() -> None:
         INPUT._replace(bias=Bias.DISABLED, debounce_period_us=7),
         HIGH._replace(drive=Drive.OPEN_SOURCE),
     ]
-    chip.request([0, 1], asked, "me")
+    chip.request([0, 1], asked, program("me"))
     assert (driver.settings[0].bias, driver.settings[0].debounce_period_us) == (Bias.DISABLED, 7)
     assert driver.settings[1].drive is Drive.OPEN_SOURCE
 
@@ -81,13 +82,13 @@ def test_a_consumer_that_asks_for_something_else_gets_that() -> None:
 def test_active_low_turns_values_and_edges_for_every_consumer() -> None:
     driver, _, chip = guarded("active-low", "")
     events: list[EdgeEvent] = []
-    request = chip.request([0, 1], [HIGH, HIGH], "me")
+    request = chip.request([0, 1], [HIGH, HIGH], program("me"))
     assert [driver.settings[offset].output_value for offset in (0, 1)] == [0, 1]
     request.set_values(0b11, 0b01)
     assert driver.levels == 0
     assert request.get_values(0b11) == 0b01
     request.release()
-    chip.request([0], [INPUT._replace(edge=Edge.RISING)], "me", events.append)
+    chip.request([0], [INPUT._replace(edge=Edge.RISING)], program("me"), events.append)
     assert driver.settings[0].edge is Edge.FALLING
     driver.edge(0, False, 5)
     assert [event.rising for event in events] == [True]
@@ -96,7 +97,7 @@ def test_active_low_turns_values_and_edges_for_every_consumer() -> None:
 @pytest.mark.parametrize(("safe", "level"), [("low", 0), ("high", 1)])
 def test_safe_state_is_physical_and_comes_with_the_release(safe: str, level: int) -> None:
     driver, _, chip = guarded(f"active-low,safe={safe}", "")
-    chip.request([0, 1], [HIGH, HIGH], "me").release()
+    chip.request([0, 1], [HIGH, HIGH], program("me")).release()
     assert (driver.settings[0].direction, driver.settings[0].output_value) == (Direction.OUTPUT, level)
     assert driver.freed == [1]
     assert not chip.line_info(0).used
@@ -104,7 +105,7 @@ def test_safe_state_is_physical_and_comes_with_the_release(safe: str, level: int
 
 def test_lines_that_nobody_holds_are_made_safe_and_no_others() -> None:
     driver, made, chip = guarded("safe=low", "safe=low")
-    chip.request([0], [INPUT], "me")
+    chip.request([0], [INPUT], program("me"))
     made.make_safe([0, 1])
     assert driver.settings[0].direction is Direction.INPUT
     assert driver.settings[1].direction is Direction.OUTPUT
@@ -116,7 +117,7 @@ def test_holders_of_a_dead_process_may_come_back_until_they_may_not() -> None:
     options = [LineOptions(safe=HIGH)] * 3
     first = GuardedDriver(FakeDriver(3), options, KeptMemory(memory, 3, 0))
     chip = GpioChip(first, FakeClock())
-    chip.request([0, 1], [INPUT, INPUT], "me")
+    chip.request([0, 1], [INPUT, INPUT], program("me"))
     assert held_lines(memory, 3) == [0, 1]
 
     driver = FakeDriver(3)
@@ -125,7 +126,7 @@ def test_holders_of_a_dead_process_may_come_back_until_they_may_not() -> None:
     second = GuardedDriver(driver, options, kept)
     again = GpioChip(second, FakeClock())
     assert second.num_held == 2
-    again.request([1], [INPUT], "me")
+    again.request([1], [INPUT], program("me"))
     second.free_unclaimed()
     assert {offset: settings.direction for offset, settings in driver.settings.items()} == {
         0: Direction.OUTPUT,
@@ -138,7 +139,7 @@ def test_first_holder_and_the_end_of_the_last_are_told() -> None:
     told: list[int] = []
     made = GuardedDriver(FakeDriver(2), [PLAIN] * 2, None, lambda: told.append(made.num_held))
     chip = GpioChip(made, FakeClock())
-    one, other = chip.request([0], [INPUT], "a"), chip.request([1], [INPUT], "b")
+    one, other = chip.request([0], [INPUT], program("a")), chip.request([1], [INPUT], program("b"))
     one.release()
     other.release()
     assert told == [1, 0]

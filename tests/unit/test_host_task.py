@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -50,3 +53,36 @@ def test_a_dead_task_has_no_files() -> None:
         task.file(0)
     with pytest.raises(OSError, match="No such"):
         tasks.file(child, 0)
+
+
+def test_a_task_is_of_its_process_and_effective_user() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        task = Task(threading.get_native_id())
+        seen.append(task.process())
+        task.close()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(os.getpid(), os.geteuid())]
+    ready, child_is_ready = os.pipe()
+    other = os.getuid() or 4242
+    child = os.fork()
+    if not child:
+        with suppress(BaseException):
+            os.setresuid(-1, other, -1)
+            os.write(child_is_ready, b".")
+            signal.pause()
+        os._exit(1)
+    os.close(child_is_ready)
+    try:
+        os.read(ready, 1)
+        task = Task(child)
+        assert task.process() == (child, other)
+        task.close()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(ready)

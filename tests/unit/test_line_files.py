@@ -14,6 +14,7 @@ from gpiovirt.errors import ChipGoneError
 from gpiovirt.sources.line_files import LineFilesChip
 from gpiovirt.testing import FakeClock
 from gpiovirt.uapi import gpio as u
+from tests.holders import program
 
 EDGES = LineSettings(Direction.INPUT, Edge.BOTH)
 
@@ -74,7 +75,7 @@ def test_edges_of_lines_that_were_read_late_come_in_the_order_of_their_times(wai
     lines = [FakeLine() for _ in range(4)]
     chip = chip_of(lines, waits)
     events: list[EdgeEvent] = []
-    chip.request(range(4), [EDGES] * 4, "me", events.append)
+    chip.request(range(4), [EDGES] * 4, program("me"), events.append)
     for timestamp_ns in range(200):
         lines[timestamp_ns % 4].edge(timestamp_ns)
     waits.turn()
@@ -88,7 +89,7 @@ def test_events_that_the_kernel_has_dropped_count(waits: Waits) -> None:
     lines = [FakeLine(), FakeLine()]
     chip = chip_of(lines, waits)
     events: list[EdgeEvent] = []
-    chip.request([0, 1], [EDGES] * 2, "me", events.append)
+    chip.request([0, 1], [EDGES] * 2, program("me"), events.append)
     lines[0].edge(1)
     waits.turn()
     lines[0].edge(2, lost=3)
@@ -107,7 +108,7 @@ def test_events_of_a_former_holder_are_nobodys(waits: Waits) -> None:
     chip = chip_of([line], waits)
     line.edge(1)
     events: list[EdgeEvent] = []
-    chip.request([0], [EDGES], "me", events.append)
+    chip.request([0], [EDGES], program("me"), events.append)
     line.edge(2)
     waits.turn()
     assert [(event.timestamp_ns, event.line_seqno) for event in events] == [(2, 1)]
@@ -118,7 +119,7 @@ def test_line_that_vanishes_is_gone_for_its_holder_until_it_is_back(waits: Waits
     line = FakeLine()
     chip = chip_of([line], waits)
     presence: list[tuple[int, bool]] = []
-    request = chip.request([0], [AS_IS], "me", None, lambda *told: presence.append(told))
+    request = chip.request([0], [AS_IS], program("me"), None, lambda *told: presence.append(told))
     line.is_gone = True
     with pytest.raises(ChipGoneError, match="the chip providing line plc:0 is gone"):
         request.get_values(1)
@@ -132,7 +133,7 @@ def test_line_that_vanishes_is_gone_for_its_holder_until_it_is_back(waits: Waits
 def test_line_that_is_freed_is_requested_anew_where_somebody_says_how(waits: Waits) -> None:
     first, second = FakeLine(), FakeLine()
     chip = LineFilesChip("plc", [("", first, False)], FakeClock(), waits, lambda _offset: (second, True))
-    chip.request([0], [EDGES], "me", lambda _: None).release()
+    chip.request([0], [EDGES], program("me"), lambda _: None).release()
     with pytest.raises(OSError):
         os.fstat(first.events)
     assert chip.line_info(0).direction is Direction.OUTPUT

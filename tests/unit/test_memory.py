@@ -15,6 +15,7 @@ from gpiovirt.protocols.gpiochip.memory import Memory, memory_of
 from gpiovirt.testing import FakeClock, SimChip, Simulator
 from gpiovirt.uapi import gpio as u
 from tests.conformance.device import QueueFifo
+from tests.holders import OPENER
 
 IN, OUT = u.GPIO_V2_LINE_FLAG_INPUT, u.GPIO_V2_LINE_FLAG_OUTPUT
 RISING, FALLING, LOW = (
@@ -46,7 +47,7 @@ class Holder:
     def __init__(self, count: int) -> None:
         self.simulator = Simulator(FakeClock())
         self.chip: SimChip = self.simulator.add_chip("s", [""] * count)
-        self._chip_file = ChipFile(self.chip, "gpiochip0", QueueFifo)
+        self._chip_file = ChipFile(self.chip, "gpiochip0", QueueFifo, OPENER)
         self.file: File | None = None
 
     def do(self, cmd: int, arg: bytes) -> None:

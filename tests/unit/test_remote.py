@@ -28,6 +28,7 @@ from gpiovirt.host.unix_socket import Access, PathListener
 from gpiovirt.protocols.gpiochip import Answer, wire
 from gpiovirt.testing import Simulator
 from gpiovirt.uapi import gpio as u
+from tests.holders import program
 
 IN, OUT = u.GPIO_V2_LINE_FLAG_INPUT, u.GPIO_V2_LINE_FLAG_OUTPUT
 EDGES = u.GPIO_V2_LINE_FLAG_EDGE_RISING | u.GPIO_V2_LINE_FLAG_EDGE_FALLING
@@ -268,7 +269,7 @@ def test_a_line_that_another_has_meanwhile_is_lost_and_no_other(world: World) ->
     lines, other = world.lines(chip, 0, OUT), world.lines(chip, 1, OUT)
     world.kill()
     world.turn(timeout_s=0.03)
-    held = world.sim.request([0], [world.sim.line_info(1).settings], "another")
+    held = world.sim.request([0], [world.sim.line_info(1).settings], program("another"))
     world.start()
     answer = world.answer(lines.file.ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, values(0)))
     assert answer.errno == errno.EBUSY

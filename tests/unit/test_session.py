@@ -47,6 +47,9 @@ class FakeTask(Task):
     def name(self) -> str:
         return "prog"
 
+    def process(self) -> tuple[int, int]:
+        return 100, 1000
+
     def read(self, address: int, size: int) -> bytes:
         return bytes(self.memory[address : address + size])
 
@@ -160,12 +163,12 @@ class World:
         self._ids = iter(range(1, 1000))
 
     def _open_slow(
-        self, _name: str, open_fifo: Callable[[FifoShape], PipeFifo], _reactor: Reactor
+        self, _name: str, open_fifo: Callable[[FifoShape], PipeFifo], _reactor: Reactor, _task: Task
     ) -> OpenFile:
         self.slow.append(SlowFile(open_fifo))
         return self.slow[-1]
 
-    def _fail(self, _name: str, _open_fifo: object, _reactor: Reactor) -> OpenFile:
+    def _fail(self, _name: str, _open_fifo: object, _reactor: Reactor, _task: Task) -> OpenFile:
         raise PermissionError(errno.EACCES, "not yours")
 
     def turn(self, seconds: float = 0) -> None:
@@ -367,8 +370,8 @@ def test_a_refusal_is_told_with_its_reason(world: World) -> None:
     world.get_line(0)
     world.get_line(0)
     assert world.refusals == [
-        'prog (100): GPIO_V2_GET_LINE_IOCTL: Device or resource busy: line a:0 is held by "?"; '
-        "release it or choose another"
+        'prog (100): GPIO_V2_GET_LINE_IOCTL: Device or resource busy: line a:0 is held by "?" '
+        "(pid 100, uid 1000); release it or choose another"
     ]
 
 

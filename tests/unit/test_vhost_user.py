@@ -20,6 +20,7 @@ from gpiovirt.sources.simulator import Simulator
 from gpiovirt.testing.clock import FakeClock
 from gpiovirt.testing.vmm import Vmm
 from gpiovirt.uapi import virtio_gpio as u
+from tests.holders import VMM
 
 FEATURES = 1 << 32 | 1
 CONFIG = bytes(range(8))
@@ -541,7 +542,11 @@ class Export:
         """Be a fresh process with a fresh connection; returns its other end."""
         self.die()
         self.device = GpioDevice(
-            self.chip, self.call, lambda offset, error: self.refused.append(str(error)), self.broken
+            self.chip,
+            self.call,
+            lambda offset, error: self.refused.append(str(error)),
+            self.broken,
+            holder=VMM,
         )
         self.backend = v.Backend(
             self.device.features, self.device.config, num_queues=2, record_size=self.device.record.size

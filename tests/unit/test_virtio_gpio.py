@@ -23,6 +23,7 @@ from gpiovirt.sources.simulator import Simulator
 from gpiovirt.testing.clock import FakeClock
 from gpiovirt.testing.virtio_driver import DriverQueue, GpioDriver, GuestRam, RequestFailedError
 from gpiovirt.uapi import virtio_gpio as u
+from tests.holders import VMM, program
 
 NONE, OUT, IN = u.VIRTIO_GPIO_DIRECTION_NONE, u.VIRTIO_GPIO_DIRECTION_OUT, u.VIRTIO_GPIO_DIRECTION_IN
 RISING, FALLING, BOTH = 1, 2, 3
@@ -49,6 +50,7 @@ class Bench:
             self.calls.append,
             lambda offset, error: self.refused.append((offset, error)),
             lambda index, error: self.broken.append((index, error)),
+            holder=VMM,
             defaults=defaults,
         )
         device.negotiate(1 << u.VIRTIO_GPIO_F_IRQ)
@@ -79,7 +81,7 @@ class Bench:
         return [offset for offset in range(4) if self.chip.line_info(offset).used]
 
     def hold(self, offset: int) -> LineRequest:
-        return self.chip.request([offset], [LineSettings()], "spi0")
+        return self.chip.request([offset], [LineSettings()], program("spi0"))
 
     def level(self, offset: int) -> int:
         return self.simulator.level("s", offset)
@@ -128,7 +130,7 @@ def test_chip_of_no_or_too_many_lines_is_refused() -> None:
     simulator = Simulator(FakeClock())
     chip = simulator.add_chip("big", [""] * 0x10000)
     with pytest.raises(UsageError, match="65535"):
-        GpioDevice(chip, print, print, print)
+        GpioDevice(chip, print, print, print, holder=VMM)
 
 
 # directions and values
@@ -143,7 +145,7 @@ def test_no_line_is_held_until_the_guest_uses_it(bench: Bench) -> None:
 def test_direction_input_holds_and_reads_the_line(bench: Bench) -> None:
     bench.driver.direction_input(1)
     info = bench.chip.line_info(1)
-    assert (info.consumer, info.direction) == ("vm", Direction.INPUT)
+    assert (info.consumer, info.direction) == (VMM.label, Direction.INPUT)
     assert bench.driver.get_direction(1) == IN
     for level in (0, 1, 0):
         bench.pull(1, level)
@@ -735,7 +737,7 @@ def test_level_is_not_seen_before_its_edge_is_told(bench: Bench) -> None:
             seen.append(bench.device.record.load(1).level)
 
     bench.device.reset()
-    bench.device = GpioDevice(bench.chip, call, lambda *_: None, lambda *_: None)
+    bench.device = GpioDevice(bench.chip, call, lambda *_: None, lambda *_: None, holder=VMM)
     bench.device.negotiate(1 << u.VIRTIO_GPIO_F_IRQ)
     bench.boot()
     bench.driver.direction_input(1)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from gpiovirt.core.chip import Chip, LineRequest, Now, PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import AS_IS, Direction, EdgeEvent, LineSettings
 
 __all__ = ["Aggregate", "AggregateDriver", "SourceLine"]
@@ -31,7 +32,7 @@ class _Source:
         self.offsets: list[int] = []
         self.virtual: dict[int, int] = {}
 
-    def hold(self, consumer: str, edge: PhysicalEdge, presence: PresenceSink) -> None:
+    def hold(self, holder: Holder, edge: PhysicalEdge, presence: PresenceSink) -> None:
         virtual = self.virtual
         last_seqno: dict[int, int] = {}
 
@@ -45,7 +46,7 @@ class _Source:
             presence(virtual[offset], there)
 
         settings = [AS_IS] * len(self.offsets)
-        self.request = self.chip.request(self.offsets, settings, consumer, on_edge, on_presence)
+        self.request = self.chip.request(self.offsets, settings, holder, on_edge, on_presence)
 
 
 class _Run:
@@ -126,10 +127,11 @@ class AggregateDriver:
             source.virtual[offset] = virtual
 
     def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
+        holder = Holder.of(f"gpiovirt:{self.label}", HolderKind.CHIP)
         held: list[_Source] = []
         try:
             for source in self._sources.values():
-                source.hold(f"gpiovirt:{self.label}", edge, presence)
+                source.hold(holder, edge, presence)
                 held.append(source)
         except BaseException:
             for source in held:

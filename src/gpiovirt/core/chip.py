@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Clock, EdgeEvent, InfoEvent, LineInfo, LineSettings
 
 __all__ = ["Chip", "ChipInfo", "EdgeSink", "InfoSink", "LineRequest", "Now", "PresenceSink"]
@@ -31,7 +32,7 @@ class ChipInfo(NamedTuple):
 
 
 class LineRequest(Protocol):
-    """Lines held by one consumer. Masks and bits index `offsets`: bit i is `offsets[i]`."""
+    """Lines held by one Holder. Masks and bits index `offsets`: bit i is `offsets[i]`."""
 
     offsets: tuple[int, ...]
 
@@ -68,7 +69,7 @@ class Chip(Protocol):
         self,
         offsets: Sequence[int],
         settings: Sequence[LineSettings],
-        consumer: str,
+        holder: Holder,
         on_edge: EdgeSink | None = None,
         on_presence: PresenceSink | None = None,
     ) -> LineRequest:

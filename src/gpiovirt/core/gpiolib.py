@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now, PresenceSink
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import (
     AS_IS,
     SWAPPED_EDGE,
@@ -149,10 +150,11 @@ class GpioChip:
         return LineInfo(
             offset,
             line.name,
-            request.consumer if request else "",
+            request.holder.label if request else "",
             request is not None,
             Direction.OUTPUT if line.is_output else Direction.INPUT,
             line.shown_settings(),
+            request.holder if request else None,
         )
 
     def watch(self, sink: InfoSink) -> Callable[[], None]:
@@ -167,17 +169,17 @@ class GpioChip:
         self,
         offsets: Sequence[int],
         settings: Sequence[LineSettings],
-        consumer: str,
+        holder: Holder,
         on_edge: EdgeSink | None = None,
         on_presence: PresenceSink | None = None,
     ) -> _Request:
-        request = _Request(self, consumer, on_edge, on_presence)
+        request = _Request(self, holder, on_edge, on_presence)
         try:
             for offset, wanted in zip(offsets, settings, strict=True):
                 line = self._line(offset)
                 if line.request is not None:
                     raise LineBusyError(
-                        f'line {self.describe(line)} is held by "{line.request.consumer}"; '
+                        f"line {self.describe(line)} is held by {line.request.holder}; "
                         "release it or choose another"
                     )
                 if line.is_gone:
@@ -269,7 +271,7 @@ class _Request:
         "_lines",
         "_outputs",
         "_values",
-        "consumer",
+        "holder",
         "offsets",
         "on_edge",
         "on_presence",
@@ -277,13 +279,13 @@ class _Request:
     )
 
     def __init__(
-        self, chip: GpioChip, consumer: str, on_edge: EdgeSink | None, on_presence: PresenceSink | None
+        self, chip: GpioChip, holder: Holder, on_edge: EdgeSink | None, on_presence: PresenceSink | None
     ) -> None:
         self._chip = chip
         self._lines: list[_Line] = []
         self._inverted = 0
         self._outputs = 0
-        self.consumer = consumer
+        self.holder = holder
         self.on_edge = on_edge
         self.on_presence = on_presence
         self.seqno = 0

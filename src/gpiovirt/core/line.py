@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from gpiovirt.core.holder import Holder
+
 __all__ = [
     "AS_IS",
     "PLAIN",
@@ -127,7 +129,10 @@ PLAIN = LineOptions()
 
 
 class LineInfo(NamedTuple):
-    """A line as everybody sees it; direction is never AS_IS."""
+    """A line as everybody sees it; direction is never AS_IS.
+
+    `holder` is None where nobody has the line, and where no more than its `consumer` is known.
+    """
 
     offset: int
     name: str
@@ -135,6 +140,7 @@ class LineInfo(NamedTuple):
     used: bool
     direction: Direction
     settings: LineSettings = AS_IS
+    holder: Holder | None = None
 
 
 class EdgeEvent(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from gpiovirt.core.holder import HolderKind
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
@@ -48,6 +49,7 @@ _NUMBER_MAX = (1 << 63) - 1
 _CONSUMERS_MAX = 256
 MEMORY = "state"
 """What a chip's memory is called beside its lines"""
+_KINDS = frozenset(kind.value for kind in HolderKind)
 
 Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
 
@@ -474,7 +476,10 @@ def _checked(status: Any, num_lines: int) -> dict[str, Any] | None:
                 return {
                     "consumers": [_peer(consumer) for consumer in consumers[:_CONSUMERS_MAX]],
                     "vm": None if vm is None else _peer(vm),
-                    "lines": [{**line, "consumer": _name(line["consumer"])} for line in lines],
+                    "lines": [
+                        {**line, "consumer": _name(line["consumer"]), "holder": _holder(line)}
+                        for line in lines
+                    ],
                 }
     return None
 
@@ -484,6 +489,14 @@ def _is_line(line: object) -> bool:
         case {"direction": "input" | "output", "consumer": str(), "used": bool()}:
             return True
     return False
+
+
+def _holder(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is known of who has the line but its name; a worker of a former version says nothing of it."""
+    match line.get("holder"):
+        case {"kind": str(kind), "pid": int(pid), "uid": int(uid)} if kind in _KINDS:
+            return {"kind": kind, "pid": pid, "uid": uid} if _are_numbers(pid, uid) else None
+    return None
 
 
 def _is_peer(peer: object) -> bool:

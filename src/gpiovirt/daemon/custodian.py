@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.change import Change, check_permanent
@@ -232,8 +233,11 @@ class Custodian:
             return ""
         offset = min(held)
         status = await chip.status(_STATUS_S)
-        consumer = status["lines"][offset]["consumer"] if status else ""
-        return f'line {offset} of {chip.name} is held by "{consumer or "?"}"'
+        line = status["lines"][offset] if status else {}
+        who: object = f'"{line.get("consumer") or "?"}"'
+        if holder := line.get("holder"):
+            who = Holder(line["consumer"], HolderKind(holder["kind"]), holder["pid"], holder["uid"])
+        return f"line {offset} of {chip.name} is held by {who}"
 
     async def _remove(self, chip: KeptChip) -> None:
         """It goes; HostError, and it stays, if its record does."""

@@ -29,7 +29,7 @@ __all__ = ["DaemonSources", "OwnChip", "OwnChips", "are_lent_line", "is_kernel_l
 
 _LEND_S = 0.5
 _ERRNO_MAX = 4096
-_HOLDER_MAX = 64
+_HOLDER_MAX = 96  # a label, and its pid and uid
 _LEND_ALL_S = 3.0  # of a look: a chip's lock is held meanwhile
 
 
@@ -79,7 +79,7 @@ class OwnChip:
             case {"errno": int(number), "holder": str(holder)} if 0 < number < _ERRNO_MAX and holder:
                 close_files(fds)
                 holder = printable(holder[:_HOLDER_MAX])
-                raise LineBusyError(f'line {where} is held by "{holder}"; release it or choose another')
+                raise LineBusyError(f"line {where} is held by {holder}; release it or choose another")
             case {"errno": int(number)} if 0 < number < _ERRNO_MAX:
                 close_files(fds)
                 raise HostError.of(f"cannot take line {where}", OSError(number, os.strerror(number)))

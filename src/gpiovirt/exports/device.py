@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import AS_IS, LineInfo
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.host.fifo import PipeFifo
@@ -116,11 +117,11 @@ class DeviceServer:
         for fd, _ in self._closed.poll(0):
             self._lines[fd].close()
 
-    def lend(self, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
-        """A line for another chip, as it is: its info, its socket and the pipe of its events.
+    def lend(self, offset: int, consumer: str, opener: Holder) -> tuple[LineInfo, tuple[int, int]]:
+        """A line for another chip of `opener`'s, as it is: its info, its socket and the pipe of its events.
 
-        Both are the caller's. OSError with the errno that a request fails with, and the holder's name as
-        that of its file.
+        Both are the caller's. OSError with the errno that a request fails with, and who holds the line as
+        the name of its file.
         """
         fifos: list[PipeFifo] = []
 
@@ -129,12 +130,12 @@ class DeviceServer:
             return fifos[-1]
 
         argument = encode_request(offset, AS_IS, consumer, EVENTS_KEPT)
-        answer = get_line(self.chip, argument, open_fifo)
+        answer = get_line(self.chip, argument, open_fifo, opener)
         if answer.file is None:
             for fifo in fifos:
                 fifo.close()
-            holder = self.chip.line_info(offset).consumer if answer.errno == errno.EBUSY else None
-            raise OSError(answer.errno, os.strerror(answer.errno), holder)
+            holder = self.chip.line_info(offset).holder if answer.errno == errno.EBUSY else None
+            raise OSError(answer.errno, os.strerror(answer.errno), holder and str(holder))
         (fifo,) = fifos
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -257,7 +258,8 @@ class _ChipConnection(_Open):
         super().__init__(server, sock, peer)
         self._file: ChipFile | None = None
         try:
-            self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo)
+            opener = Holder("", HolderKind.PROGRAM, peer.pid, peer.uid)
+            self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo, opener)
             self._chip_fifo = self._take_fifo()
             ends = self._chip_fifo.reader, self._chip_fifo.their_writer
             self._answer(wire.OPEN_TAG, Answer(0, server.incarnation), ends)

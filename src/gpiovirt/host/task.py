@@ -58,6 +58,16 @@ class Task:
         finally:
             os.close(comm)
 
+    def process(self) -> tuple[int, int]:
+        """(pid, effective uid) of its process."""
+        status = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        try:
+            _, _, after = os.read(status, 4096).partition(b"\nTgid:\t")  # proc_pid_status(5)
+        finally:
+            os.close(status)
+        pid, _, after = after.partition(b"\n")
+        return int(pid), int(after.partition(b"\nUid:\t")[2].split(None, 2)[1])
+
     def _parent(self) -> int:
         stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:

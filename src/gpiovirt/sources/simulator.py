@@ -16,6 +16,7 @@ from gpiovirt.core.chip import LineRequest, Now, PresenceSink
 from gpiovirt.core.deadline import Cancel, Deadlines
 from gpiovirt.core.debounce import Debouncer
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
 from gpiovirt.errors import NoSuchChipError, NoSuchLineError, OffsetError, UsageError
 
@@ -259,7 +260,8 @@ class Simulator:
 
     def hog(self, label: str, offset: int, consumer: str, settings: LineSettings) -> None:
         """Hold a line for good, as a gpio-sim hog does."""
-        self._hogs.append(self._chip(label).request([offset], [settings], consumer))
+        holder = Holder.of(consumer, HolderKind.HOG)
+        self._hogs.append(self._chip(label).request([offset], [settings], holder))
 
     def wire(self, one: tuple[str, int], other: tuple[str, int]) -> None:
         """Connect two lines, and what each is wired to already, to one net."""

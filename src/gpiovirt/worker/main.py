@@ -19,6 +19,7 @@ from typing import Any
 
 from gpiovirt.control.simulator import SimServer, socket_name
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, InfoEvent, LineInfo
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.exports.device import DeviceServer
@@ -30,7 +31,7 @@ from gpiovirt.host.confine import confine
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.packets import Channel, Message
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.unix_socket import SocketListener
+from gpiovirt.host.unix_socket import SocketListener, peer_of
 from gpiovirt.sources.line_files import KernelLine, LineFile, RemoteLine
 from gpiovirt.sources.simulator import Simulator
 from gpiovirt.virtual.memory import KeptMemory
@@ -135,9 +136,11 @@ class _ServedChip:
             self._fds.append(fd)
             self.vm.use_keeper(_copy(fd))
 
-    def lend(self, _chip: int, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
+    def lend(
+        self, _chip: int, offset: int, consumer: str, opener: Holder
+    ) -> tuple[LineInfo, tuple[int, int]]:
         """A line of the chip for another chip; OSError."""
-        return self.device.lend(offset, consumer)
+        return self.device.lend(offset, consumer, opener)
 
     def end(self) -> None:
         """Hang up on everybody; lines go to their safe states."""
@@ -181,9 +184,9 @@ class _SimulatedChips:
         """None: what is lent is the borrowers'."""
         return []
 
-    def lend(self, chip: int, offset: int, consumer: str) -> tuple[LineInfo, tuple[int, int]]:
+    def lend(self, chip: int, offset: int, consumer: str, opener: Holder) -> tuple[LineInfo, tuple[int, int]]:
         """A line of one of the chips; OSError."""
-        return self._devices[chip].lend(offset, consumer)
+        return self._devices[chip].lend(offset, consumer, opener)
 
     def end(self) -> None:
         """Nothing is to be done."""
@@ -199,6 +202,7 @@ class _Worker:
         self._reactor = reactor
         self._simulator = simulator
         self._channel: Channel | None = None
+        self._custodian: Holder
         self._served: _ServedChip | _SimulatedChips | None = None
         self._unwatch: Callable[[], None] | None = None
         self._second = 0
@@ -211,6 +215,8 @@ class _Worker:
         if sock is None:
             return
         self._leave()
+        peer = peer_of(sock)
+        self._custodian = Holder("", HolderKind.CHIP, peer.pid, peer.uid)
         self._channel = Channel(sock, _FILES_MAX)
         self._reactor.add_reader(sock.fileno(), self._receive, self._leave)
         if self._served is None:
@@ -297,7 +303,7 @@ class _Worker:
         self, served: _ServedChip | _SimulatedChips, tag: int, chip: int, offset: int, consumer: str
     ) -> None:
         try:
-            info, fds = served.lend(chip, offset, consumer)
+            info, fds = served.lend(chip, offset, consumer, self._custodian)
         except OSError as error:
             self._send({"tag": tag, "errno": error.errno, "holder": error.filename or ""})
             return
@@ -333,7 +339,13 @@ class _Worker:
 
 
 def _lines(chip: Chip) -> list[dict[str, Any]]:
-    return [_line(chip.line_info(offset)) for offset in range(chip.info.num_lines)]
+    return [_held_line(chip.line_info(offset)) for offset in range(chip.info.num_lines)]
+
+
+def _held_line(info: LineInfo) -> dict[str, Any]:
+    if (holder := info.holder) is None:
+        return _line(info)
+    return {**_line(info), "holder": {"kind": holder.kind, "pid": holder.pid, "uid": holder.uid}}
 
 
 def _line(info: LineInfo) -> dict[str, Any]:

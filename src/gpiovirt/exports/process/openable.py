@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpiovirt.exports.process.remote import RemoteChip
     from gpiovirt.host.fifo import PipeFifo
     from gpiovirt.host.reactor import Reactor
+    from gpiovirt.host.task import Task
     from gpiovirt.protocols.gpiochip import Answer, FifoShape
 
 __all__ = ["Later", "OpenFile", "Openable", "local", "remote"]
@@ -56,17 +57,21 @@ class OpenFile(Protocol):
         """The last copy of the file is closed."""
 
 
-Openable = Callable[[str, "Callable[[FifoShape], PipeFifo]", "Reactor"], OpenFile]
-"""Opens a chip as a device of that name; it never waits"""
+Openable = Callable[[str, "Callable[[FifoShape], PipeFifo]", "Reactor", "Task"], OpenFile]
+"""Opens a chip as a device of that name for a task; it never waits. OSError if that is gone"""
 
 
 def local(chip: Chip) -> Openable:
     """A chip of this process."""
 
-    def openable(name: str, open_fifo: Callable[[FifoShape], PipeFifo], _reactor: Reactor) -> OpenFile:
+    def openable(
+        name: str, open_fifo: Callable[[FifoShape], PipeFifo], _reactor: Reactor, task: Task
+    ) -> OpenFile:
+        from gpiovirt.core.holder import Holder, HolderKind
         from gpiovirt.protocols.gpiochip import ChipFile
 
-        return cast("OpenFile", ChipFile(chip, name, open_fifo))
+        opener = Holder("", HolderKind.PROGRAM, *task.process())
+        return cast("OpenFile", ChipFile(chip, name, open_fifo, opener))
 
     return openable
 
@@ -75,7 +80,9 @@ def remote(path: str) -> Openable:
     """The chip that is served at the socket `path`."""
     chip: RemoteChip | None = None
 
-    def openable(name: str, open_fifo: Callable[[FifoShape], PipeFifo], reactor: Reactor) -> OpenFile:
+    def openable(
+        name: str, open_fifo: Callable[[FifoShape], PipeFifo], reactor: Reactor, _task: Task
+    ) -> OpenFile:
         nonlocal chip
         if chip is None:
             from gpiovirt.exports.process.remote import RemoteChip

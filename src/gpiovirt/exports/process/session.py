@@ -227,7 +227,7 @@ class Session:
         """Put a chip file in place of the placeholder that the caller opened."""
         flags = task.file_flags(call.fd)
         try:
-            file = openable(name, self._open_fifo, self._reactor)
+            file = openable(name, self._open_fifo, self._reactor, task)
         except BaseException:
             self._discard_opened()
             raise

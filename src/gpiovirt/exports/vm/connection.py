@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, PeerError
 from gpiovirt.exports.vm.complaints import Complaints
@@ -79,7 +80,7 @@ class Connection:
             self._call,
             self._refused,
             self._broken,
-            consumer=f"vm:{peer.name}:{peer.pid}",
+            holder=Holder.of(f"vm:{peer.name}:{peer.pid}", HolderKind.VM, peer.pid, peer.uid),
             defaults=defaults,
         )
         self._tracked = Tracked(state, GpioDevice.num_queues, QUEUE_SIZE_MAX)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from struct import Struct
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import InfoEvent
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.protocols.gpiochip import v1, v2
@@ -24,13 +25,17 @@ CHIP_FIFO = FifoShape(u.gpio_v2_line_info_changed.size, _INFO_EVENTS, False)
 class ChipFile:
     """One open file of a chip; its Fifo carries the info events of the lines it watches."""
 
-    def __init__(self, chip: Chip, name: str, open_fifo: FifoFactory) -> None:
-        """`name` is the device's, as in /dev/NAME; `open_fifo` serves this file and what it opens."""
+    def __init__(self, chip: Chip, name: str, open_fifo: FifoFactory, opener: Holder) -> None:
+        """`name` is the device's, as in /dev/NAME; `open_fifo` serves this file and what it opens.
+
+        Lines are held by `opener`, whoever the file is passed on to, with the label of each request.
+        """
         info = chip.info
         self._chip = chip
         self._chip_info = u.gpiochip_info.pack(u.cstring(name), u.cstring(info.label), info.num_lines)
         self._num_lines = info.num_lines
         self._open_fifo = open_fifo
+        self._opener = opener
         self.fifo: Fifo = open_fifo(CHIP_FIFO)
         self._watched: set[int] = set()
         self._watch_abi = 0
@@ -39,7 +44,7 @@ class ChipFile:
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
         try:
             if cmd == u.GPIO_V2_GET_LINE_IOCTL:
-                return v2.get_line(self._chip, arg, self._open_fifo)
+                return v2.get_line(self._chip, arg, self._open_fifo, self._opener)
             if cmd == u.GPIO_GET_CHIPINFO_IOCTL:
                 return Answer(0, self._chip_info)
             if cmd in (u.GPIO_V2_GET_LINEINFO_IOCTL, u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL):
@@ -53,9 +58,9 @@ class ChipFile:
             if cmd == u.GPIO_GET_LINEINFO_UNWATCH_IOCTL:
                 return self._end_watch(_u32.unpack(arg)[0])
             if cmd == u.GPIO_GET_LINEHANDLE_IOCTL:
-                return v1.get_linehandle(self._chip, arg, self._open_fifo)
+                return v1.get_linehandle(self._chip, arg, self._open_fifo, self._opener)
             if cmd == u.GPIO_GET_LINEEVENT_IOCTL:
-                return v1.get_lineevent(self._chip, arg, self._open_fifo, compat)
+                return v1.get_lineevent(self._chip, arg, self._open_fifo, self._opener, compat)
         except GpiovirtError as error:
             return refusal(error)
         return UNKNOWN

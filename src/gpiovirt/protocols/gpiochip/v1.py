@@ -7,6 +7,7 @@ Specification: Documentation/userspace-api/gpio/chardev_v1.rst; checks and their
 from __future__ import annotations
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, InfoEvent, LineInfo, LineSettings
 from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError
 from gpiovirt.protocols.gpiochip.file import (
@@ -99,11 +100,11 @@ class HandleFile(RequestFile):
     """The file a GPIO_GET_LINEHANDLE opens."""
 
     def __init__(
-        self, chip: Chip, offsets: tuple[int, ...], settings: list[LineSettings], consumer: str, fifo: Fifo
+        self, chip: Chip, offsets: tuple[int, ...], settings: list[LineSettings], holder: Holder, fifo: Fifo
     ) -> None:
         super().__init__(fifo)
         self._chip = chip
-        self._request = chip.request(offsets, settings, consumer, None, self._on_presence)
+        self._request = chip.request(offsets, settings, holder, None, self._on_presence)
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
         if self._gone:
@@ -143,11 +144,11 @@ class EventFile(RequestFile):
     """The file a GPIO_GET_LINEEVENT opens."""
 
     def __init__(
-        self, chip: Chip, offset: int, settings: LineSettings, consumer: str, fifo: Fifo, compat: bool
+        self, chip: Chip, offset: int, settings: LineSettings, holder: Holder, fifo: Fifo, compat: bool
     ) -> None:
         super().__init__(fifo)
         self._record = u.gpioevent_data_i386 if compat else u.gpioevent_data
-        self._request = chip.request([offset], [settings], consumer, self._on_edge, self._on_presence)
+        self._request = chip.request([offset], [settings], holder, self._on_edge, self._on_presence)
 
     def _on_edge(self, event: EdgeEvent) -> None:
         self.fifo.put(
@@ -173,8 +174,8 @@ def event_fifo(compat: bool) -> FifoShape:
     return FifoShape((u.gpioevent_data_i386 if compat else u.gpioevent_data).size, 16, False)
 
 
-def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
-    """GPIO_GET_LINEHANDLE_IOCTL."""
+def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory, opener: Holder) -> Answer:
+    """GPIO_GET_LINEHANDLE_IOCTL, on a chip that `opener` has open."""
     *offsets, flags, values, consumer, num_lines, _ = u.gpiohandle_request.unpack(arg)
     if not 0 < num_lines <= u.GPIOHANDLES_MAX:
         return invalid(f"a request for {num_lines} lines")
@@ -183,7 +184,7 @@ def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
             chip,
             tuple(offsets[:num_lines]),
             [_settings(flags, int(values[i] != 0)) for i in range(num_lines)],
-            u.string(consumer) or "?",
+            opener.labelled(u.string(consumer) or "?"),
             open_fifo(HANDLE_FIFO),
         )
     except GpiovirtError as error:
@@ -191,15 +192,15 @@ def get_linehandle(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
     return Answer(0, arg, file, u.gpiohandle_request.size - 4)
 
 
-def get_lineevent(chip: Chip, arg: bytes, open_fifo: FifoFactory, compat: bool) -> Answer:
-    """GPIO_GET_LINEEVENT_IOCTL."""
+def get_lineevent(chip: Chip, arg: bytes, open_fifo: FifoFactory, opener: Holder, compat: bool) -> Answer:
+    """GPIO_GET_LINEEVENT_IOCTL, on a chip that `opener` has open."""
     offset, flags, event_flags, consumer, _ = u.gpioevent_request.unpack(arg)
     if flags & (u.GPIOHANDLE_REQUEST_OUTPUT | _DRIVE) or event_flags & ~Edge.BOTH:
         return invalid(f"handle flags {flags:#x} or event flags {event_flags:#x} that no events can have")
     try:
         settings = _settings(flags | u.GPIOHANDLE_REQUEST_INPUT, edge=Edge(event_flags))
         fifo = open_fifo(event_fifo(compat))
-        file = EventFile(chip, offset, settings, u.string(consumer) or "?", fifo, compat)
+        file = EventFile(chip, offset, settings, opener.labelled(u.string(consumer) or "?"), fifo, compat)
     except GpiovirtError as error:
         return refusal(error)
     return Answer(0, arg, file, u.gpioevent_request.size - 4)

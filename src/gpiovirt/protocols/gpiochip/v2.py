@@ -10,6 +10,7 @@ import errno
 from typing import NamedTuple
 
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import (
     Bias,
     Clock,
@@ -148,14 +149,14 @@ class LineFile(RequestFile):
         chip: Chip,
         offsets: tuple[int, ...],
         config: LineConfig,
-        consumer: str,
+        holder: Holder,
         fifo: Fifo,
         buffers_events: bool,
     ) -> None:
         super().__init__(fifo)
         self._all = (1 << len(offsets)) - 1
         on_edge = self._on_edge if buffers_events else None
-        self._request = chip.request(offsets, config.settings, consumer, on_edge, self._on_presence)
+        self._request = chip.request(offsets, config.settings, holder, on_edge, self._on_presence)
 
     def _on_edge(self, event: EdgeEvent) -> None:
         self.fifo.put(
@@ -207,8 +208,8 @@ def line_fifo(arg: bytes) -> FifoShape:
     return _fifo(_buffer_size(buffer_size, num_lines))
 
 
-def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
-    """GPIO_V2_GET_LINE_IOCTL."""
+def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory, opener: Holder) -> Answer:
+    """GPIO_V2_GET_LINE_IOCTL, on a chip that `opener` has open."""
     offsets, consumer, config_raw, num_lines, buffer_size, padding, _ = u.gpio_v2_line_request.unpack(arg)
     if not 0 < num_lines <= u.GPIO_V2_LINES_MAX or any(padding):
         return invalid(f"a request for {num_lines} lines, or padding that is not zero")
@@ -219,7 +220,7 @@ def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory) -> Answer:
             chip,
             tuple(memoryview(offsets).cast("I")[:num_lines]),
             config,
-            u.string(consumer) or "?",
+            opener.labelled(u.string(consumer) or "?"),
             open_fifo(_fifo(buffer_size)),
             buffers_events=buffer_size >= 2,  # linux/kfifo.h: there is no fifo of one record
         )

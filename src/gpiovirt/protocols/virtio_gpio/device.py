@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from gpiovirt.core.chip import Chip, LineRequest
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import AS_IS, Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import GpiovirtError, PeerError, UsageError
 from gpiovirt.protocols.virtio_gpio.guest_line import GuestLine
@@ -70,7 +71,7 @@ class GpioDevice:
         on_refused: Callable[[int | None, GpiovirtError], None],
         on_broken: Callable[[int, PeerError], None],
         *,
-        consumer: str = "vm",
+        holder: Holder,
         defaults: Mapping[int, LineSettings] | None = None,
     ) -> None:
         num_lines = chip.info.num_lines
@@ -80,7 +81,7 @@ class GpioDevice:
         self._call = call
         self._on_refused = on_refused
         self._on_broken = on_broken
-        self._consumer = consumer
+        self._holder = holder
         self._num_lines = num_lines
         self._lines = [GuestLine(offset, (defaults or {}).get(offset, AS_IS)) for offset in range(num_lines)]
         self._names = names_block(chip.line_info(offset).name for offset in range(num_lines))
@@ -266,7 +267,7 @@ class GpioDevice:
             line.request.reconfigure({0: settings})
 
     def _request(self, line: GuestLine, settings: LineSettings) -> LineRequest:
-        return self._chip.request([line.offset], [settings], self._consumer, self._on_edge, self._on_presence)
+        return self._chip.request([line.offset], [settings], self._holder, self._on_edge, self._on_presence)
 
     def _on_presence(self, offset: int, there: bool) -> None:
         """A line that vanished is back: it becomes again what the guest made of it."""
