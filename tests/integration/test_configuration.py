@@ -91,10 +91,10 @@ class TestCheck:
         )
         assert (done.returncode, done.stdout) == (1, "")
         expected = [
-            "folder.toml: it cannot be read: Is a directory",
-            "key.toml: lines.1.options: 'pullup' is none of",
-            "key.toml: vm: true or false is wanted",
-            "latin.toml: it is no UTF-8 at byte 9",
+            "folder.toml: cannot be read: Is a directory",
+            "key.toml: lines.1.options: 'pullup' is not one of",
+            "key.toml: vm: expected true or false",
+            "latin.toml: not UTF-8 at byte 9",
             "owner.toml: owner: there is no user 'nobody-of-this-name'",
             "syntax.toml: line 2, column 7: ",
             "named.toml: name: good.toml describes the chip 'good', too",
@@ -410,7 +410,7 @@ class TestStart:
             daemon.start()
             assert daemon.show("plc")["state"] == "live"
             assert "bad.toml: line 1, column 8" in daemon.log()
-            assert "gone.toml: it cannot be read: No such file or directory" in daemon.log()
+            assert "gone.toml: cannot be read: No such file or directory" in daemon.log()
             daemon.kill()
             shutil.rmtree(tmp_path / "chips.d")
             daemon.start()

@@ -97,15 +97,15 @@ def parse_file(path: str) -> Entry:
         with open(path, "rb") as file:
             raw = tomllib.load(file)
     except OSError as error:
-        raise InvalidChipError([f"it cannot be read: {error.strerror}"]) from error
+        raise InvalidChipError([f"cannot be read: {error.strerror}"]) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidChipError([_syntax_error(str(error))]) from error
     except UnicodeDecodeError as error:
-        raise InvalidChipError([f"it is no UTF-8 at byte {error.start}"]) from error
+        raise InvalidChipError([f"not UTF-8 at byte {error.start}"]) from error
     except ValueError as error:
         raise InvalidChipError(["a number in it has too many digits"]) from error
     except RecursionError as error:
-        raise InvalidChipError(["what it has is nested too deeply"]) from error
+        raise InvalidChipError(["nested too deeply"]) from error
     return Entry(path, parse_chip(raw, name))
 
 
@@ -158,7 +158,7 @@ def write(path: str, chip: Chip) -> None:
     try:
         content = format_chip(chip, name).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{chip.name} has a name in it that is no text") from error
+        raise UsageError(f"{chip.name} has a name that is not valid UTF-8") from error
     try:
         os.makedirs(directory, exist_ok=True)
         write_file(path, content, f"{directory}/.{os.path.basename(path)}.new")

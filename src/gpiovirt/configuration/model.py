@@ -109,7 +109,7 @@ class Line(_Model):
         by_place = bool(self.chip) and self.offset is not None and not self.name
         by_name = bool(self.name) and not self.chip and self.offset is None
         if not by_place and not by_name:
-            raise ValueError("a line is given by chip and offset, or by name: write the one or the other")
+            raise ValueError("a line has chip and offset, or name; write one or the other")
         if '"' in self.chip + self.name:
             raise ValueError("a name with a double quote cannot be written; take the line by chip and offset")
         return self
@@ -139,7 +139,7 @@ _Entry = Annotated[
     Discriminator(
         _kind_of_line,
         custom_error_type="line",
-        custom_error_message='a line is wanted: "START", "gpiochip0 3", or a table: {name = "START", ...}',
+        custom_error_message='expected a line: "START", "gpiochip0 3", or a table: {name = "START", ...}',
     ),
 ]
 _Lines = Annotated[
@@ -147,7 +147,7 @@ _Lines = Annotated[
     Discriminator(
         _kind_of_lines,
         custom_error_type="lines",
-        custom_error_message='a text as written to new_device is wanted, "gpiochip0 3-5, START", or a list',
+        custom_error_message='expected a string as written to new_device, "gpiochip0 3-5, START", or a list',
     ),
 ]
 
@@ -312,7 +312,9 @@ def _offset(line: str, shown: Mapping[str, Any]) -> int:
         return int(line)
     names = [told["name"] for told in shown.get("lines", ())]
     if names.count(line) != 1:
-        raise UsageError(f"{shown['name']} waits for its lines: which one is {line!r} cannot be told")
+        raise UsageError(
+            f"{shown['name']} waits for its lines: {line!r} cannot be resolved before they are there"
+        )
     return names.index(line)
 
 
@@ -347,14 +349,14 @@ _FORMER = {"as": "name=NAME", "how": "pull-up,debounce=5ms", "safe": "safe=low"}
 """Keys that a line had before options were said in one"""
 
 _MESSAGES = {
-    "missing": "it is missing",
-    "string_type": "a text is wanted, in quotes",
-    "bool_type": "true or false is wanted",
-    "int_type": "a whole number is wanted",
-    "greater_than_equal": "a number from 0 is wanted",
-    "less_than_equal": "{le} is the highest",
-    "string_pattern_mismatch": 'an octal mode is wanted, in quotes: "0660"',
-    "model_type": "a table of keys is wanted",
+    "missing": "missing",
+    "string_type": "expected a string, in quotes",
+    "bool_type": "expected true or false",
+    "int_type": "expected an integer",
+    "greater_than_equal": "expected 0 or more",
+    "less_than_equal": "expected at most {le}",
+    "string_pattern_mismatch": 'expected an octal mode, in quotes: "0660"',
+    "model_type": "expected a table of keys",
 }
 
 
@@ -371,7 +373,7 @@ def describe(details: ErrorDetails) -> tuple[str, str]:
     if kind == "extra_forbidden":
         model: type[_Model] = Line if len(location) > 1 else Chip
         keys = [field.alias or name for name, field in model.model_fields.items()]
-        message = f"there is no such key; the keys are: {', '.join(keys)}"
+        message = f"unknown key; the keys are: {', '.join(keys)}"
         if model is Line and location[-1] in _FORMER:
             message = f'write options = "{_FORMER[location[-1]]}" instead'
     elif kind == "value_error":

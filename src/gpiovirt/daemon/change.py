@@ -119,12 +119,16 @@ class Change:
         for chip, new, record in zip(self._chips, lines, records, strict=True):
             former = chip.record.definition
             if chip.use.vm and not former.may_be(record.definition):
-                raise DeviceBusyError(f"{await self._custodian.why_busy(chip, ())}; end that, or force")
+                raise DeviceBusyError(
+                    f"{await self._custodian.why_busy(chip, ())}; end that use first, or force"
+                )
             options, wanted = former.by_offset(), record.definition.by_offset()
             moved = set(_moved(chip.lines, new))
             moved.update(o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b)
             if why := await self._custodian.why_busy(chip, moved):
-                raise DeviceBusyError(f"{why}, and would become another line; end that, or force")
+                raise DeviceBusyError(
+                    f"{why}, and would be swapped for another line; end that use first, or force"
+                )
 
     def _save(self, records: Sequence[Record]) -> None:
         saved: list[Record] = []

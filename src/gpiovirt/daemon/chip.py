@@ -173,7 +173,7 @@ class KeptChip:
             message = await wait_for(self._ready, self._reactor.deadlines, deadline_ns)
         except TooLateError:
             self.handle.catch_up()
-            message = self._ready.result() if self._ready.is_done else "its process does not get ready"
+            message = self._ready.result() if self._ready.is_done else "its worker does not get ready"
         if message:
             raise HostError(f"the chip {self.name} cannot be served: {message}")
 
@@ -320,11 +320,11 @@ class KeptChip:
         vm = record.definition.vm
         count = len(record.addresses)
         if len(lines) != count or count != record.definition.num_lines or spec["vm"] != vm:
-            raise PeerError("it serves another chip than was meant")
+            raise PeerError("it serves another chip")
         has_keeper = bool(spec.get("keeper"))
         others = 2 + vm + has_keeper
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
-            raise PeerError("it does not have the files that it should")
+            raise PeerError("it lacks some of its files")
         _check_files([str(line["kind"]) for line in lines], fds[: len(fds) - others], fds[-others:], count)
         release(self.custody.use([]))
         found = []
@@ -404,7 +404,7 @@ class KeptChip:
         self.handle.catch_up()
         if self.handle.is_ready:  # it was us who were away
             return
-        _log.error("%s: nobody serves it, its lines are made safe", self.name, extra=self.about)
+        _log.error("%s: no worker serves it; its lines are made safe", self.name, extra=self.about)
         self._make_lines_safe()
 
     def _make_lines_safe(self) -> None:
@@ -499,7 +499,7 @@ def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence
             raise PeerError(f"a file that is not a line ({kind})")
     memory, *sockets = others
     if kind_of(memory) is not Kind.MEMORY or can_shrink(memory):
-        raise PeerError("a memory that can be taken away")
+        raise PeerError("memory that can be truncated")
     held_lines(memory, count)
     if not all(kind_of(fd) is Kind.SOCKET for fd in sockets):
         raise PeerError("a file that is not a socket")

@@ -198,7 +198,7 @@ class Custodian:
     def _end_with(self, chip: KeptChip, fd: int) -> None:
         def gone() -> None:
             self._reactor.remove_reader(fd)
-            _log.info("%s: its creator has ended, and so does it", chip.name, extra=chip.about)
+            _log.info("%s: its creator has ended; the chip is deleted", chip.name, extra=chip.about)
             self._in_background(self.delete(chip.name, force=True), chip.name)
 
         if self.chips.get(chip.name) is not chip:
@@ -211,7 +211,7 @@ class Custodian:
         """NoSuchDeviceError if there is none."""
         if name not in self.chips:
             there = ", ".join(self.chips) or "none"
-            raise NoSuchDeviceError(f"there is no chip {name!r}; there is: {there}")
+            raise NoSuchDeviceError(f"no chip {name!r}; the chips are: {there}")
         return self.chips[name]
 
     async def delete(self, name: str, force: bool) -> None:
@@ -219,9 +219,9 @@ class Custodian:
         chip = self.find(name)
         async with chip.lock:
             if self.chips.get(name) is not chip:
-                raise NoSuchDeviceError(f"there is no chip {name!r}")
+                raise NoSuchDeviceError(f"no chip {name!r}")
             if not force and (why := await self.why_busy(chip, range(len(chip.lines)))):
-                raise DeviceBusyError(f"{why}; end that, or force")
+                raise DeviceBusyError(f"{why}; end that use first, or force")
             await self._remove(chip)
 
     async def why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
@@ -269,13 +269,13 @@ class Custodian:
         then loses it.
         """
         if len(set(names)) != len(names):
-            raise UsageError("a chip is changed twice")
+            raise UsageError("a chip is listed twice")
         chips = {name: self.find(name) for name in names}
         async with AsyncExitStack() as stack:
             for name in sorted(names):
                 await stack.enter_async_context(chips[name].lock)
                 if self.chips.get(name) is not chips[name]:
-                    raise NoSuchDeviceError(f"there is no chip {name!r}")
+                    raise NoSuchDeviceError(f"no chip {name!r}")
             return await Change(self, [(chips[name], wanted(chips[name])) for name in names]).make(force)
 
     async def own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
@@ -286,7 +286,7 @@ class Custodian:
 
     def _check_there(self, chip: KeptChip) -> None:
         if self.chips.get(chip.name) is not chip:
-            raise NoSuchDeviceError(f"there is no chip {chip.name!r}")
+            raise NoSuchDeviceError(f"no chip {chip.name!r}")
 
     def _own(self, chip: KeptChip, uid: int, gid: int, mode: int, follows_device: bool = False) -> None:
         former = chip.record

@@ -115,7 +115,7 @@ class SocketActivatedHelper(HelperProcess):
         try:
             self._listener = PathListener(self._path, Access(mode=0o666), replace=True)
         except HostError as error:
-            _log.error("%s cannot be had: %s", self.name, error)
+            _log.error("%s cannot be started: %s", self.name, error)
             self._ended = True
             return
         fd = self._listener.socket.fileno()

@@ -59,7 +59,7 @@ class Simulation:
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
         """A simulator that was there before us."""
         if spec != self._spec or fds:
-            raise PeerError("it simulates other chips than are wanted now")
+            raise PeerError("it simulates other chips than requested")
 
     def on_ready(self) -> None:
         """The chips are there."""

@@ -62,14 +62,14 @@ class OwnChip:
         """Borrow a line; LineBusyError, ChipGoneError."""
         where = f"{self.info.label}:{offset}"
         if self._left_s <= 0:
-            raise ChipGoneError(f"line {where} cannot be had: its process takes too long to lend lines")
+            raise ChipGoneError(f"line {where} is not available: its worker takes too long to lend it")
         began_s = time.monotonic()
         try:
             body, fds = await self._handle.ask(
                 _LEND_S, True, do="lend", chip=self._index, offset=offset, consumer=consumer
             )
         except HostError as error:
-            raise ChipGoneError(f"line {where} cannot be had: {error}") from error
+            raise ChipGoneError(f"line {where} is not available: {error}") from error
         finally:
             self._left_s -= time.monotonic() - began_s
         match body:
@@ -82,9 +82,9 @@ class OwnChip:
                 raise LineBusyError(f'line {where} is held by "{holder}"; release it or choose another')
             case {"errno": int(number)} if 0 < number < _ERRNO_MAX:
                 close_files(fds)
-                raise HostError.of(f"cannot take line {where}", OSError(number, os.strerror(number)))
+                raise HostError.of(f"cannot request line {where}", OSError(number, os.strerror(number)))
         close_files(fds)
-        raise HostError(f"cannot take line {where}: its process breaks the protocol")
+        raise HostError(f"cannot request line {where}: its worker breaks the protocol")
 
 
 def are_lent_line(fds: Sequence[int]) -> bool:

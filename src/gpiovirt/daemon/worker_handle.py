@@ -90,7 +90,7 @@ class Forkserver:
 
     def _fork(self, packet: bytes, its: socket.socket) -> None:
         if self._child is not None and is_stopped(self._child.pid):
-            _log.error("the process that forks workers is stopped, and is replaced")
+            _log.error("the fork server is stopped; it is replaced")
             self.close()
         for attempt in (1, 2):
             sock = self._socket or self._start()
@@ -351,7 +351,7 @@ class WorkerHandle:
                     raise PeerError(f"nothing of this kind is expected while it {self._state.value}")
         finally:
             if close_files(fds):  # that were not taken
-                raise PeerError("files of a kind that it has none of")
+                raise PeerError("files of a kind that it should not have")
 
     def _on_answer(self, tag: int, body: Mapping[str, Any], fds: list[int]) -> None:
         question = self._asked.pop(tag, None)
@@ -386,7 +386,7 @@ class WorkerHandle:
         Files come with an answer that `brings_files`, and they can be closed; with others, none do.
         """
         if not self.is_ready:
-            raise HostError(f"{self._name} has no process at the moment")
+            raise HostError(f"{self._name} has no worker at the moment; try again")
         tag = next(self._tags)
         answer: Future[Answer] = Future()
         self._asked[tag] = _Question(answer, brings_files)
@@ -400,7 +400,7 @@ class WorkerHandle:
             if self._asked.pop(tag, None) is not None:
                 _log.error("%s: its worker does not answer, and is replaced", self._name, extra=self._about)
                 self._lose()
-            raise HostError(f"the process of {self._name} does not answer") from None
+            raise HostError(f"the worker of {self._name} does not answer") from None
 
     def watch_over(self, on: bool) -> None:
         """While it is in use: ask it now and then whether it is still there."""
@@ -498,7 +498,7 @@ class WorkerHandle:
         self.pid = 0
         asked, self._asked = self._asked, {}
         for question in asked.values():
-            question.answer.fail(HostError(f"the process of {self._name} has ended"))
+            question.answer.fail(HostError(f"the worker of {self._name} has ended"))
 
     async def stop(self) -> None:
         """Kill it, and come back when its files are closed; after a while in any case."""
@@ -528,11 +528,11 @@ class WorkerHandle:
         except ProcessLookupError as error:
             raise EOFError from error
         except OSError as error:
-            raise HostError.of("cannot watch its process", error) from error
+            raise HostError.of("cannot watch its worker", error) from error
         if (found := process_start(pid)) != started:
             os.close(pidfd)
             if not found and os.path.exists(f"/proc/{pid}"):  # which takes no file to spare
-                raise HostError.of("cannot watch its process", OSError(EMFILE, os.strerror(EMFILE)))
+                raise HostError.of("cannot watch its worker", OSError(EMFILE, os.strerror(EMFILE)))
             raise EOFError
         if self._pidfd >= 0:
             os.close(self._pidfd)

@@ -233,7 +233,7 @@ def _leave_the_file_system() -> None:
         libc.unshare(_CLONE_NEWUSER)
     except OSError as error:
         _log.warning(
-            "no user namespace is to be had (%s): what serves strangers can open every file that uid %d can; "
+            "no user namespace is available (%s): workers can open every file that uid %d can; "
             "allow user namespaces, or run as root",
             error.strerror,
             uid,

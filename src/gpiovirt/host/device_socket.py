@@ -171,7 +171,7 @@ class DeviceSocket:
                 for fd in fds:
                     os.close(fd)
             self.has_hung_up |= tag == wire.HANG_UP_TAG
-        raise PeerError("answers that nobody has asked for")
+        raise PeerError("answers to no request")
 
     def _take(self, answer: Answer, shape: FifoShape, fds: list[int]) -> Answer:
         """The answer with what came beside it; PeerError, and nothing is taken, if it is not what should."""

@@ -21,7 +21,7 @@ def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise PeerError("what came to be mapped is not a file in memory")
+        raise PeerError("a file to be mapped is not in memory")
     if not size or offset + size > status.st_size:
         raise PeerError(f"{size:#x} bytes at {offset:#x} of a file of {status.st_size:#x} bytes")
     # a huge page is the file system's block size, and what a mapping begins at

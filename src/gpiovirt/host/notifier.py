@@ -19,7 +19,7 @@ _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 def check_eventfd(fd: int) -> None:
     """PeerError if it is something else."""
     if kind_of(fd) is not Kind.EVENTFD:
-        raise PeerError(f"a kick fd that is no eventfd but {name_of(fd) or 'unknown'}")
+        raise PeerError(f"a kick fd that is not an eventfd but {name_of(fd) or 'unknown'}")
 
 
 class Notifier:

@@ -166,8 +166,10 @@ class PathListener(SocketListener):
                 os.unlink(path)
                 return
             except OSError as error:
-                raise HostError.of(f"the socket {path} is in use, it seems", error) from error
-        raise HostError(f"the socket {path} is in use by a running server; choose another, or end that one")
+                raise HostError.of(f"the socket {path} seems to be in use", error) from error
+        raise HostError(
+            f"the socket {path} is in use by a running server; choose another, or stop that one first"
+        )
 
     def close(self) -> None:
         """Listen no more, and remove the socket if it is still ours."""

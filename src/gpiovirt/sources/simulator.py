@@ -315,7 +315,7 @@ class Simulator:
     def _chip(self, label: str) -> SimChip:
         if label not in self.chips:
             there = ", ".join(self.chips) or "none"
-            raise NoSuchChipError(f"no simulated chip {label!r}; there is: {there}")
+            raise NoSuchChipError(f"no simulated chip {label!r}; the chips are: {there}")
         return self.chips[label]
 
     def _line(self, label: str, offset: int) -> _SimLine:

@@ -74,7 +74,7 @@ def parse(text: str) -> list[Item]:
             raise GrammarError("no closing quote", text, text[column - 1 :], column)
         if kind == "comma":
             if separated:
-                raise GrammarError("nothing stands before this comma", text, token, column)
+                raise GrammarError("nothing before this comma", text, token, column)
             separated = True
             continue
         if glued:
@@ -93,7 +93,7 @@ def parse(text: str) -> list[Item]:
             if len(items) > LINES_MAX:
                 raise GrammarError(f"more than {LINES_MAX} names, the most a chip has", "", "", column)
     if not items:
-        raise GrammarError("no lines are named; write for example: gpiochip0 19 20, gpiochip2 1", text, "", 1)
+        raise GrammarError("no lines given; write for example: gpiochip0 19 20, gpiochip2 1", text, "", 1)
     if separated:
         raise GrammarError("nothing follows the last comma", text, ",", text.rindex(",") + 1)
     return items
@@ -112,10 +112,10 @@ def _append_offsets(items: list[Item], match: re.Match[str], text: str, column: 
     if not items:
         raise GrammarError("offsets need a chip before them", text, match[0], column)
     if last < first:
-        raise GrammarError("a range goes upwards", text, match[0], column)
+        raise GrammarError("a range must ascend", text, match[0], column)
     if last > MAX_OFFSET:
         raise OffsetError(
-            f"offset {_shown(match[0])} at column {column} is past {MAX_OFFSET}, the highest there is"
+            f"offset {_shown(match[0])} at column {column} is past {MAX_OFFSET}, the highest offset"
         )
     count += last - first + 1
     if count > LINES_MAX:

@@ -17,7 +17,7 @@ WORDS = (
     "safe=low|high|input|hold, name=NAME"
 )
 HELP = (
-    f"OPTIONS is a list of: {WORDS}. TIME is as 5ms or 500us. They hold for every consumer of the chip, "
+    f"OPTIONS is a list of: {WORDS}. TIME is e.g. 5ms or 500us. They hold for every consumer of the chip, "
     "unless it asks for something else; a line with a safe state takes it whenever nobody holds it"
 )
 
@@ -79,7 +79,7 @@ def parse_options(text: str, options: LineOptions = PLAIN) -> LineOptions:
             field, parse = _VALUES[key]
             options = options._replace(**{field: parse(value)})  # type: ignore[arg-type]
         else:
-            raise UsageError(f"{word!r} is none of {WORDS}")
+            raise UsageError(f"{word!r} is not one of {WORDS}")
     return options
 
 
