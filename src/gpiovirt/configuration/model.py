@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A virtual chip as people describe it: one schema for configuration files and for the API.
 
-Slow to import, for pydantic's sake: never by gpiovirtd's own process, workers, or what starts programs.
+Slow to import because of pydantic: never import it in gpiovirtd itself, workers, or what starts programs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "describe", 
 
 
 class InvalidChipError(UsageError):
-    """What is no description of a chip; `problems` has a text `KEY: what is wrong` for each."""
+    """Not a description of a chip; `problems` has a text `KEY: what is wrong` for each problem."""
 
     def __init__(self, found: Sequence[str]) -> None:
         super().__init__("; ".join(found))
@@ -41,7 +41,7 @@ class InvalidChipError(UsageError):
 
 
 class LineOf(NamedTuple):
-    """One line of a chip: the key that describes it, and where it is to be taken."""
+    """One line of a chip: the key that describes it, and where to take it."""
 
     key: str
     source: tuple[str, int] | str
@@ -49,7 +49,7 @@ class LineOf(NamedTuple):
 
     @property
     def item(self) -> grammar.Item:
-        """As new_device has it."""
+        """As written to new_device."""
         if isinstance(self.source, str):
             return NamedLine(self.source)
         chip, offset = self.source
@@ -59,7 +59,7 @@ class LineOf(NamedTuple):
         return grammar.format_definition([self.item])
 
     def described(self) -> dict[str, Any]:
-        """As a table of a line begins."""
+        """As the beginning of a line's table."""
         if isinstance(self.source, str):
             return {"name": self.source}
         chip, offset = self.source
@@ -83,16 +83,16 @@ class _Model(BaseModel):
 
 
 class Line(_Model):
-    """A line, by chip and offset or by its name, and how it is to be."""
+    """A line, by chip and offset or by its name, and its options."""
 
     chip: str = ""
-    """Label, device name or path of the chip that it is taken of."""
+    """Label, device name or path of the chip that it is taken from."""
     offset: int | None = Field(None, ge=0, le=MAX_OFFSET)
     """Its offset there."""
     name: str = ""
     """Its name, in place of chip and offset."""
     options: str = ""
-    """What it is for every consumer that does not ask for something else: pull-up, pull-down, bias-disabled,
+    """Its options for every consumer that does not ask for something else: pull-up, pull-down, bias-disabled,
     open-drain, open-source, active-low, debounce=TIME, safe=low|high|input|hold (when nobody holds it),
     name=NAME (in this chip), separated by commas."""
 
@@ -116,7 +116,7 @@ class Line(_Model):
 
     @property
     def item(self) -> grammar.Item:
-        """As new_device has it."""
+        """As written to new_device."""
         return NamedLine(self.name) if self.offset is None else ChipLines(self.chip, (self.offset,))
 
 
@@ -132,7 +132,7 @@ def _kind_of_line(value: object) -> str | None:
     return _TABLE if isinstance(value, Line | Mapping) else None
 
 
-_TEXT, _LIST, _TABLE = "<text>", "<list>", "<table>"  # what tells alternatives apart; not shown to people
+_TEXT, _LIST, _TABLE = "<text>", "<list>", "<table>"  # tells alternatives apart; not shown to people
 _Definition = Annotated[str, AfterValidator(_definition)]
 _Entry = Annotated[
     Annotated[_Definition, Tag(_TEXT)] | Annotated[Line, Tag(_TABLE)],
@@ -156,19 +156,19 @@ class Chip(_Model):
     """A virtual chip."""
 
     name: str
-    """Its name and label; in a configuration file, that of the file without."""
+    """Its name and label; default in a configuration file: the file's name without .toml."""
     lines: _Lines
-    """Its lines, in their order: a text as written to new_device, or a list of such texts and of tables."""
+    """Its lines, in order: a string as written to new_device, or a list of such strings and tables."""
     owner: str = ""
-    """Who owns it: a user's name or number; the daemon's user, without."""
+    """Its owner: a user's name or number; default: the daemon's user."""
     group: str = ""
-    """Its group: a name or number; without, gpio where there is one."""
+    """Its group: a name or number; default: gpio, where there is one."""
     mode: str = Field("0660", pattern="^0?[0-7]{1,3}$")
-    """Who may use it, as of a file, in octal."""
+    """Who may use it, as for a file, in octal."""
     vm: bool = False
-    """Make a socket for virtual machines, too."""
+    """Also make a socket for virtual machines."""
     poll_us: int = Field(0, ge=0, le=POLL_US_MAX)
-    """For how many microseconds to look for more after each request, before sleeping."""
+    """How many microseconds to poll after each request, before sleeping."""
 
     @field_validator("name")
     @classmethod
@@ -214,7 +214,7 @@ class Chip(_Model):
         return grammar.format_definition(items)
 
     def arguments(self) -> dict[str, Any]:
-        """What `new` and `change` of the control protocol take; InvalidChipError for an owner there is not.
+        """What `new` and `change` of the control protocol take; InvalidChipError for an unknown owner.
 
         An owner or group that is not given is -1.
         """
@@ -241,7 +241,7 @@ class Chip(_Model):
         }
 
     def options(self) -> dict[str, str]:
-        """What the tables of lines say of them, by offset."""
+        """The options in the lines' tables, by offset."""
         if isinstance(self.lines, str):
             return {}
         found: dict[str, str] = {}
@@ -276,9 +276,9 @@ def _split(key: str, items: Iterable[grammar.Item]) -> Iterable[LineOf]:
 
 
 def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
-    """The chip that is described, `name` being what it is called without a name of its own.
+    """The chip described; `name` is its name if the description has none.
 
-    InvalidChipError for what is none.
+    InvalidChipError if it is not a description.
     """
     try:
         return Chip.model_validate({"name": name, **raw} if name else raw)
@@ -287,10 +287,10 @@ def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
 
 
 def chip_of(shown: Mapping[str, Any]) -> Chip:
-    """The description of a chip, from what the control protocol's `show` says of it.
+    """The description of a chip, from the answer to the control protocol's `show`.
 
-    UsageError if a line that is not there now cannot be told from another by its name, InvalidChipError if
-    it has names that no description can have.
+    UsageError if a line that is not there now cannot be identified by its name, InvalidChipError if
+    it has names that a description cannot have.
     """
     options = {_offset(line, shown): text for line, text in shown["options"].items()}
     return parse_chip(
@@ -319,7 +319,7 @@ def _offset(line: str, shown: Mapping[str, Any]) -> int:
 
 
 def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:
-    """`definition` itself, or a list with a table for each line that there is something to be said of."""
+    """`definition` itself, or a list with a table for each line that has options."""
     if not any(options.values()):
         return definition
     entries: list[Any] = []
@@ -346,7 +346,7 @@ def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:
 
 
 _FORMER = {"as": "name=NAME", "how": "pull-up,debounce=5ms", "safe": "safe=low"}
-"""Keys that a line had before options were said in one"""
+"""Keys that a line had before `options` replaced them"""
 
 _MESSAGES = {
     "missing": "missing",
@@ -361,13 +361,13 @@ _MESSAGES = {
 
 
 def problems(error: ValidationError) -> list[str]:
-    """What is wrong with a description, a line each: `KEY: what`, the key being `lines.2.options` or so."""
+    """The problems of a description, one per line: `KEY: what`, where the key is e.g. `lines.2.options`."""
     found = map(describe, error.errors(include_url=False))
     return [f"{key}: {what}" if key else what for key, what in found]
 
 
 def describe(details: ErrorDetails) -> tuple[str, str]:
-    """One thing that is wrong: the key, empty if it is all of it, and what."""
+    """One problem: the key, empty for the whole description, and what is wrong."""
     location = [str(part) for part in details["loc"] if part not in (_TEXT, _LIST, _TABLE)]
     kind = details["type"]
     if kind == "extra_forbidden":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The custodian's end of the process that keeps a VM's session: started, watched, replaced when it dies."""
+"""The custodian's end of a keeper, the process that keeps a VM's session: starts, watches, replaces it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["VmKeeper"]
 _log = logging.getLogger(__name__)
 
 _AGAIN_S = (0.1, 0.5, 2.0, 5.0)
-_LIVED_S = 10.0  # one that lived so long is replaced at once
+_LIVED_S = 10.0  # one that lived this long is replaced at once
 
 
 class VmKeeper:
@@ -35,20 +35,20 @@ class VmKeeper:
         self._failures = 0
         self._started_s = 0.0
         self.is_new = False
-        """The worker has not been told of it"""
+        """The worker has not been told about it"""
 
     def fileno(self) -> int | None:
         """The channel's fd, for workers; None while there is none."""
         return None if self._channel is None else self._channel.fileno()
 
     def begin(self) -> None:
-        """Have one, if there is none; HostError."""
+        """Start one if there is none; HostError."""
         if self._channel is None:
             self.use(self._start())
             self._started_s = time.monotonic()
 
     def use(self, channel: socket.socket) -> None:
-        """This is the one from now on: one that was there before us, or a new one."""
+        """Use this one from now on: one from before us, or a new one."""
         self._forget()
         self._channel = channel
         self._reactor.add_hangup(channel.fileno(), self._on_gone)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Give up all rights but the use of what is open already: for a process that serves strangers."""
+"""Give up all rights but the use of open files: for a process that serves strangers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ARCHES = {"x86_64": (0, u.AUDIT_ARCH_X86_64), "aarch64": (1, u.AUDIT_ARCH_AARCH
 """By machine: the column below, and the architecture as filters see it"""
 
 MACHINES = tuple(_ARCHES)
-"""Those whose system calls are known here"""
+"""Machines whose system calls are known here"""
 
 # asm/unistd_64.h and asm-generic/unistd.h; None: this machine has no such call
 _FREE: dict[str, tuple[int | None, int | None]] = {
@@ -95,7 +95,7 @@ _IOCTL = (16, 29)
 _SENDTO = (44, 206)
 _SOCKETPAIR = (53, 199)
 _FCNTL = (72, 25)
-# none that has the kernel signal a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
+# none with which the kernel signals a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
 _FCNTLS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
     *(fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_SETPIPE_SZ, fcntl.F_GETPIPE_SZ),
@@ -125,15 +125,15 @@ def _if_none_of_bits(bits: int) -> list[_Instruction]:
 
 
 def _of_call(number: int, body: list[_Instruction]) -> list[_Instruction]:
-    """`body`, which decides, for one call; the others go on behind it."""
+    """Apply `body`, which decides, to one call; other calls continue after it."""
     return [(u.BPF_JMP_JEQ_K, 0, len(body), number), *body]
 
 
 def confining_filter(machine: str) -> bytes:
-    """A seccomp filter that allows what a worker does, and fails all else with EPERM.
+    """A seccomp filter that allows what a worker does, and fails everything else with EPERM.
 
-    No new code is mapped, no socket, file system, process or device is reached. HostError for a machine
-    whose system calls are not known here.
+    No new code can be mapped, and no socket, file system, process or device be reached. HostError on a
+    machine whose system calls are not known here.
     """
     if machine not in _ARCHES:
         raise HostError(f"this machine is {machine}; workers can be confined on {', '.join(_ARCHES)}")
@@ -148,7 +148,7 @@ def confining_filter(machine: str) -> bytes:
         program += _of_call(pair[column], [_load(2), *_if_none_of_bits(_PROT_EXEC)])
     set_flags = _of_call(fcntl.F_SETFL, [_load(2), *_if_none_of_bits(os.O_ASYNC)])
     program += _of_call(_FCNTL[column], [_load(1), *_if_one_of(*_FCNTLS), *set_flags, _REFUSE])
-    # to nobody but who is at the other end; a datagram could name anybody, in sendmsg() unseen from here
+    # only to the other end; a datagram could name anybody, in sendmsg() invisibly to a filter
     program += _of_call(_SENDTO[column], [_load(4), *_unless(0), _load(4, 1), *_unless(0), _ALLOW])
     type_of_pair = [
         *(_load(0), *_unless(socket.AF_UNIX)),
@@ -179,7 +179,7 @@ class _CapData(ctypes.Structure):
 def confine(uid: int, gid: int) -> None:
     """Become `uid` and `gid` without any capability, with this process's own /proc as the file system.
 
-    An ordinary user stays who they are. Whatever is to be imported must be by now. HostError if it cannot be.
+    An ordinary user keeps their ids. Everything needed must be imported by now. HostError if that fails.
     """
     try:
         if os.geteuid() == 0:
@@ -194,9 +194,9 @@ def confine(uid: int, gid: int) -> None:
 
 
 def drop_rights(uid: int, gid: int) -> None:
-    """Become `uid` and `gid`, without any capability and any way to get one; HostError if that cannot be.
+    """Become `uid` and `gid`, without any capability or any way to get one; HostError if that fails.
 
-    An ordinary user stays who they are.
+    An ordinary user keeps their ids.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -226,7 +226,7 @@ def _drop_capabilities() -> None:
 
 
 def _leave_the_file_system() -> None:
-    """As far as an ordinary user may: with a user namespace, where those are allowed."""
+    """As far as an ordinary user may: in a user namespace, where those are allowed."""
     uid, gid = os.getuid(), os.getgid()
     proc = f"/proc/{os.getpid()}"
     try:

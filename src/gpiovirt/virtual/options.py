@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options of a line as people write them, everywhere alike: `pull-up,debounce=5ms,safe=low`."""
+"""The options of a line as people write them, the same everywhere: `pull-up,debounce=5ms,safe=low`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SAFE_STATES: Mapping[str, LineSettings | None] = {
     "input": LineSettings(Direction.INPUT),
     "hold": None,
 }
-"""Physical: what the line is driven to, or not at all; `hold`: what it happens to be"""
+"""Physical: how the line is driven, or an input; `hold`: as it is"""
 
 
 def _period_us(text: str) -> int:
@@ -70,7 +70,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[str], object]]] = {
 
 
 def parse_options(text: str, options: LineOptions = PLAIN) -> LineOptions:
-    """`options` with what the words of `text`, separated by commas, change; UsageError names a bad one."""
+    """`options`, changed by the words of `text`, separated by commas; UsageError names a bad one."""
     for word in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = word.partition("=")
         if word in _FLAGS:
