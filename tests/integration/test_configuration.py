@@ -214,7 +214,7 @@ class TestApply:
         for do in ("diff", "apply"):
             told = command(daemon, do, status=2).splitlines()
             assert told[0].startswith("gpiovirt: bad.toml: lines: not an offset")
-            assert told[1].startswith("gpiovirt: nothing is changed before")
+            assert told[1].startswith("gpiovirt: nothing is changed until")
         assert chips(daemon) == []
 
     def test_one_chips_failure_tells_its_key_and_prevents_no_other(self, daemon: Daemon) -> None:
@@ -332,7 +332,7 @@ class TestSave:
     def test_a_file_that_says_otherwise_is_overwritten_by_force_only(self, daemon: Daemon) -> None:
         describe(daemon.config, plc='lines = "sim-a 1"')
         new(daemon, "sim-a 0", name="plc")
-        assert "says something else" in command(daemon, "save", "plc", status=1)
+        assert "exists and differs" in command(daemon, "save", "plc", status=1)
         assert (daemon.config / "plc.toml").read_text() == 'lines = "sim-a 1"'
         assert not daemon.show("plc")["permanent"]
         command(daemon, "save", "plc", "--force")

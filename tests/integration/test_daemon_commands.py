@@ -63,7 +63,7 @@ def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
     assert "reconnect" not in shell("vm-args qemu plc --reconnect")  # its connection stays
     assert shell("serve --chip plc --vm plc=/run/x", status=2) == (
         "gpiovirt: --chip 'plc': to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; "
-        "a chip of gpiovirtd's is given to VMs by itself: gpiovirt new plc LINES --vm\n"
+        "gpiovirtd serves its own chips to VMs itself: gpiovirt new plc LINES --vm\n"
     )
     shell("delete plc")
     assert "no chip 'plc'" in shell("show plc", status=2)

@@ -127,7 +127,7 @@ def _main() -> int:
 
 
 def report(command: Callable[[], int]) -> int:
-    """Run a command; the exit status is 2 for a wrong call and 1 for what could not be done."""
+    """Run a command; the exit status is 2 on wrong usage and 1 on failure."""
     try:
         return command()
     except UsageError as error:
