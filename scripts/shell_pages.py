@@ -37,7 +37,8 @@ COMPLETIONS = {
     "fish": "fish/vendor_completions.d/{}.fish",
 }
 EXIT_STATUS = """\
-0 on success, 1 on failure, 2 on wrong usage; once the program of gpiovirt run has started, the program's own."""
+0 on success, 1 on failure, 2 on wrong usage; once the program of gpiovirt run has
+started, the program's own."""
 FILES = """\
 /etc/gpiovirt/chips.d/*.toml: descriptions of gpiovirtd's chips (gpiovirt apply)
 /run/gpiovirt/chips/: the sockets of chips; owner, group and mode say who may use them

@@ -153,7 +153,7 @@ class TestErrors:
             (
                 {"name": "x", "lines": ["DOOR", {"name": "LAMP", "options": "up"}]},
                 "lines.1.options",
-                "none of pull-up",
+                "not one of pull-up",
             ),
             ({"name": "x", "lines": ["DOOR", "NOTHING"]}, "lines.1", "no line is named 'NOTHING'"),
             ({"name": "x", "lines": ["sim-a 8"]}, "lines.0", "sim-a"),
