@@ -61,8 +61,8 @@ INTRODUCTION = """\
 # Command reference
 
 What `--help` prints; this page is written by `python docs/update_help.py`.
-The exit status is 0 for success, 2 for a wrong call and 1 for what could not be done; that of
-`gpiovirt run` is, once the program runs, the program's own.
+The exit status is 0 on success, 1 on failure and 2 on wrong usage; once the program of `gpiovirt run`
+has started, it is the program's own.
 The notation of `--chip` is described in [](grammar.md).
 """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Lines of two simulated chips become one virtual chip, and real GPIO programs run on it.
 
-Started plainly, it runs itself under `gpiovirt run`; there it starts each program, shows what that
-printed, and checks it. The exit status is 1 if anything differs from what it must be.
+It runs itself under `gpiovirt run`; there it starts each program, shows what that printed, and checks
+it. The exit status is 1 if anything is not as expected.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def painter() -> Callable[[str, str], str]:
 
 
 class Demo:
-    """Shows steps and counts those that are not as they must be."""
+    """Shows steps and counts those whose results are not as expected."""
 
     def __init__(self, folder: str) -> None:
         self.paint = painter()
@@ -185,7 +185,7 @@ def inside() -> int:
     if demo.failed:
         demo.say(demo.paint("bad", f"{demo.failed} of the steps went wrong"))
         return 1
-    demo.say("All as it must be. Next, try: " + demo.paint("command", NEXT))
+    demo.say("All as expected. Next, try: " + demo.paint("command", NEXT))
     return 0
 
 
@@ -193,7 +193,7 @@ def main() -> int:
     """Run this file under gpiovirt or, there already, the demonstration."""
     if sys.argv[1:] == ["inside"]:
         return inside()
-    # no other process is left in between: the exit status below is ours
+    # no process stays in between: the exit status below is ours
     command = [sys.executable, "-m", "gpiovirt", *RUN, "--", sys.executable, __file__, "inside"]
     return os.execv(sys.executable, command)
 

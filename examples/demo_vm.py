@@ -2,7 +2,7 @@
 """A real guest kernel uses a virtual chip as its own: lists, drives, reads and watches its lines.
 
 Boots User Mode Linux and, where it is installed, QEMU; each step shows what the guest printed and is
-checked. The exit status is 1 if anything differs from what it must be.
+checked. The exit status is 1 if anything is not as expected.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> int:
                 f"status {service.stop()}, left: {list(Path(folder).iterdir())}",
                 "status 0, left: []",
             )
-    print("\nall as it must be" if not show.wrong else f"\n{show.wrong} steps went wrong")
+    print("\nall as expected" if not show.wrong else f"\n{show.wrong} steps went wrong")
     return int(show.wrong > 0)
 
 

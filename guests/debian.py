@@ -22,7 +22,7 @@ def package_version(package: str) -> str:
 
 
 def require(packages: Iterable[str]) -> None:
-    """Have `packages` installed: does it as root, tells how otherwise."""
+    """Install `packages`: as root itself, otherwise by telling how."""
     missing = [package for package in packages if not _installed_version(package)]
     if not missing:
         return

@@ -41,7 +41,7 @@ NO_ENV: Env = {}
 
 
 class GuestError(Exception):
-    """A guest could not be had, or died; the first line says it all, the console's last lines follow."""
+    """A guest could not be started, or died; the first line says it all, the console's last lines follow."""
 
 
 class GuestTimeoutError(GuestError):

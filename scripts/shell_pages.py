@@ -25,7 +25,7 @@ CHIPS = {
     "zsh": "_gpiovirt_chips",
     "fish": "(command ls /run/gpiovirt/chips 2>/dev/null)",
 }
-"""Names of gpiovirtd's chips; its sockets have them"""
+"""Names of gpiovirtd's chips, which are those of its sockets"""
 PREAMBLE = {
     "bash": '_gpiovirt_chips() { compgen -W "$(command ls /run/gpiovirt/chips 2>/dev/null)" -- "$1"; }\n',
     "zsh": "_gpiovirt_chips() { compadd -- $(command ls /run/gpiovirt/chips 2>/dev/null) }\n",
@@ -37,10 +37,10 @@ COMPLETIONS = {
     "fish": "fish/vendor_completions.d/{}.fish",
 }
 EXIT_STATUS = """\
-0 for success, 2 for a wrong call and 1 for what could not be done; that of gpiovirt run is, once the
-program runs, the program's own."""
+0 on success, 1 on failure, 2 on wrong usage; once the program of gpiovirt run has
+started, the program's own."""
 FILES = """\
-/etc/gpiovirt/chips.d/*.toml: chips that gpiovirtd is to have (gpiovirt apply)
+/etc/gpiovirt/chips.d/*.toml: descriptions of gpiovirtd's chips (gpiovirt apply)
 /run/gpiovirt/chips/: the sockets of chips; owner, group and mode say who may use them
 /run/gpiovirt/vm/: those for virtual machines
 /run/gpiovirt/bus/platform/drivers/gpio-virt-agg/: new_device, delete_device, a directory for each chip"""
@@ -95,7 +95,7 @@ def write(directory: Path) -> None:
     """All pages, as they stand below /usr/share."""
     parser, keeper = whole_parser(), daemon.parser()
     pages = {
-        "man/man1/gpiovirt.1": man_page(parser, "1", "virtual GPIO chips for programs, containers and VMs"),
+        "man/man1/gpiovirt.1": man_page(parser, "1", "virtual GPIO chips for programs and VMs"),
         "man/man8/gpiovirtd.8": man_page(keeper, "8", "keep virtual GPIO chips"),
     }
     _complete_chips(parser)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""GPIO virtualization for Linux: make virtual chips of existing lines, hand each to one consumer."""
+"""GPIO virtualization for Linux: make virtual chips of existing lines, give each to one consumer."""
 
 __version__ = "0.1.0"
 __all__ = ["__version__"]

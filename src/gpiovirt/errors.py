@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The exception tree: whose fault it is, and the errno it becomes at a kernel-shaped edge.
+"""The exception tree: whose fault it is, and the errno that it becomes at a kernel-like interface.
 
 GpiovirtError
-  UsageError        our caller asked for something that cannot be
+  UsageError        our caller asked for something impossible
     GrammarError    EINVAL  a chip definition that cannot be parsed
     InvalidError    EINVAL  a combination the GPIO uAPI refuses
     NoSuchChipError ENODEV  no chip of that name
     NoSuchLineError ENOENT  no line of that name
     OffsetError     ERANGE  an offset past the end of a chip
-    LineBusyError   EBUSY   a line somebody else holds
-    NotPermittedError EPERM  setting an input, and its like
+    LineBusyError   EBUSY   a line that somebody else holds
+    NotPermittedError EPERM  setting an input, and the like
     NoSuchDeviceError ENOENT no virtual chip of that name
-    DeviceExistsError EEXIST a virtual chip of that name is there
+    DeviceExistsError EEXIST a virtual chip of that name exists
     DeviceBusyError EBUSY   a virtual chip whose lines are in use
   PeerError         EPROTO  a guest, container or client broke the protocol
   HostError         EIO     the kernel said no, or lacks what is needed
@@ -40,7 +40,7 @@ __all__ = [
     "UsageError",
 ]
 
-_SHOWN_MAX = 200  # characters of what somebody wrote
+_SHOWN_MAX = 200  # characters of the user's text
 
 
 class GpiovirtError(Exception):
@@ -48,11 +48,11 @@ class GpiovirtError(Exception):
 
     errno = errno.EIO
     line: int | None = None
-    """Offset of the line that it is about, in the chip that was to be made"""
+    """Offset of the line at fault, in the chip to be made"""
 
 
 class UsageError(GpiovirtError):
-    """Our caller asked for something that cannot be."""
+    """Our caller asked for something impossible."""
 
     errno = errno.EINVAL
 
@@ -109,7 +109,7 @@ class NoSuchDeviceError(UsageError):
 
 
 class DeviceExistsError(UsageError):
-    """A virtual chip of that name is there."""
+    """A virtual chip of that name exists."""
 
     errno = errno.EEXIST
 
@@ -131,7 +131,7 @@ class HostError(GpiovirtError):
 
     @classmethod
     def of(cls, what: str, error: OSError) -> HostError:
-        """A HostError that keeps the errno of `error` and says what was being done."""
+        """A HostError that keeps the errno of `error` and says what was attempted."""
         made = cls(f"{what}: {error.strerror or error}")
         made.errno = error.errno or errno.EIO
         made.__cause__ = error

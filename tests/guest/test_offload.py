@@ -189,11 +189,11 @@ def test_a_chip_that_cannot_be_made_again_yet_is_tried_until_it_can(machine: Mac
     machine.run(f"gpioset --mode=signal {name} 1=0 & echo $! >/run/holder")
     machine.run(
         "until gpioinfo | grep gpioset; do sleep 0.01; done; kill -CONT $(cat /run/pid); "
-        "until grep 'go on trying' /run/err; do sleep 0.05; done"
+        "until grep 'will keep trying' /run/err; do sleep 0.05; done"
     ).check()
-    assert 'cannot make plc again, and go on trying: line sim:1 is held by "gpioset"' in machine.said()
+    assert 'cannot make plc again, will keep trying: line sim:1 is held by "gpioset"' in machine.said()
     machine.run("kill $(cat /run/holder); until grep 'is back, and' /run/err; do sleep 0.05; done").check()
-    assert machine.said().count("go on trying") == 1
+    assert machine.said().count("will keep trying") == 1
     chip = machine.said().split()[-1]
     assert machine.run(f"gpioget {chip} 0").check() == "0\n"
 
@@ -227,15 +227,13 @@ def test_what_was_left_by_a_kill_is_told_and_deleted_by_the_chips_next_start(mac
     assert "gpiochip1" in machine.chips()
 
     machine.serve("--chip", "other=sim 2", "--kernel", "other")
-    told = (
-        "gpio-aggregator.0 (/dev/gpiochip1) is left over of a chip 'plc' that was killed; its lines are free"
-    )
+    told = "gpio-aggregator.0 (/dev/gpiochip1) is left over from chip 'plc', which was killed; its lines are "
     assert told in machine.said()
     assert machine.run("ls /dev/gpiochip1").status == 0
     machine.kill("TERM")
 
     assert machine.serve("--chip", "plc=sim 1-2", "--kernel", "plc").startswith("plc /dev/gpiochip")
-    left = "deleted gpio-aggregator.0 (/dev/gpiochip1), left over of a chip 'plc' that was killed"
+    left = "deleted gpio-aggregator.0 (/dev/gpiochip1), left over from chip 'plc', which was killed"
     assert left in machine.said()
     machine.kill("TERM")
     assert machine.chips() == NOTHING_LEFT

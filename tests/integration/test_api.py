@@ -153,7 +153,7 @@ class TestErrors:
             (
                 {"name": "x", "lines": ["DOOR", {"name": "LAMP", "options": "up"}]},
                 "lines.1.options",
-                "none of pull-up",
+                "not one of pull-up",
             ),
             ({"name": "x", "lines": ["DOOR", "NOTHING"]}, "lines.1", "no line is named 'NOTHING'"),
             ({"name": "x", "lines": ["sim-a 8"]}, "lines.0", "sim-a"),
@@ -162,7 +162,7 @@ class TestErrors:
             ({"name": "x", "lines": "DOOR", "owner": "9" * 5000}, "owner", "no user"),
             ({"name": "x", "lines": "DOOR", "group": "4294967295"}, "group", "no group"),
             ({"name": "x", "lines": "DOOR", "mode": 432}, "mode", "octal"),
-            ({"name": "x", "lines": "DOOR", "colour": 1}, "colour", "no such key"),
+            ({"name": "x", "lines": "DOOR", "colour": 1}, "colour", "unknown key"),
             ({"name": "-x", "lines": "DOOR"}, "name", "cannot name a chip"),
             ({"lines": "DOOR"}, "name", "missing"),
             ([], "", "dictionary"),

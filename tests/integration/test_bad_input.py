@@ -35,9 +35,9 @@ def gpiovirt(run: Runner, *arguments: str) -> subprocess.CompletedProcess[str]:
         ([*SIM, "--chip", "x=DOOR", "--", "true"], 2, "not unique (sim-b:0, sim-b:2)"),
         ([*SIM, "--chip", "x=sim-a 4", "--", "true"], 2, "sim-a has no line 4: its 4 lines are 0 to 3"),
         ([*SIM, "--chip", "x=sim-a 1 1", "--", "true"], 2, "line sim-a:1 is named twice"),
-        ([*SIM, "--chip", "x=sim-a 3-0", "--", "true"], 2, "a range goes upwards: '3-0' at column 7"),
+        ([*SIM, "--chip", "x=sim-a 3-0", "--", "true"], 2, "a range must ascend: '3-0' at column 7"),
         ([*SIM, "--chip", "x=sim-a 0x1", "--", "true"], 2, "'0x1' at column 7"),
-        ([*SIM, "--chip", "x=", "--", "true"], 2, "no lines are named"),
+        ([*SIM, "--chip", "x=", "--", "true"], 2, "no lines given"),
         ([*SIM, "--chip", "sim-a 0", "--", "true"], 2, "write NAME=LINES"),
         ([*SIM, "--chip", "sim-a=sim-b 0", "--", "true"], 2, "'sim-a' is in use"),
         ([*SIM, "--chip", "x=sim-a 0", "--chip", "x=sim-a 1", "--", "true"], 2, "'x' is in use"),
@@ -86,7 +86,7 @@ def test_sim_with_an_unknown_line_says_what_there_is(run: Runner) -> None:
     assert done.stdout == "2\n2\n2\n"
     assert done.stderr.splitlines() == [
         "gpiovirt: a has no line 9: its 4 lines are 0 to 3",
-        "gpiovirt: no simulated chip 'x'; there is: a",
+        "gpiovirt: no simulated chip 'x'; the chips are: a",
         "gpiovirt: no simulated line is named 'GATE'; write CHIP:OFFSET or CHIP:NAME; "
         "the chips are: a (4 lines)",
     ]
@@ -168,7 +168,7 @@ def test_root_without_namespaces_is_told_what_to_do(installation: Installation) 
     )
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "gpiovirt: root may make neither a mount nor a user namespace here (No space"
+        "gpiovirt: root can create neither a mount nor a user namespace here (No space"
     )
     assert "give it the capability SYS_ADMIN" in done.stderr
     assert_nothing_left(run)

@@ -91,10 +91,10 @@ class TestCheck:
         )
         assert (done.returncode, done.stdout) == (1, "")
         expected = [
-            "folder.toml: it cannot be read: Is a directory",
-            "key.toml: lines.1.options: 'pullup' is none of",
-            "key.toml: vm: true or false is wanted",
-            "latin.toml: it is no UTF-8 at byte 9",
+            "folder.toml: cannot be read: Is a directory",
+            "key.toml: lines.1.options: 'pullup' is not one of",
+            "key.toml: vm: expected true or false",
+            "latin.toml: not UTF-8 at byte 9",
             "owner.toml: owner: there is no user 'nobody-of-this-name'",
             "syntax.toml: line 2, column 7: ",
             "named.toml: name: good.toml describes the chip 'good', too",
@@ -214,7 +214,7 @@ class TestApply:
         for do in ("diff", "apply"):
             told = command(daemon, do, status=2).splitlines()
             assert told[0].startswith("gpiovirt: bad.toml: lines: not an offset")
-            assert told[1].startswith("gpiovirt: nothing is changed before")
+            assert told[1].startswith("gpiovirt: nothing is changed until")
         assert chips(daemon) == []
 
     def test_one_chips_failure_tells_its_key_and_prevents_no_other(self, daemon: Daemon) -> None:
@@ -332,7 +332,7 @@ class TestSave:
     def test_a_file_that_says_otherwise_is_overwritten_by_force_only(self, daemon: Daemon) -> None:
         describe(daemon.config, plc='lines = "sim-a 1"')
         new(daemon, "sim-a 0", name="plc")
-        assert "says something else" in command(daemon, "save", "plc", status=1)
+        assert "exists and differs" in command(daemon, "save", "plc", status=1)
         assert (daemon.config / "plc.toml").read_text() == 'lines = "sim-a 1"'
         assert not daemon.show("plc")["permanent"]
         command(daemon, "save", "plc", "--force")
@@ -410,7 +410,7 @@ class TestStart:
             daemon.start()
             assert daemon.show("plc")["state"] == "live"
             assert "bad.toml: line 1, column 8" in daemon.log()
-            assert "gone.toml: it cannot be read: No such file or directory" in daemon.log()
+            assert "gone.toml: cannot be read: No such file or directory" in daemon.log()
             daemon.kill()
             shutil.rmtree(tmp_path / "chips.d")
             daemon.start()

@@ -146,7 +146,7 @@ def test_new_device_gives_the_lowest_free_number(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("definition", "number", "message"),
     [
-        ("", "EINVAL", "no lines are named"),
+        ("", "EINVAL", "no lines given"),
         ("nochip 3", "ENODEV", "no chip 'nochip'"),
         ("NOLINE", "ENOENT", "no line is named 'NOLINE'"),
         ("sim-a 99", "ERANGE", "sim-a has no line 99"),
@@ -379,7 +379,7 @@ def test_a_line_is_never_moved_under_its_holder(daemon: Daemon) -> None:
         for definition in ("sim-a 1-3", "sim-a 0", "sim-a 1 0 2", "sim-a 4 1 2"):
             error = refused(daemon, "change", name="plc", definition=definition)
             assert 'is held by "blinker" (pid' in str(error)
-            assert ", and would become another line" in str(error)
+            assert ", and would be swapped for another line" in str(error)
             assert error.errno == errno.EBUSY
         error = refused(daemon, "set", name="plc", options={"0": "active-low"})
         assert 'is held by "blinker"' in str(error)

@@ -63,7 +63,7 @@ def test_new_show_list_and_delete(shell: Shell, daemon: Daemon) -> None:
     assert "reconnect" not in shell("vm-args qemu plc --reconnect")  # its connection stays
     assert shell("serve --chip plc --vm plc=/run/x", status=2) == (
         "gpiovirt: --chip 'plc': to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; "
-        "a chip of gpiovirtd's is given to VMs by itself: gpiovirt new plc LINES --vm\n"
+        "gpiovirtd serves its own chips to VMs itself: gpiovirt new plc LINES --vm\n"
     )
     shell("delete plc")
     assert "no chip 'plc'" in shell("show plc", status=2)
@@ -87,7 +87,9 @@ def test_watch_goes_on_when_gpiovirtd_is_back(shell: Shell, daemon: Daemon) -> N
     shell("run --chip plc -- gpioset gpiochip0 1=1")
     printed, said = watch.communicate(timeout=20)
     assert [line.split()[1] for line in printed.splitlines()] == ["line-requested", "line-released"]
-    assert said == ("gpiovirt: gpiovirtd has ended; waiting for it to be back\ngpiovirt: gpiovirtd is back\n")
+    assert said == (
+        "gpiovirt: gpiovirtd has ended; waiting for it to come back\ngpiovirt: gpiovirtd is back\n"
+    )
 
 
 def test_set_changes_options_and_leaves_the_others(shell: Shell) -> None:
@@ -98,7 +100,7 @@ def test_set_changes_options_and_leaves_the_others(shell: Shell) -> None:
     assert re.search(r"^ +1 LAMP .* unused, pull-up,active-low,safe=low$", shown, re.M)
     shell("set plc LAMP=debounce=5ms --replace")
     assert re.search(r"^ +1 LAMP .* unused, debounce=5ms$", shell("show plc"), re.M)
-    assert "'pullup' is none of pull-up" in shell("set plc LAMP=pullup", status=2)
+    assert "'pullup' is not one of pull-up" in shell("set plc LAMP=pullup", status=2)
     assert "no line 'DOR'" in shell("set plc DOR=pull-up", status=2)
 
 
@@ -145,7 +147,7 @@ class TestUsers:
     def test_the_mode_decides(self, shell: Shell, daemon: Daemon) -> None:
         shell("new plc 'sim-a 0-3' --owner gpvbob --group gpvplc --mode 0600")
         assert "Permission denied" in shell("run --chip plc -- gpioinfo", "gpvalice", status=1)
-        assert "there is: none" in shell("show plc", "gpvalice", status=2)
+        assert "the chips are: none" in shell("show plc", "gpvalice", status=2)
         os.chmod(daemon.run / "chips/plc", 0o666)
         daemon.wait_for(lambda: daemon.show("plc")["mode"] == 0o666)
         assert "4 lines" in shell("run --chip plc -- gpioinfo", "gpvalice")
@@ -223,10 +225,10 @@ def test_vm_args_are_of_sockets_that_are_there(shell: Shell, daemon: Daemon, tmp
     shell("new plc 'sim-a 0-1'")
     (tmp_path / "file").touch()
     for what, said in (
-        ("plc", "plc is not for VMs; delete it and make it again with: gpiovirt new plc LINES --vm"),
+        ("plc", "plc is not for VMs; delete it and make it anew with: gpiovirt new plc LINES --vm"),
         ("other", "gpiovirtd has no chip 'other' (`gpiovirt list` shows them), and "),
-        (f"{tmp_path}/none", f"{tmp_path}/none is no socket; start first: gpiovirt serve ... --vm NAME="),
-        (f"{tmp_path}/file", f"{tmp_path}/file is no socket; start first: gpiovirt serve ... --vm NAME="),
+        (f"{tmp_path}/none", f"{tmp_path}/none is not a socket; first start: gpiovirt serve ... --vm NAME="),
+        (f"{tmp_path}/file", f"{tmp_path}/file is not a socket; first start: gpiovirt serve ... --vm NAME="),
         (f"{tmp_path}/file/x", f"cannot look at {tmp_path}/file/x: Not a directory"),
     ):
         printed = shell(f"vm-args qemu {what}", status=1)

@@ -225,7 +225,7 @@ def test_the_demo_passes_and_is_plain_in_a_pipe(run: Runner, tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "\033" not in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("All as it must be. Next, try: ")
+    assert done.stdout.splitlines()[-1].startswith("All as expected. Next, try: ")
     assert "Device or resource busy" in done.stdout
 
 

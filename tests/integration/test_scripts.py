@@ -19,7 +19,7 @@ def fresh(*arguments: str, uid: int = os.getuid()) -> subprocess.CompletedProces
 def test_fresh_tells_an_ordinary_user_that_it_needs_root() -> None:
     done = fresh("demo", uid=ordinary_uid())
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("scripts/fresh: it needs root, ")
+    assert done.stderr.startswith("scripts/fresh: needs root, ")
 
 
 def test_fresh_refuses_what_it_does_not_know() -> None:

@@ -110,7 +110,7 @@ def test_next_vm_waits_until_the_first_is_gone(service: Service, path: str) -> N
         for vmm in (second, third):
             vmm.sock = socket.socket(socket.AF_UNIX)
             vmm.sock.connect(path)
-        service.wait_for_log("waits, the chip is")
+        service.wait_for_log("waits, since")
         third.disconnect()  # gives up
         first.close()
         assert second.sock is not None
@@ -298,7 +298,7 @@ def test_stale_socket_is_replaced(service: Service, path: str) -> None:
             ["--vm", "a=/tmp/x", "--line", "a:9=pull-up"],
             "options of line 9: a has no such line; its offsets are 0 to 3",
         ),
-        (["--vm", "a=/tmp/x", "--line", "a:1=pull-sideways"], "'pull-sideways' is none of pull-up"),
+        (["--vm", "a=/tmp/x", "--line", "a:1=pull-sideways"], "'pull-sideways' is not one of pull-up"),
         (["--vm", "a=/tmp/x", "--line", "a:1=debounce=5"], "'5' is not a duration"),
         (["--vm", "a=/tmp/x", "--line", "a:1"], "write NAME:LINE=OPTIONS"),
         (["--vm", "a=/no/such/folder/x"], "/no/such/folder"),
@@ -674,7 +674,7 @@ def test_socket_that_has_brought_too_many_unknown_files_is_closed_for_good(tmp_p
                     os.close(fd)
                     sent += 1
         assert 16 <= sent < 25
-        service.wait_for_log("serves no further one")
+        service.wait_for_log("serves no more VMs")
         good.driver.direction_output(0, 1)
         assert service.sim.get("b:0") == 1
     assert not os.path.exists(one)

@@ -87,13 +87,13 @@ def test_both_forms_are_one_grammar(text: str, items: list[Item] | None) -> None
 @pytest.mark.parametrize(
     ("text", "says", "token"),
     [
-        ("", "no lines are named", ""),
-        ("  ", "no lines are named", ""),
-        (",", "nothing stands before this comma", ","),
-        ("a 0,, b 1", "nothing stands before this comma", ","),
+        ("", "no lines given", ""),
+        ("  ", "no lines given", ""),
+        (",", "nothing before this comma", ","),
+        ("a 0,, b 1", "nothing before this comma", ","),
         ("a 0,", "nothing follows the last comma", ","),
         ("3 4", "offsets need a chip before them", "3"),
-        ("a 3-0", "a range goes upwards", "3-0"),
+        ("a 3-0", "a range must ascend", "3-0"),
         ("a 0x10", "not an offset", "0x10"),
         ("a -3", "not an offset", "-3"),
         ("a 3-", "not an offset", "3-"),

@@ -135,4 +135,4 @@ with open("/proc/sys/user/max_user_namespaces", "w") as limit:
 confine._leave_the_file_system()
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "no user namespace is to be had" in said.stderr
+    assert "no user namespace is available" in said.stderr

@@ -209,7 +209,7 @@ def test_a_fork_server_that_is_stopped_is_replaced(
         with keeper(server):
             assert server.pid != former
             assert server.is_at_work(server.pid)
-    assert "is stopped, and is replaced" in caplog.text
+    assert "is stopped; it is replaced" in caplog.text
 
 
 def test_the_end_of_a_fork_server_does_not_end_its_successor(

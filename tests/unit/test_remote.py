@@ -289,7 +289,7 @@ def test_a_chip_that_is_deleted_is_gone_at_once(world: World) -> None:
     began = time.monotonic()
     assert world.answer(chip.ioctl(u.GPIO_GET_CHIPINFO_IOCTL, b"")).errno == errno.ENODEV
     assert time.monotonic() - began < 0.2
-    with pytest.raises(OSError, match="no such chip") as raised:
+    with pytest.raises(OSError, match="no longer exists") as raised:
         world.chip.open("gpiochip0", PipeFifo.make)
     assert raised.value.errno == errno.ENODEV
 
@@ -351,7 +351,7 @@ def test_a_server_that_says_what_nobody_asked_for_is_one_that_makes_no_sense() -
     sock.send(u.GPIO_GET_CHIPINFO_IOCTL, b"", False)
     for _ in range(10):
         server.send(wire.encode_answer(999, Answer(0)))
-    with pytest.raises(PeerError, match="nobody has asked"):
+    with pytest.raises(PeerError, match="to no request"):
         sock.receive()
     sock.close()
     server.close()

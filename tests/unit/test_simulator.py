@@ -153,7 +153,7 @@ def test_a_deadline_is_due_only_while_a_line_debounces(sim: Simulator) -> None:
 
 
 def test_wrong_names_are_told(sim: Simulator) -> None:
-    with pytest.raises(NoSuchChipError, match="no simulated chip 'c'; there is: a, b"):
+    with pytest.raises(NoSuchChipError, match="no simulated chip 'c'; the chips are: a, b"):
         sim.pull("c", 0, 1)
     with pytest.raises(OffsetError, match="a has no line 4: its 4 lines are 0 to 3"):
         sim.level("a", 4)

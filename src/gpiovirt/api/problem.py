@@ -39,14 +39,14 @@ _STATUS = {
     errno.EMSGSIZE: 413,
 }
 _WHY = {
-    400: "The body cannot be read.",
-    403: "Whoever asks may not.",
-    404: "There is no such chip, or whoever asks sees nothing of it.",
+    400: "The body is malformed.",
+    403: "The caller is not permitted to do this.",
+    404: "There is no such chip, or the caller may not see it.",
     409: "The name, a line or the chip is in use.",
     413: "The body is too long.",
-    422: "What is asked for cannot be; `errors` says where.",
+    422: "The request cannot be carried out; `errors` says why and where.",
     429: "This user has too many streams.",
-    500: "A fault of gpiovirtd, or of the machine.",
+    500: "An internal error, or a fault of the machine.",
     503: "gpiovirtd does not run, or does not answer.",
 }
 

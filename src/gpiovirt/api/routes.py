@@ -68,7 +68,7 @@ Name = Annotated[str, Path(description="The chip's name.")]
 def _peer(request: Request) -> Identity:
     peer = request.scope.get("state", {}).get("peer")
     if not isinstance(peer, Identity):
-        raise ProblemError(403, "who asks cannot be determined")
+        raise ProblemError(403, "the caller cannot be identified")
     return peer
 
 
@@ -157,7 +157,7 @@ async def change_chip(
     name: Name,
     chip: Chip,
     daemon: Daemon,
-    force: Annotated[bool, Query(description="Also if a line that is in use becomes another.")] = False,
+    force: Annotated[bool, Query(description="Even if that takes away or changes a line in use.")] = False,
 ) -> ChipSummary:
     """Make another chip of this one, all or nothing; lines that are in both are not touched.
 
@@ -185,7 +185,7 @@ async def change_chip(
 async def delete_chip(
     name: Name,
     daemon: Daemon,
-    force: Annotated[bool, Query(description="Also if one of its lines is in use.")] = False,
+    force: Annotated[bool, Query(description="Even if one of its lines is in use.")] = False,
 ) -> Response:
     """Delete a chip; its lines go to their safe states."""
     await daemon.call("delete", name=name, force=force)
@@ -217,7 +217,7 @@ def _ids(access: AccessChange) -> dict[str, int]:
 async def save_chip(
     name: Name,
     daemon: Daemon,
-    permanent: Annotated[bool, Query(description="false: it is to be gone then.")] = True,
+    permanent: Annotated[bool, Query(description="false: it is gone then.")] = True,
 ) -> ChipSummary:
     """Have a chip there after a reboot, too."""
     told = await daemon.call("save", name=name, permanent=permanent)
@@ -258,7 +258,7 @@ async def show_state(daemon: Daemon, peer: Peer) -> DaemonState:
 async def watch_events(
     request: Request,
     peer: Peer,
-    chip: Annotated[str | None, Query(description="Of this chip only.")] = None,
+    chip: Annotated[str | None, Query(description="Only of this chip.")] = None,
 ) -> Response:
     """What happens to the chips that you may see, from now on.
 

@@ -10,12 +10,12 @@ from gpiovirt.cli.configuration import add_directory, need_libraries, planned, t
 __all__ = ["configure", "main"]
 
 EPILOG = """\
-All files are checked before anything changes. Then chips are made, changed, and, if their file is gone,
-deleted; chips that were made by other means are left alone. Each chip is changed as a whole or not at all,
-and lines that stay in it are not touched. A line that a program or VM holds is not made another without
---force, and with it whoever held it loses it. A failure is reported with its file and key, the remaining
-chips are still applied, and the exit status is 1. Chips that files describe are there after a reboot, too.
-If their lines are not there yet then, they wait for them; with --wait new ones do so at once.
+All files are checked before anything changes. Then chips are made, changed and, if their file is gone,
+deleted; chips made by other means are left alone. Each chip is changed as a whole or not at all, and lines
+that stay in it are not touched. A line in use is swapped for another only with --force, and its holder then
+loses it. A failure is reported with its file and key, the remaining chips are still applied, and the exit
+status is 1. Chips that files describe are restored after a reboot, and then wait for lines that are not
+there yet; with --wait, new chips do so at once.
 
 gpiovirtd does this when it starts, with --wait.
 
@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--wait", action="store_true", help="have new chips wait for lines that are not there yet"
     )
     parser.add_argument(
-        "-f", "--force", action="store_true", help="also change and delete chips whose lines are in use"
+        "-f", "--force", action="store_true", help="change and delete chips even if their lines are in use"
     )
     add_directory(parser)
 

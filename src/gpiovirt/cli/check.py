@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt check: whether files describe chips, and go together."""
+"""gpiovirt check: whether files describe chips, and do not conflict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("files", metavar="FILE", nargs="*", help="a file, in place of all in the directory")
+    parser.add_argument("files", metavar="FILE", nargs="*", help="a file, instead of all in the directory")
     add_directory(parser)
 
 

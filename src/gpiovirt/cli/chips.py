@@ -77,7 +77,7 @@ def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None
         metavar="SECONDS",
         type=float,
         default=0,
-        help="wait so long for chips and lines of --chip that are not there yet",
+        help="wait up to SECONDS for chips and lines of --chip that are not there yet",
     )
 
 
@@ -125,7 +125,7 @@ class ChipSet:
             if name in self.handed_over:
                 continue
             there = ", ".join(self.virtual) or "none; make one with --chip NAME=LINES"
-            raise UsageError(f"--line {name}:...: no virtual chip {name!r} is made here; there is: {there}")
+            raise UsageError(f"--line {name}:...: no virtual chip {name!r}; the chips are: {there}")
 
     def openables(self) -> list[openable.Openable]:
         """What opens the chips to show: those of --chip, or without any the simulated ones."""

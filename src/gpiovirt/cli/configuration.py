@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What check, diff, apply and save have in common: which directory, and what is said of its files."""
+"""What check, diff, apply and save share: the directory, and reports about its files."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ __all__ = ["add_directory", "directory_of", "need_libraries", "planned", "tell"]
 def add_directory(parser: argparse.ArgumentParser) -> None:
     """Declare --config."""
     parser.add_argument(
-        "--config", metavar="DIR", help="where the files are, if not in /etc/gpiovirt/chips.d"
+        "--config", metavar="DIR", help="the directory of the files (default: /etc/gpiovirt/chips.d)"
     )
 
 
 def directory_of(options: argparse.Namespace) -> str:
-    """Where the files are: as said, or of the system's gpiovirtd, where one runs, or of this user's own."""
+    """The directory given, or that of the system's gpiovirtd if it runs, or that of this user's own."""
     uid = 0 if os.path.exists("/run/gpiovirt/control") else os.getuid()
     return os.path.abspath(options.config or config_directory(uid))
 
 
 def need_libraries(*more: str) -> None:
-    """HostError, with what to do, if a library that reading files needs, or one of `more`, is not installed,
-    or too old."""
+    """HostError, with what to do, if a library needed to read files, or one of `more`, is missing or too
+    old."""
     try:
         for module in ("gpiovirt.configuration.files", *more):
             importlib.import_module(module)
@@ -53,7 +53,7 @@ def need_libraries(*more: str) -> None:
 
 @contextmanager
 def planned(options: argparse.Namespace) -> Iterator[tuple[Client, list[Step]]]:
-    """A connection, and what is to be done; UsageError, after telling them, if files are wrong."""
+    """A connection, and the steps to take; UsageError, after reporting them, if files are wrong."""
     need_libraries()
     from gpiovirt.configuration.files import files_in, read
     from gpiovirt.configuration.plan import make_plan
@@ -62,12 +62,12 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[Client, list[Step]]]:
     found = read(files_in(directory))
     if found.problems:
         tell(found.problems)
-        raise UsageError(f"nothing is changed before all files in {directory} are right")
+        raise UsageError(f"nothing is changed until all files in {directory} are right")
     with Client() as client:
         yield client, make_plan(client, found, directory)
 
 
 def tell(problems: Iterable[str]) -> None:
-    """Say on standard error what is wrong, a line each."""
+    """Report problems on standard error, one per line."""
     for problem in problems:
         sys.stderr.write(f"gpiovirt: {printable(problem)}\n")

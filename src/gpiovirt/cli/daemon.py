@@ -21,15 +21,15 @@ __all__ = ["main", "parser"]
 SYSFS = "/sys/bus/platform/drivers"
 
 DESCRIPTION = (
-    "keep virtual chips, a process each; they survive its restart, and are made and deleted as it runs"
+    "keep virtual chips, a process each; they survive its restart, and are made and deleted while it runs"
 )
 EPILOG = """\
-As root it serves the machine from /run/gpiovirt and /var/lib/gpiovirt, as another user that user's own
-chips from $XDG_RUNTIME_DIR/gpiovirt and ~/.local/state/gpiovirt. When it starts it has the chips that it
-had before, and applies the files in /etc/gpiovirt/chips.d, of another user in ~/.config/gpiovirt/chips.d.
+As root it serves the machine from /run/gpiovirt and /var/lib/gpiovirt; as another user, that user's own
+chips from $XDG_RUNTIME_DIR/gpiovirt and ~/.local/state/gpiovirt. When it starts, it restores its chips and
+applies the files in /etc/gpiovirt/chips.d; as another user, those in ~/.config/gpiovirt/chips.d.
 
-SIGTERM ends gpiovirtd and leaves its chips: their processes go on serving, and the next gpiovirtd finds
-them. SIGINT (Ctrl-C) ends it and them. SIGHUP executes it anew, as after an upgrade.
+SIGTERM ends gpiovirtd and leaves its chips: their workers go on serving, and the next gpiovirtd finds
+them. SIGINT (Ctrl-C) ends both. SIGHUP re-executes it, as after an upgrade.
 
 examples:
   gpiovirtd
@@ -41,14 +41,14 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = new_parser("gpiovirtd", DESCRIPTION, EPILOG)
-    made.add_argument("--run", metavar="DIR", help="where sockets are")
-    made.add_argument("--state", metavar="DIR", help="where the chips are recorded")
+    made.add_argument("--run", metavar="DIR", help="directory for sockets")
+    made.add_argument("--state", metavar="DIR", help="directory for the records of chips")
     made.add_argument(
         "--sim",
         metavar="LABEL:LINES",
         action="append",
         default=[],
-        help="have a simulated chip to take lines of; LINES is their number, or their names: DOOR,,LAMP",
+        help="make a simulated chip to take lines from; LINES is their number, or their names: DOOR,,LAMP",
     )
     made.add_argument(
         "--wire", metavar="A:0=B:1", action="append", default=[], help="connect two simulated lines"
@@ -56,15 +56,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--sysfs",
         action="store_true",
-        help="show the control files in /sys/bus/platform/drivers/gpio-virt-agg, too (root only)",
+        help="also show the control files in /sys/bus/platform/drivers/gpio-virt-agg (root only)",
     )
     config = made.add_mutually_exclusive_group()
     config.add_argument(
-        "--config", metavar="DIR", help="where the files are that describe chips (/etc/gpiovirt/chips.d)"
+        "--config", metavar="DIR", help="directory of configuration files (default: /etc/gpiovirt/chips.d)"
     )
-    config.add_argument("--no-config", action="store_true", help="read no such files")
-    made.add_argument("--no-files", action="store_true", help="have no control files")
-    made.add_argument("--no-api", action="store_true", help="have no HTTP API")
+    config.add_argument("--no-config", action="store_true", help="read no configuration files")
+    made.add_argument("--no-files", action="store_true", help="serve no control files")
+    made.add_argument("--no-api", action="store_true", help="serve no HTTP API")
     made.add_argument("-v", "--verbose", action="store_true", help="log more")
     return made
 
@@ -88,7 +88,7 @@ def _main() -> int:
     run = options.run or os.environ.get("GPIOVIRT_RUNTIME_DIR")
     run = run or ("/run/gpiovirt" if is_root else own and f"{own}/gpiovirt")
     if not run:
-        raise UsageError("XDG_RUNTIME_DIR is not set; say with --run where sockets are to be")
+        raise UsageError("XDG_RUNTIME_DIR is not set; name the directory for sockets with --run")
     run = os.path.abspath(run)
     uid, gid = _worker() if is_root else (os.getuid(), os.getgid())
     if options.sysfs and not is_root:

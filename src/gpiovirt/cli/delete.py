@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt delete: have gpiovirtd delete virtual chips."""
+"""gpiovirt delete: delete virtual chips of gpiovirtd."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gpiovirt.errors import UsageError
 __all__ = ["configure", "main"]
 
 EPILOG = """\
-Lines that have a safe state are put into it, all are given back. A chip whose lines are in use stays,
-unless forced: then its programs see it vanish, as when a USB device is unplugged.
+Lines with a safe state are put into it, and all lines are released. A chip whose lines are in use is not
+deleted unless forced: its programs then see it vanish, as when a USB device is unplugged.
 
 example:
   gpiovirt delete plc
@@ -23,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("names", metavar="NAME", nargs="*", help="a chip")
     parser.add_argument("--all", action="store_true", help="every chip")
-    parser.add_argument("-f", "--force", action="store_true", help="also if its lines are in use")
+    parser.add_argument("-f", "--force", action="store_true", help="even if its lines are in use")
 
 
 def main(options: argparse.Namespace) -> int:

@@ -10,8 +10,8 @@ from gpiovirt.cli.configuration import add_directory, planned
 __all__ = ["configure", "main"]
 
 EPILOG = """\
-Lines with - are as gpiovirtd has a chip, lines with + as its file wants it. The exit status is 0 if nothing
-differs, 1 if something does, 2 if the files are wrong.
+Lines with - show a chip as gpiovirtd has it, lines with + as its file describes it. The exit status is 0 if
+nothing differs, 1 if something does, 2 if the files are wrong.
 
 example:
   gpiovirt diff

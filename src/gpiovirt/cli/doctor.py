@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt doctor: what this machine can do, what is missing and how to get it."""
+"""gpiovirt doctor: what this machine supports, what is missing and how to get it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gpiovirt.host.machine import machine
 from gpiovirt.uapi.unistd import ABIS
 
 EPILOG = """\
-The exit status is 0 if `gpiovirt run` works here for the user who asks. Nothing is changed.
+The exit status is 0 if `gpiovirt run` works here for this user. Nothing is changed.
 """
 
 
@@ -33,11 +33,11 @@ _PARTS = {
     "chips described by files": ("gpiovirt.configuration.files", "tomli_w"),
     "HTTP and metrics": ("gpiovirt.api.routes", "gpiovirt.api.http"),
 }
-"""What of gpiovirtd takes libraries, and the modules to import for it, each with all that it imports"""
+"""Parts of gpiovirtd that need libraries, and the modules to import to try each"""
 
 
 class Finding(NamedTuple):
-    """One thing looked at; `needed` says that `gpiovirt run` does not work without it."""
+    """One thing checked; if it is `needed`, `gpiovirt run` does not work without it."""
 
     what: str
     there: bool
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def main(_options: argparse.Namespace) -> int:
-    """Look at everything and print it."""
+    """Check everything and print it."""
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     works = True
     for finding in findings():
@@ -63,7 +63,7 @@ def main(_options: argparse.Namespace) -> int:
 
 
 def findings() -> Iterator[Finding]:
-    """What was looked at, what `gpiovirt run` needs first."""
+    """What was checked, with what `gpiovirt run` needs first."""
     known = machine() in ABIS
     yield Finding("architecture", known, machine() if known else f"{machine()}; not {', '.join(ABIS)}", True)
     release = os.uname().release
@@ -87,7 +87,7 @@ def _tried(what: str, attempt: Callable[[], object], good: str) -> Finding:
 
 
 def _failure_of(attempt: Callable[[], object]) -> str:
-    """Try it in a child, so that it changes nothing here; what it says if it fails comes back by a pipe."""
+    """Try it in a child, so that nothing changes here; if it fails, its message comes back through a pipe."""
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -118,11 +118,11 @@ def _pseudo_terminals() -> Finding:
             os.close(fd)
     except OSError as error:
         return Finding("pseudo-terminals", False, f"{error.strerror}; mount devpts on /dev/pts", True)
-    return Finding("pseudo-terminals", True, "they stand for chips", True)
+    return Finding("pseudo-terminals", True, "stand in for chips", True)
 
 
 def _kernel_gpio() -> Iterator[Finding]:
-    """GPIO of this kernel; gpiovirt does without."""
+    """GPIO of this kernel, which gpiovirt does not need."""
     chips = sorted(path.name for path in Path("/sys/bus/gpio/devices").glob("gpiochip*"))
     yield Finding(
         "GPIO chips of this kernel", bool(chips), ", ".join(chips) or "none; simulated chips need none"
@@ -135,7 +135,7 @@ def _kernel_gpio() -> Iterator[Finding]:
 def _daemon() -> Iterator[Finding]:
     """gpiovirtd, and what its parts need."""
     running = [path for path in runtime_directories() if os.path.exists(f"{path}/control")]
-    yield Finding("gpiovirtd", bool(running), f"at {running[0]}" if running else "does not run; not needed")
+    yield Finding("gpiovirtd", bool(running), f"at {running[0]}" if running else "not running; not needed")
     missing = [
         hint
         for hint, there in (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt list: every chip and line there is."""
+"""gpiovirt list: every chip and line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gpiovirt.errors import HostError
 from gpiovirt.sources.finder import Finder
 
 EPILOG = """\
-Shown are the kernel's chips that this user may open, the simulated chips of running programs, and
-gpiovirtd's chips that they may use (`gpiovirt show NAME` has their lines). A line held for a virtual chip
+Lists the kernel chips that this user may open, the simulated chips of running programs, and the chips of
+gpiovirtd that this user may use (`gpiovirt show NAME` shows their lines). A line held for a virtual chip
 is followed by `-> NAME`.
 
 example:

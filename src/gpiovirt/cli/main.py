@@ -19,11 +19,11 @@ __all__ = ["COMMANDS", "add_poll_us", "main", "new_parser", "parser_for", "repor
 COMMANDS = {
     "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
     "serve": "host virtual chips for virtual machines",
-    "vm-args": "print how a virtual machine is started on a chip that is served",
+    "vm-args": "print the arguments that give a virtual machine a chip",
     "new": "create a virtual chip that gpiovirtd keeps",
     "set": "set options of a virtual chip's lines: bias, drive, debounce, safe state, name",
     "delete": "delete virtual chips",
-    "show": "show all about one of gpiovirtd's chips",
+    "show": "show one of gpiovirtd's chips in full",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",
     "check": "check configuration files",
@@ -31,7 +31,7 @@ COMMANDS = {
     "apply": "make gpiovirtd's chips match the configuration files",
     "save": "save gpiovirtd's chips to configuration files",
     "sim": "drive and watch simulated lines",
-    "doctor": "say what this machine can do, what is missing and how to get it",
+    "doctor": "say what this machine supports, what is missing and how to get it",
 }
 
 
@@ -58,7 +58,7 @@ def add_poll_us(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="look for more for N microseconds after each request, before sleeping: faster, at a CPU's cost",
+        help="poll for N microseconds after each request, before sleeping: faster, at the cost of a CPU",
     )
 
 
@@ -94,7 +94,7 @@ def _overview() -> str:
     commands = "\n".join(f"  {name:9}{text}" for name, text in COMMANDS.items())
     return f"""usage: gpiovirt [--version] COMMAND ...
 
-GPIO virtualization for Linux: make virtual chips of existing lines, hand each to one consumer.
+GPIO virtualization for Linux: make virtual chips of existing lines, give each to one consumer.
 
 commands:
 {commands}
@@ -127,7 +127,7 @@ def _main() -> int:
 
 
 def report(command: Callable[[], int]) -> int:
-    """Run a command; the exit status is 2 for a wrong call and 1 for what could not be done."""
+    """Run a command; the exit status is 2 on wrong usage and 1 on failure."""
     try:
         return command()
     except UsageError as error:

@@ -16,13 +16,13 @@ from gpiovirt.virtual.options import parse_options
 __all__ = ["configure", "main", "parse_lines"]
 
 EPILOG = """\
-LINES as written to new_device: lines by chip and offset, or by name. The chip is there when this command
-ends, for `gpiovirt run --chip NAME`, and lasts until it is deleted or this machine boots again; to have it
-then, too, save it (`gpiovirt save`).
+LINES as written to new_device: lines by chip and offset, or by name. The chip is live when this command
+ends, for `gpiovirt run --chip NAME`, and lasts until it is deleted or the machine reboots; `gpiovirt save`
+makes it permanent.
 
 OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
 safe=low|high|input|hold, name=NAME. They hold for every consumer of the chip that does not ask for something
-else; a line with a safe state takes it whenever nobody holds it, any other stays as it is.
+else. A line with a safe state takes it whenever nobody holds the line; any other line stays as it is.
 
 examples:
   gpiovirt new plc 'START STOP e6050000.gpio 20-21' --owner alice --group plc --vm
@@ -33,11 +33,13 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the chip's name and label")
-    parser.add_argument("lines", metavar="LINES", help="lines of other chips, as 'sim-a 0 3, sim-b 0-1'")
-    parser.add_argument("--owner", metavar="USER", default="", help="who owns the chip (root)")
-    parser.add_argument("--group", metavar="GROUP", default="", help="its group (gpio, where there is one)")
-    parser.add_argument("--mode", metavar="MODE", default="", help="who may use it (0660)")
-    parser.add_argument("--vm", action="store_true", help="make a socket for virtual machines, too")
+    parser.add_argument("lines", metavar="LINES", help="lines of other chips, e.g. 'sim-a 0 3, sim-b 0-1'")
+    parser.add_argument("--owner", metavar="USER", default="", help="the chip's owner (default: root)")
+    parser.add_argument(
+        "--group", metavar="GROUP", default="", help="its group (default: gpio, where there is one)"
+    )
+    parser.add_argument("--mode", metavar="MODE", default="", help="who may use it (default: 0660)")
+    parser.add_argument("--vm", action="store_true", help="also make a socket for virtual machines")
     add_poll_us(parser)
     parser.add_argument(
         "--line",
@@ -48,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     lifetime = parser.add_mutually_exclusive_group()
     lifetime.add_argument(
-        "--while", dest="creator", metavar="PID", type=int, help="delete the chip when that process ends"
+        "--while", dest="creator", metavar="PID", type=int, help="delete the chip when process PID ends"
     )
     lifetime.add_argument(
         "--while-me", action="store_true", help="delete it when the process that called gpiovirt ends"
@@ -83,7 +85,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def parse_lines(option: str, texts: list[str]) -> dict[str, str]:
-    """Options by line, of LINE=OPTIONS; those of one line may be given one by one."""
+    """Options by line, from LINE=OPTIONS; those of one line may be given one by one."""
     found: dict[str, str] = {}
     for text in texts:
         line, equals, options = text.partition("=")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 The program sees the virtual chips as /dev/gpiochip0, 1, ... in the order given, and no other GPIO;
-without --chip it sees the simulated chips. LINES of --chip may be of the kernel's chips too, named by
-label, gpiochipN or path, or lines by their name. gpiovirt becomes the program: its exit status, signals
-and terminal are the program's own. From the program or from outside, `gpiovirt sim` drives what
-the world does to the simulated lines.
+without --chip it sees the simulated chips. LINES of --chip may also be lines of kernel chips, given by
+the chip's label, gpiochipN or path, or by the line's name. gpiovirt becomes the program: exit status,
+signals and terminal are the program's own. From the program or from outside, `gpiovirt sim` pulls and
+watches the simulated lines.
 
 examples:
   gpiovirt run --sim sim-a:8 -- gpioinfo
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     chips.add_options(parser)
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="say why GPIO calls of the program are refused"
+        "-v", "--verbose", action="store_true", help="say why the program's GPIO calls are refused"
     )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt save: describe in files what chips gpiovirtd has."""
+"""gpiovirt save: write gpiovirtd's chips to configuration files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from gpiovirt.errors import GpiovirtError, UsageError
 __all__ = ["configure", "main"]
 
 EPILOG = """\
-The chip is there after a reboot, too, and its file says from then on how it is to be: when the file is
-removed, the next `gpiovirt apply` deletes the chip. A file that says something else is overwritten only
-with --force.
+The chip becomes permanent: it is restored after a reboot, and from now on its file defines it. When the file
+is removed, the next `gpiovirt apply` deletes the chip. A file that differs is overwritten only with --force.
 
 examples:
   gpiovirt save plc
@@ -28,16 +27,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("names", metavar="NAME", nargs="*", help="a chip")
     parser.add_argument(
-        "-a", "--all", action="store_true", help="all chips that no file describes, but those of a process"
+        "-a", "--all", action="store_true", help="all chips without a file, except those of a process"
     )
-    parser.add_argument("-f", "--force", action="store_true", help="overwrite a file that says otherwise")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite a file that differs")
     add_directory(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """Save them."""
     if bool(options.names) == options.all:
-        raise UsageError("which chips? write names, or --all")
+        raise UsageError("name the chips to save, or say --all")
     need_libraries("tomli_w")
     directory = directory_of(options)
     failed = False
@@ -62,12 +61,12 @@ def _save(client: Client, name: str, directory: str, force: bool) -> str:
 
     shown: dict[str, Any] = client.call("show", name=name)
     if shown["creator"]:
-        raise UsageError(f"{name} ends with process {shown['creator']}, and cannot be saved")
+        raise UsageError(f"{name} ends with process {shown['creator']}, so it cannot be saved")
     chip = chip_of(shown)
     path = file_of(name, directory)
     if not is_described(client, path, shown):
         if os.path.lexists(path) and not force:
-            raise UsageError(f"{path} is there and says something else; --force overwrites it")
+            raise UsageError(f"{path} exists and differs; --force overwrites it")
         write(path, chip)
     client.call("save", name=name, permanent=True, origin=origin_of(path))
     return path

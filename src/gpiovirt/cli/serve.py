@@ -26,17 +26,17 @@ _OFFLOAD_NS = 10_000_000_000
 
 EPILOG = """\
 A VM that connects to SOCKET (`gpiovirt vm-args` prints how) gets the whole chip as its own GPIO
-controller. When it ends its lines are released, and the next VM is served. The chips live as long
+controller. When it ends, its lines are released and the next VM is served. The chips live as long
 as this command; SIGTERM, Ctrl-C and the end of its terminal (SIGHUP, unless under nohup) end it: it has
-nothing to reload. `gpiovirt sim` drives the simulated lines from outside. A chip of gpiovirtd's is given
-to VMs by gpiovirtd itself: `gpiovirt new NAME LINES --vm`.
+nothing to reload. `gpiovirt sim` drives the simulated lines from outside. gpiovirtd serves its own chips
+to VMs itself: `gpiovirt new NAME LINES --vm`.
 
---kernel needs root and the kernel's driver gpio-aggregator, and takes lines of the kernel's chips. The
-chip is then a /dev/gpiochipN for every program; which one is printed, as `NAME /dev/gpiochipN`.
+--kernel needs root and the kernel's driver gpio-aggregator, and takes lines of kernel chips only. The
+chip is then a /dev/gpiochipN for every program; its path is printed, as `NAME /dev/gpiochipN`.
 
-OPTIONS, of --line, is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low,
-debounce=TIME (as 5ms or 500us), safe=low|high|input|hold, name=NAME. A virtio GPIO device cannot ask for
-these, so the chip has them.
+OPTIONS of --line is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low,
+debounce=TIME (e.g. 5ms or 500us), safe=low|high|input|hold, name=NAME. A virtio GPIO driver cannot ask
+for most of these, so the chip has them.
 
 examples:
   gpiovirt serve --sim sim-a:8 --vm sim-a=/run/user/1000/gpio.sock
@@ -61,18 +61,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="make the chip NAME a /dev/gpiochipN of the kernel's own, by gpio-aggregator (may be repeated)",
+        help="make the chip NAME a kernel chip, /dev/gpiochipN, through gpio-aggregator (may be repeated)",
     )
     parser.add_argument(
         "--owner",
         metavar="NAME=USER:GROUP:MODE",
         action="append",
         default=[],
-        help="who may use the chip's socket or device; each part may be left out, the mode is 0660 then",
+        help="who may use the chip's socket or device; each part may be left out; the default mode is 0660",
     )
     add_poll_us(parser)
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="log every message of the virtual machines, too"
+        "-v", "--verbose", action="store_true", help="also log every message of the virtual machines"
     )
 
 
@@ -144,27 +144,25 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _refuse_chips_of_daemon(texts: list[str]) -> None:
-    """A name alone is a chip of gpiovirtd's, which serves it itself."""
+    """A name alone is a chip of gpiovirtd, which serves it to VMs itself."""
     for name in texts:
         if "=" not in name:
             raise UsageError(
-                f"--chip {name!r}: to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; a chip of "
-                f"gpiovirtd's is given to VMs by itself: gpiovirt new {name} LINES --vm"
+                f"--chip {name!r}: to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; gpiovirtd "
+                f"serves its own chips to VMs itself: gpiovirt new {name} LINES --vm"
             )
 
 
 def _print_node(name: str, path: str) -> None:
-    with suppress(BrokenPipeError):  # who has read the first ones may be gone when a chip is made again
+    with suppress(BrokenPipeError):  # the reader of the first ones may be gone when a chip is made again
         os.write(1, f"{name} {path}\n".encode())
 
 
 def _check_kernel(options: argparse.Namespace, made: chips.ChipSet) -> None:
-    """What a chip that is handed over to the kernel cannot have."""
+    """Refuse what a chip that is handed over to the kernel cannot have."""
     for name in options.kernel:
         if name in made.simulator.chips:
-            raise UsageError(
-                f"--kernel {name}: it is simulated, and the kernel knows nothing of it; use --vm"
-            )
+            raise UsageError(f"--kernel {name}: a simulated chip is unknown to the kernel; use --vm")
         if name not in made.handed_over:
             raise UsageError(f"--kernel {name}: no chip {name!r}; make it with --chip '{name}=gpiochip0 0-3'")
     for option, texts in (("--vm", options.vm), ("--line", options.line)):
@@ -174,7 +172,7 @@ def _check_kernel(options: argparse.Namespace, made: chips.ChipSet) -> None:
                 why = (
                     "the kernel holds its lines, by --kernel; make a chip of its own for the VM"
                     if option == "--vm"
-                    else "a chip of the kernel's keeps no settings: who requests the line gives them"
+                    else "a kernel chip keeps no options: they are set by whoever requests the line"
                 )
                 raise UsageError(f"{option} {text!r}: {why}")
 
@@ -189,7 +187,7 @@ def _start_logging(verbose: bool) -> None:
 def _assigned(option: str, text: str, known: Collection[str]) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not value:
-        raise UsageError(f"{option} {text!r}: write NAME=..., NAME being a chip")
+        raise UsageError(f"{option} {text!r}: write NAME=..., where NAME is a chip")
     _check_chip(option, text, name, known)
     return name, value
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt set: options of lines of a chip that is there."""
+"""gpiovirt set: change the line options of an existing chip."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["configure", "main"]
 
 EPILOG = """\
 OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
-safe=low|high|input|hold, name=NAME. What is not said stays as it is, unless --replace drops it. Options of
-a line that somebody holds are changed with --force only, and then whoever holds it loses it.
+safe=low|high|input|hold, name=NAME. Options that are not given stay as they are, unless --replace drops
+them. The options of a line in use are changed only with --force, and its holder then loses the line.
 
 examples:
   gpiovirt set gpio-virt-agg.0 0=safe=low 3=pull-up,debounce=5ms
@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "lines", metavar="LINE=OPTIONS", nargs="+", help="a line's offset or name, and options"
     )
-    parser.add_argument("--replace", action="store_true", help="drop the options that these lines have")
-    parser.add_argument("-f", "--force", action="store_true", help="also of lines that are in use")
+    parser.add_argument("--replace", action="store_true", help="drop the present options of these lines")
+    parser.add_argument("-f", "--force", action="store_true", help="even if the lines are in use")
 
 
 def main(options: argparse.Namespace) -> int:

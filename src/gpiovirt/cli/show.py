@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt show: all about one of gpiovirtd's chips."""
+"""gpiovirt show: one of gpiovirtd's chips in full."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ example:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="a chip")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(options: argparse.Namespace) -> int:

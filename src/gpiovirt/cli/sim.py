@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt sim: the world's side of simulated lines."""
+"""gpiovirt sim: the outside of simulated lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, UsageError
 
 EPILOG = """\
-LINE is CHIP:OFFSET, CHIP:NAME, or a NAME that only one line has. Run inside a program started by
-`gpiovirt run`, the command drives that program's chips; from outside it finds the running
-simulators of the same user, and --pid chooses where there are several.
+LINE is CHIP:OFFSET, CHIP:NAME, or a unique NAME. Run from a program started by `gpiovirt run`, the
+command drives that program's chips; run from outside, it finds the running simulators of the same
+user, and --pid chooses one of several.
 
 examples:
   gpiovirt sim pull sim-a:3 up
@@ -24,7 +24,7 @@ examples:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--pid", type=int, help="the program (its process id) whose chips are meant")
+    parser.add_argument("--pid", type=int, help="process id of the program whose chips to use")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
     pull = commands.add_parser("pull", help="pull a line up or down", description="pull a line up or down")
     pull.add_argument("line", metavar="LINE")
@@ -33,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     get.add_argument("line", metavar="LINE")
     commands.add_parser("list", help="print all lines", description="print all lines")
     watch = commands.add_parser(
-        "watch", help="print every change of level", description="print every change of level until it ends"
+        "watch",
+        help="print every change of level",
+        description="print every change of level until the program ends",
     )
     watch.add_argument("-n", "--num-changes", type=int, metavar="N", help="end after N changes")
 
@@ -55,7 +57,7 @@ def main(options: argparse.Namespace) -> int:
 def _connect(pid: int | None, line: str) -> SimClient:
     names = [name for name in running() if pid is None or pid_of_socket(name) == pid]
     if not names:
-        what = "no simulator is running" if pid is None else f"no simulator runs for process {pid}"
+        what = "no simulator is running" if pid is None else f"no simulator is running for process {pid}"
         raise HostError(f"{what}; start one with: gpiovirt run --sim sim-a:8 -- PROGRAM")
     if len(names) > 1:
         label = line.rpartition(":")[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirt vm-args: what to give a virtual machine monitor so that it uses a chip's socket."""
+"""gpiovirt vm-args: the arguments with which a virtual machine monitor uses a chip's socket."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["configure", "main"]
 
 EPILOG = """\
 The guest sees the chip as its /dev/gpiochipN through its driver gpio-virtio (CONFIG_GPIO_VIRTIO).
-All of these give the guest memory that can be shared, which vhost-user needs. The chip must be served
-already: where there is no such socket, nothing is printed and the exit status is 1.
+All of these give the guest shared memory, which vhost-user needs. The chip must be served already:
+if there is no such socket, nothing is printed and the exit status is 1.
 
 examples:
   qemu-system-x86_64 -M q35 $(gpiovirt vm-args qemu /run/plc.sock --memory 1G) ...
@@ -39,15 +39,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reconnect",
         action="store_true",
-        help="have QEMU connect again when `gpiovirt serve` was restarted (7.2 does; 10.0 refuses to start); "
-        "not needed for gpiovirtd's chips, whose connection stays",
+        help="have QEMU reconnect after `gpiovirt serve` was restarted (7.2 does; 10.0 refuses to start); "
+        "not needed for gpiovirtd's chips, whose connections survive",
     )
 
 
 def main(options: argparse.Namespace) -> int:
     """Print the arguments."""
     if not options.memory[:1].isdigit() or not options.memory.isalnum():
-        raise UsageError(f"--memory {options.memory!r}: write a size, as 512M or 2G")
+        raise UsageError(f"--memory {options.memory!r}: write a size, e.g. 512M or 2G")
     if options.reconnect and options.vmm not in ("qemu", "libvirt"):
         raise UsageError(f"--reconnect is QEMU's; {options.vmm} has nothing like it")
     known = [vm_socket(text) for text in options.sockets]
@@ -55,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
     options.kept = {path for path in known if path}
     if any(set(path) & set(" \t\n*?[]'\"\\") for path in paths):
         raise UsageError(
-            "a socket's path with a blank or a quote in it does not survive $(...); choose another"
+            "a socket path that contains a blank or a quote does not survive $(...); choose another"
         )
     print(_VMMS[options.vmm](paths, options))
     return 0
@@ -67,7 +67,7 @@ def _path(text: str) -> str:
         return path
     if chip_socket(text):
         raise HostError(
-            f"{text} is not for VMs; delete it and make it again with: gpiovirt new {text} LINES --vm"
+            f"{text} is not for VMs; delete it and make it anew with: gpiovirt new {text} LINES --vm"
         )
     path = os.path.abspath(text)
     try:
@@ -78,11 +78,13 @@ def _path(text: str) -> str:
     except OSError as error:
         raise HostError.of(f"cannot look at {path}", error) from error
     if "/" in text:
-        raise HostError(f"{path} is no socket; start first: gpiovirt serve ... --vm NAME={path}")
-    raise HostError(f"gpiovirtd has no chip {text!r} (`gpiovirt list` shows them), and {path} is no socket")
+        raise HostError(f"{path} is not a socket; first start: gpiovirt serve ... --vm NAME={path}")
+    raise HostError(
+        f"gpiovirtd has no chip {text!r} (`gpiovirt list` shows them), and {path} is not a socket"
+    )
 
 
-# QEMU places what comes past libvirt first, and libvirt places its own from 1 up, some at 0x1a to 0x1f
+# QEMU places devices that bypass libvirt first, and libvirt places its own from 1 up, some at 0x1a to 0x1f
 _LIBVIRT_SLOTS = range(0x18, 0x07, -1)
 
 
@@ -104,17 +106,17 @@ def _qemu(paths: list[str], options: argparse.Namespace) -> str:
 
 
 def _libvirt(paths: list[str], options: argparse.Namespace) -> str:
-    """libvirt has no element for the device: its arguments go past it to QEMU."""
+    """libvirt has no element for the device: the arguments bypass it and go to QEMU."""
     from xml.sax.saxutils import quoteattr
 
     if len(paths) > len(_LIBVIRT_SLOTS):
-        raise UsageError(f"{len(paths)} chips; a domain of libvirt can have {len(_LIBVIRT_SLOTS)}")
+        raise UsageError(f"{len(paths)} chips; a libvirt domain can have at most {len(_LIBVIRT_SLOTS)}")
     devices = _devices(paths, options, _LIBVIRT_SLOTS)
     arguments = [f"  <qemu:arg value={quoteattr(text)}/>" for text in devices]
     return "\n".join(
         [
             "<!-- in <domain xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0' ...>; the user that",
-            "     runs QEMU must be allowed to connect: owner NAME=libvirt-qemu:kvm of gpiovirt serve -->",
+            "     runs QEMU must be allowed to connect: gpiovirt serve, owner NAME=libvirt-qemu:kvm -->",
             "<memoryBacking>",
             "  <source type='memfd'/>",
             "  <access mode='shared'/>",

@@ -22,7 +22,7 @@ _AGAIN_S = 0.2
 
 EPILOG = """\
 Events of a chip: live, changed, owned, deleted, worker-ended; of a line: line-requested, line-released,
-line-config (by a consumer), line-gone and line-back (its source). When gpiovirtd is restarted it goes on.
+line-config (by a consumer), line-gone and line-back (its source). It continues when gpiovirtd is restarted.
 
 examples:
   gpiovirt watch
@@ -34,11 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="this chip only")
     parser.add_argument("-n", "--count", metavar="N", type=int, help="end after N events")
-    parser.add_argument("--json", action="store_true", help="an object a line, for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON, an object per line")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Print events until interrupted, or until there were enough."""
+    """Print events until interrupted, or until `--count` of them."""
     left = options.count
     was_there = False
     while left is None or left > 0:
@@ -55,7 +55,7 @@ def main(options: argparse.Namespace) -> int:
             if not was_there:
                 raise
         if left is None or left > 0:
-            sys.stderr.write("gpiovirt: gpiovirtd has ended; waiting for it to be back\n")
+            sys.stderr.write("gpiovirt: gpiovirtd has ended; waiting for it to come back\n")
             _await_daemon()
     return 0
 

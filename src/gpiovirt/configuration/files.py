@@ -39,12 +39,12 @@ class Entry(NamedTuple):
 
     @property
     def file(self) -> str:
-        """What its messages begin with."""
+        """The beginning of messages about it."""
         return os.path.basename(self.path)
 
 
 class Configuration(NamedTuple):
-    """Chips by name, and everything that is wrong with their files, a line each: `FILE: KEY: what`."""
+    """Chips by name, and all problems of their files, one per line: `FILE: KEY: what`."""
 
     entries: Mapping[str, Entry]
     problems: Sequence[str]
@@ -62,7 +62,7 @@ def files_in(directory: str) -> list[str]:
 
 
 def file_of(name: str, directory: str) -> str:
-    """The file that describes the chip of that name, or is to."""
+    """The file that describes the chip of that name, or would."""
     try:
         paths = files_in(directory)
     except HostError:
@@ -75,7 +75,7 @@ def file_of(name: str, directory: str) -> str:
 
 
 def read(paths: Iterable[str]) -> Configuration:
-    """Read files, and see that they go together."""
+    """Read files, and check that they do not conflict."""
     entries: list[Entry] = []
     problems: list[str] = []
     for path in paths:
@@ -97,15 +97,15 @@ def parse_file(path: str) -> Entry:
         with open(path, "rb") as file:
             raw = tomllib.load(file)
     except OSError as error:
-        raise InvalidChipError([f"it cannot be read: {error.strerror}"]) from error
+        raise InvalidChipError([f"cannot be read: {error.strerror}"]) from error
     except tomllib.TOMLDecodeError as error:
         raise InvalidChipError([_syntax_error(str(error))]) from error
     except UnicodeDecodeError as error:
-        raise InvalidChipError([f"it is no UTF-8 at byte {error.start}"]) from error
+        raise InvalidChipError([f"not UTF-8 at byte {error.start}"]) from error
     except ValueError as error:
         raise InvalidChipError(["a number in it has too many digits"]) from error
     except RecursionError as error:
-        raise InvalidChipError(["what it has is nested too deeply"]) from error
+        raise InvalidChipError(["nested too deeply"]) from error
     return Entry(path, parse_chip(raw, name))
 
 
@@ -118,7 +118,7 @@ def _syntax_error(message: str) -> str:
 
 
 def _conflicts(entries: Sequence[Entry]) -> Iterable[str]:
-    """What two files cannot both have."""
+    """Problems of two files that conflict."""
     names: dict[str, Entry] = {}
     lines: dict[tuple[str, int] | str, Entry] = {}
     for entry in entries:
@@ -139,11 +139,11 @@ def _conflicts(entries: Sequence[Entry]) -> Iterable[str]:
 
 
 def format_chip(chip: Chip, name: str = "") -> str:
-    """The TOML that describes it, in a file that is called `name`.
+    """The TOML that describes it, for a file called `name`.
 
-    UsageError if a text in it cannot be written.
+    UsageError if a string in it cannot be written.
     """
-    import tomli_w  # who only reads does without
+    import tomli_w  # not needed to read
 
     what = chip.model_dump(by_alias=True, exclude_defaults=True)
     if chip.name == name:
@@ -152,13 +152,13 @@ def format_chip(chip: Chip, name: str = "") -> str:
 
 
 def write(path: str, chip: Chip) -> None:
-    """Describe a chip in a file; HostError if that cannot be, and then the former file is there still."""
+    """Describe a chip in a file; on HostError the old file is still there."""
     name = os.path.basename(path).removesuffix(SUFFIX)
     directory = os.path.dirname(path)
     try:
         content = format_chip(chip, name).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{chip.name} has a name in it that is no text") from error
+        raise UsageError(f"{chip.name} has a name that is not valid UTF-8") from error
     try:
         os.makedirs(directory, exist_ok=True)
         write_file(path, content, f"{directory}/.{os.path.basename(path)}.new")

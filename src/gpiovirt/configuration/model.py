@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A virtual chip as people describe it: one schema for configuration files and for the API.
 
-Slow to import, for pydantic's sake: never by gpiovirtd's own process, workers, or what starts programs.
+Slow to import because of pydantic: never import it in gpiovirtd itself, workers, or what starts programs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "describe", 
 
 
 class InvalidChipError(UsageError):
-    """What is no description of a chip; `problems` has a text `KEY: what is wrong` for each."""
+    """Not a description of a chip; `problems` has a text `KEY: what is wrong` for each problem."""
 
     def __init__(self, found: Sequence[str]) -> None:
         super().__init__("; ".join(found))
@@ -41,7 +41,7 @@ class InvalidChipError(UsageError):
 
 
 class LineOf(NamedTuple):
-    """One line of a chip: the key that describes it, and where it is to be taken."""
+    """One line of a chip: the key that describes it, and where to take it."""
 
     key: str
     source: tuple[str, int] | str
@@ -49,7 +49,7 @@ class LineOf(NamedTuple):
 
     @property
     def item(self) -> grammar.Item:
-        """As new_device has it."""
+        """As written to new_device."""
         if isinstance(self.source, str):
             return NamedLine(self.source)
         chip, offset = self.source
@@ -59,7 +59,7 @@ class LineOf(NamedTuple):
         return grammar.format_definition([self.item])
 
     def described(self) -> dict[str, Any]:
-        """As a table of a line begins."""
+        """As the beginning of a line's table."""
         if isinstance(self.source, str):
             return {"name": self.source}
         chip, offset = self.source
@@ -83,16 +83,16 @@ class _Model(BaseModel):
 
 
 class Line(_Model):
-    """A line, by chip and offset or by its name, and how it is to be."""
+    """A line, by chip and offset or by its name, and its options."""
 
     chip: str = ""
-    """Label, device name or path of the chip that it is taken of."""
+    """Label, device name or path of the chip that it is taken from."""
     offset: int | None = Field(None, ge=0, le=MAX_OFFSET)
     """Its offset there."""
     name: str = ""
     """Its name, in place of chip and offset."""
     options: str = ""
-    """What it is for every consumer that does not ask for something else: pull-up, pull-down, bias-disabled,
+    """Its options for every consumer that does not ask for something else: pull-up, pull-down, bias-disabled,
     open-drain, open-source, active-low, debounce=TIME, safe=low|high|input|hold (when nobody holds it),
     name=NAME (in this chip), separated by commas."""
 
@@ -109,14 +109,14 @@ class Line(_Model):
         by_place = bool(self.chip) and self.offset is not None and not self.name
         by_name = bool(self.name) and not self.chip and self.offset is None
         if not by_place and not by_name:
-            raise ValueError("a line is given by chip and offset, or by name: write the one or the other")
+            raise ValueError("a line has chip and offset, or name; write one or the other")
         if '"' in self.chip + self.name:
             raise ValueError("a name with a double quote cannot be written; take the line by chip and offset")
         return self
 
     @property
     def item(self) -> grammar.Item:
-        """As new_device has it."""
+        """As written to new_device."""
         return NamedLine(self.name) if self.offset is None else ChipLines(self.chip, (self.offset,))
 
 
@@ -132,14 +132,14 @@ def _kind_of_line(value: object) -> str | None:
     return _TABLE if isinstance(value, Line | Mapping) else None
 
 
-_TEXT, _LIST, _TABLE = "<text>", "<list>", "<table>"  # what tells alternatives apart; not shown to people
+_TEXT, _LIST, _TABLE = "<text>", "<list>", "<table>"  # tells alternatives apart; not shown to people
 _Definition = Annotated[str, AfterValidator(_definition)]
 _Entry = Annotated[
     Annotated[_Definition, Tag(_TEXT)] | Annotated[Line, Tag(_TABLE)],
     Discriminator(
         _kind_of_line,
         custom_error_type="line",
-        custom_error_message='a line is wanted: "START", "gpiochip0 3", or a table: {name = "START", ...}',
+        custom_error_message='expected a line: "START", "gpiochip0 3", or a table: {name = "START", ...}',
     ),
 ]
 _Lines = Annotated[
@@ -147,7 +147,7 @@ _Lines = Annotated[
     Discriminator(
         _kind_of_lines,
         custom_error_type="lines",
-        custom_error_message='a text as written to new_device is wanted, "gpiochip0 3-5, START", or a list',
+        custom_error_message='expected a string as written to new_device, "gpiochip0 3-5, START", or a list',
     ),
 ]
 
@@ -156,19 +156,19 @@ class Chip(_Model):
     """A virtual chip."""
 
     name: str
-    """Its name and label; in a configuration file, that of the file without."""
+    """Its name and label; default in a configuration file: the file's name without .toml."""
     lines: _Lines
-    """Its lines, in their order: a text as written to new_device, or a list of such texts and of tables."""
+    """Its lines, in order: a string as written to new_device, or a list of such strings and tables."""
     owner: str = ""
-    """Who owns it: a user's name or number; the daemon's user, without."""
+    """Its owner: a user's name or number; default: the daemon's user."""
     group: str = ""
-    """Its group: a name or number; without, gpio where there is one."""
+    """Its group: a name or number; default: gpio, where there is one."""
     mode: str = Field("0660", pattern="^0?[0-7]{1,3}$")
-    """Who may use it, as of a file, in octal."""
+    """Who may use it, as for a file, in octal."""
     vm: bool = False
-    """Make a socket for virtual machines, too."""
+    """Also make a socket for virtual machines."""
     poll_us: int = Field(0, ge=0, le=POLL_US_MAX)
-    """For how many microseconds to look for more after each request, before sleeping."""
+    """How many microseconds to poll after each request, before sleeping."""
 
     @field_validator("name")
     @classmethod
@@ -214,7 +214,7 @@ class Chip(_Model):
         return grammar.format_definition(items)
 
     def arguments(self) -> dict[str, Any]:
-        """What `new` and `change` of the control protocol take; InvalidChipError for an owner there is not.
+        """What `new` and `change` of the control protocol take; InvalidChipError for an unknown owner.
 
         An owner or group that is not given is -1.
         """
@@ -241,7 +241,7 @@ class Chip(_Model):
         }
 
     def options(self) -> dict[str, str]:
-        """What the tables of lines say of them, by offset."""
+        """The options in the lines' tables, by offset."""
         if isinstance(self.lines, str):
             return {}
         found: dict[str, str] = {}
@@ -276,9 +276,9 @@ def _split(key: str, items: Iterable[grammar.Item]) -> Iterable[LineOf]:
 
 
 def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
-    """The chip that is described, `name` being what it is called without a name of its own.
+    """The chip described; `name` is its name if the description has none.
 
-    InvalidChipError for what is none.
+    InvalidChipError if it is not a description.
     """
     try:
         return Chip.model_validate({"name": name, **raw} if name else raw)
@@ -287,10 +287,10 @@ def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
 
 
 def chip_of(shown: Mapping[str, Any]) -> Chip:
-    """The description of a chip, from what the control protocol's `show` says of it.
+    """The description of a chip, from the answer to the control protocol's `show`.
 
-    UsageError if a line that is not there now cannot be told from another by its name, InvalidChipError if
-    it has names that no description can have.
+    UsageError if a line that is not there now cannot be identified by its name, InvalidChipError if
+    it has names that a description cannot have.
     """
     options = {_offset(line, shown): text for line, text in shown["options"].items()}
     return parse_chip(
@@ -312,12 +312,14 @@ def _offset(line: str, shown: Mapping[str, Any]) -> int:
         return int(line)
     names = [told["name"] for told in shown.get("lines", ())]
     if names.count(line) != 1:
-        raise UsageError(f"{shown['name']} waits for its lines: which one is {line!r} cannot be told")
+        raise UsageError(
+            f"{shown['name']} waits for its lines: {line!r} cannot be resolved before they are there"
+        )
     return names.index(line)
 
 
 def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:
-    """`definition` itself, or a list with a table for each line that there is something to be said of."""
+    """`definition` itself, or a list with a table for each line that has options."""
     if not any(options.values()):
         return definition
     entries: list[Any] = []
@@ -344,34 +346,34 @@ def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:
 
 
 _FORMER = {"as": "name=NAME", "how": "pull-up,debounce=5ms", "safe": "safe=low"}
-"""Keys that a line had before options were said in one"""
+"""Keys that a line had before `options` replaced them"""
 
 _MESSAGES = {
-    "missing": "it is missing",
-    "string_type": "a text is wanted, in quotes",
-    "bool_type": "true or false is wanted",
-    "int_type": "a whole number is wanted",
-    "greater_than_equal": "a number from 0 is wanted",
-    "less_than_equal": "{le} is the highest",
-    "string_pattern_mismatch": 'an octal mode is wanted, in quotes: "0660"',
-    "model_type": "a table of keys is wanted",
+    "missing": "missing",
+    "string_type": "expected a string, in quotes",
+    "bool_type": "expected true or false",
+    "int_type": "expected an integer",
+    "greater_than_equal": "expected 0 or more",
+    "less_than_equal": "expected at most {le}",
+    "string_pattern_mismatch": 'expected an octal mode, in quotes: "0660"',
+    "model_type": "expected a table of keys",
 }
 
 
 def problems(error: ValidationError) -> list[str]:
-    """What is wrong with a description, a line each: `KEY: what`, the key being `lines.2.options` or so."""
+    """The problems of a description, one per line: `KEY: what`, where the key is e.g. `lines.2.options`."""
     found = map(describe, error.errors(include_url=False))
     return [f"{key}: {what}" if key else what for key, what in found]
 
 
 def describe(details: ErrorDetails) -> tuple[str, str]:
-    """One thing that is wrong: the key, empty if it is all of it, and what."""
+    """One problem: the key, empty for the whole description, and what is wrong."""
     location = [str(part) for part in details["loc"] if part not in (_TEXT, _LIST, _TABLE)]
     kind = details["type"]
     if kind == "extra_forbidden":
         model: type[_Model] = Line if len(location) > 1 else Chip
         keys = [field.alias or name for name, field in model.model_fields.items()]
-        message = f"there is no such key; the keys are: {', '.join(keys)}"
+        message = f"unknown key; the keys are: {', '.join(keys)}"
         if model is Line and location[-1] in _FORMER:
             message = f'write options = "{_FORMER[location[-1]]}" instead'
     elif kind == "value_error":

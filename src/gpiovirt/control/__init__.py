@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How chips are made and driven from outside.
 
-Here are only the names by which simulators and daemons are found: every program's start needs them.
+Only the names by which simulators and daemons are found are here: every program's start needs them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ SOCKETS = "gpiovirt/sim/"
 def socket_name(uid: int, pid: int) -> str:
     """A name for the abstract socket of the simulator that the program `pid` of user `uid` runs on.
 
-    Nobody can foresee it: such names are anybody's to take.
+    Nobody can predict it: anybody may take such a name.
     """
     return f"{SOCKETS}{uid}/{pid}.{os.urandom(4).hex()}"
 
 
 def pid_of_socket(name: str) -> int:
-    """The program's pid in such a name; 0 if it is none."""
+    """The program's pid in such a name; 0 if it is not such a name."""
     pid = name.rpartition("/")[2].partition(".")[0]
     return int(pid) if pid.isdecimal() and len(pid) < 10 else 0
 
 
 def runtime_directories() -> list[str]:
-    """Where daemons that this user may have keep their sockets; GPIOVIRT_RUNTIME_DIR names another."""
+    """Where this user's possible daemons have their sockets; GPIOVIRT_RUNTIME_DIR names another place."""
     if chosen := os.environ.get("GPIOVIRT_RUNTIME_DIR"):
         return [chosen]
     own = os.environ.get("XDG_RUNTIME_DIR")
@@ -46,7 +46,7 @@ def runtime_directories() -> list[str]:
 
 
 def config_directory(uid: int) -> str:
-    """Where the chips of a daemon of this user are described; GPIOVIRT_CONFIG_DIR names another place."""
+    """Where files describe the chips of this user's daemon; GPIOVIRT_CONFIG_DIR names another place."""
     if chosen := os.environ.get("GPIOVIRT_CONFIG_DIR"):
         return chosen
     if uid == 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who may do what with a daemon's chips: UNIX owner, group and mode, and a group that may do all."""
+"""Who may do what with a daemon's chips: Unix owner, group and mode, and a group that may do everything."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ID_MAX = (1 << 32) - 2
 
 _ucred = Struct("iII")  # unix(7)
 _SO_PEERGROUPS = 59  # asm-generic/socket.h
-_GROUPS_MAX = 256  # the most that getsockopt() of Python has room for
+_GROUPS_MAX = 256  # the most that Python's getsockopt() has room for
 
 
 class Identity(NamedTuple):
@@ -43,11 +43,11 @@ class Identity(NamedTuple):
     gids: frozenset[int]
 
     def may_manage(self, daemon_uid: int, manager_gid: int) -> bool:
-        """Make, change and delete any chip; `manager_gid` is that of GROUP, -1 if there is none."""
+        """Whether they may make, change and delete any chip; `manager_gid` is that of GROUP, or -1."""
         return self.uid in (0, daemon_uid) or manager_gid in self.gids
 
     def may_use(self, uid: int, gid: int, mode: int) -> bool:
-        """Connect to a socket of that owner, group and mode: the first that applies decides."""
+        """Whether they may connect to such a socket: the first of owner, group and others decides."""
         if self.uid == 0:
             return True
         if self.uid == uid:
@@ -58,7 +58,7 @@ class Identity(NamedTuple):
 
 
 def identity_of(sock: socket.socket) -> Identity:
-    """Who is at the other end of a Unix socket, as the kernel knows: SO_PEERCRED and SO_PEERGROUPS."""
+    """The peer at the other end of a Unix socket, from the kernel: SO_PEERCRED and SO_PEERGROUPS."""
     _, uid, gid = _ucred.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _ucred.size))
     groups = array("I")
     with suppress(OSError):
@@ -67,15 +67,15 @@ def identity_of(sock: socket.socket) -> Identity:
 
 
 def uid_of(user: str) -> int:
-    """The uid of a name or number; -1 of nothing. UsageError if there is no such user."""
+    """The uid of a name or number; -1 for "". UsageError if there is no such user."""
     try:
         return _number_of(user) if not user or user.isdecimal() else pwd.getpwnam(user).pw_uid
-    except (KeyError, ValueError):  # ValueError: no name can be so
+    except (KeyError, ValueError):  # ValueError: not a possible name
         raise UsageError(f"there is no user {user!r}") from None
 
 
 def gid_of(group: str) -> int:
-    """The gid of a name or number; -1 of nothing. UsageError if there is no such group."""
+    """The gid of a name or number; -1 for "". UsageError if there is no such group."""
     try:
         return _number_of(group) if not group or group.isdecimal() else grp.getgrnam(group).gr_gid
     except (KeyError, ValueError):
@@ -106,7 +106,7 @@ def group_name(gid: int) -> str:
 
 
 def parse_mode(text: str) -> int:
-    """An octal mode, -1 of nothing; UsageError if it is none."""
+    """An octal mode, -1 for ""; UsageError if it is not one."""
     if not text:
         return -1
     try:

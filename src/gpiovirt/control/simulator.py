@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Drive a simulator in another process: a socket that leaves nothing behind, and its client.
 
-Abstract Unix socket `gpiovirt/sim/UID/PID.TOKEN`, sequential packets, one JSON object each. Only the
+Abstract Unix socket `gpiovirt/sim/UID/PID.TOKEN`, SOCK_SEQPACKET, one JSON object per packet. Only the
 user who runs the simulator, and root, are served.
 """
 
@@ -45,7 +45,7 @@ def _decode(message: bytes) -> Any:
 
 
 class SimServer:
-    """Serves a simulator on the reactor of the process it lives in."""
+    """Serves a simulator on the reactor of its process."""
 
     def __init__(self, simulator: Simulator, reactor: Waits, name: str) -> None:
         self._simulator = simulator
@@ -158,7 +158,7 @@ def _listening() -> list[str]:
 
 
 def _is_owners(name: str) -> bool:
-    """Whether the user in an abstract name is who listens there; names are anybody's to take."""
+    """Whether the user in an abstract name is the one who listens there; anybody may take a name."""
     uid = name.removeprefix(SOCKETS).partition("/")[0]
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as sock:
         try:
@@ -169,13 +169,13 @@ def _is_owners(name: str) -> bool:
 
 
 class SimClient:
-    """A connection to a simulator. HostError if it cannot be had, UsageError if it refuses a command."""
+    """A connection to a simulator. HostError if that fails, UsageError if it refuses a command."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._patience(_ANSWER_S)
-        # the program that asks may have been started so lately that its simulator is not yet there
+        # the program that asks may be so young that its simulator is not there yet
         patience_s = 1.0 if name == os.environ.get(ENVIRONMENT) else 0.0
         try:
             while self._socket.connect_ex("\0" + name) == errno.ECONNREFUSED and patience_s > 0:
@@ -243,7 +243,7 @@ class SimClient:
         return lines
 
     def watch(self) -> Iterator[LevelChange]:
-        """Every change of level from now on, until the simulator ends; commands may go on meanwhile."""
+        """Every change of level from now on, until the simulator ends; commands still work meanwhile."""
         watcher = SimClient(self._name)
         watcher._call(do="watch")
         watcher._patience(0)

@@ -213,7 +213,7 @@ class GpioChip:
             line.settings = wanted._replace(debounce_period_us=wanted.debounce_period_us * was_debounced)
             self._driver.configure(line.offset, _physical(line.settings._replace(edge=Edge.NONE)))
             line.is_output = False
-            raise InvalidError(f"line {self.describe(line)}: there is nobody to tell its edges to")
+            raise InvalidError(f"line {self.describe(line)}: nothing would receive its edges")
         self._driver.configure(line.offset, _physical(wanted))
         line.edge = wanted.edge
         line.is_output = wanted.direction is Direction.OUTPUT

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""gpiovirtd: a custodian that keeps lines, and a process of its own for each chip made of them."""
+"""gpiovirtd: a custodian that holds lines, and a worker for each chip made of them."""

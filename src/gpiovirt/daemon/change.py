@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Several chips become others in one step: nothing is given back before everything is there."""
+"""Redefine several chips in one step: nothing is released before everything is held."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _log = logging.getLogger(__name__)
 
 
 class CustodianPort(Protocol):
-    """What a change needs of the custodian."""
+    """What a change needs from the custodian."""
 
     def sources(self) -> DaemonSources:
-        """The chips that lines can be taken of."""
+        """The chips that lines can be taken from."""
 
     def check_reach(
         self, name: str, lines: Iterable[HeldLine], changed: Mapping[str, Sequence[LineAddress]], /
     ) -> None:
-        """UsageError if the chip would be made of itself; others will have `changed`."""
+        """UsageError if the chip would be made of itself; `changed` are the others' new definitions."""
 
     async def why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
-        """Who uses these lines; empty if nobody does."""
+        """A message that says who uses these lines; empty if nobody does."""
 
     def store(self, record: Record) -> None:
-        """Write a record; HostError, and then the former one is there still."""
+        """Write a record; on HostError the old one is still there."""
 
     def keep(self, chip: KeptChip) -> None:
         """Give the service manager copies of the chip's files."""
 
     def forget(self, chip: KeptChip) -> None:
-        """The service manager need not keep them any longer."""
+        """The service manager no longer needs to keep them."""
 
     def on_event(self, chip: KeptChip, event: str, details: Mapping[str, Any]) -> None:
         """Tell whoever watches."""
 
 
 class Change:
-    """`wanted` are chips, and what each is to be."""
+    """`wanted` are chips, and the new definition of each."""
 
     def __init__(self, custodian: CustodianPort, wanted: Sequence[tuple[KeptChip, Record]]) -> None:
         self._custodian = custodian
@@ -119,12 +119,16 @@ class Change:
         for chip, new, record in zip(self._chips, lines, records, strict=True):
             former = chip.record.definition
             if chip.use.vm and not former.may_be(record.definition):
-                raise DeviceBusyError(f"{await self._custodian.why_busy(chip, ())}; end that, or force")
+                raise DeviceBusyError(
+                    f"{await self._custodian.why_busy(chip, ())}; end that use first, or force"
+                )
             options, wanted = former.by_offset(), record.definition.by_offset()
             moved = set(_moved(chip.lines, new))
             moved.update(o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b)
             if why := await self._custodian.why_busy(chip, moved):
-                raise DeviceBusyError(f"{why}, and would become another line; end that, or force")
+                raise DeviceBusyError(
+                    f"{why}, and would be swapped for another line; end that use first, or force"
+                )
 
     def _save(self, records: Sequence[Record]) -> None:
         saved: list[Record] = []
@@ -176,7 +180,7 @@ class Change:
 
 
 def _moved(old: Sequence[HeldLine], new: Sequence[HeldLine]) -> list[int]:
-    """Offsets at which there is another line now, or none."""
+    """Offsets at which there is now another line, or none."""
     return [offset for offset, line in enumerate(old) if offset >= len(new) or new[offset] is not line]
 
 
@@ -187,6 +191,6 @@ def _taken_twice(address: LineAddress, other: str, offset: int) -> LineBusyError
 
 
 def check_permanent(record: Record) -> None:
-    """UsageError of a chip that cannot outlive its creator."""
+    """UsageError if the chip cannot outlive its creator."""
     if record.permanent and record.creator is not None:
         raise UsageError(f"{record.name} ends with process {record.creator[0]}, and cannot be permanent")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A virtual chip as the custodian has it: lines, sockets, memory, and the worker that has copies of them."""
+"""A virtual chip in the custodian: lines, sockets, memory, and the worker that has copies of them."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 
 _END_S = 0.5
 _LIVE_NS = 10_000_000_000
-_UNSERVED_S = 1.0  # without a worker for so long, lines are made safe here
-_STARTING_S = 2.0  # and so much later if one has been started, on a machine that is busy
+_UNSERVED_S = 1.0  # after so long without a worker, lines are made safe here
+_STARTING_S = 2.0  # and so much later if one has been started, since the machine may be busy
 _NAME_MAX = 64
 _NUMBER_MAX = (1 << 63) - 1
 _CONSUMERS_MAX = 256
@@ -55,14 +55,14 @@ Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
 
 
 class Use(NamedTuple):
-    """Who uses a chip, as its worker said last: number of lines held, and the VM's process (0: none)."""
+    """Who uses a chip, as its worker last said: number of lines held, and the VM's process (0: none)."""
 
     lines: int = 0
     vm: int = 0
 
 
 class KeptChip:
-    """One chip. `tell` is called with (chip, event, details) of what happens to it."""
+    """One chip. `tell` is called with (chip, event, details) when something happens to it."""
 
     simulates = False
 
@@ -71,13 +71,13 @@ class KeptChip:
     ) -> None:
         self.record = record
         self.lock = Lock()
-        """Whoever makes, changes, begins or deletes the chip has it"""
+        """Held by the task that makes, changes, begins or deletes the chip"""
         self.trouble = ""
         self.watched = False
         self.creator_fd = -1
         self.use = Use()
         self.about = {"chip": record.name}
-        """Of what is logged of it"""
+        """The `extra` of its log records"""
         self.device_path = f"{directories.chips}/{record.name}"
         self._vm_path = f"{directories.vms}/{record.name}"
         self._reactor = reactor
@@ -119,7 +119,7 @@ class KeptChip:
         return self._vm_path if self.record.definition.vm else None
 
     def files(self) -> dict[str, int]:
-        """What a gpiovirtd after us, and after its worker, would need to go on; by name."""
+        """By name, the files with which a next gpiovirtd and a next worker can go on."""
         files = {
             str(offset): line.file.fds[0]
             for offset, line in enumerate(self.lines)
@@ -142,11 +142,11 @@ class KeptChip:
         return [options.name or line.name for options, line in zip(self.options(), self.lines, strict=True)]
 
     def held(self) -> list[int]:
-        """Offsets of lines that have a holder: what its worker has written is known without asking it."""
+        """Offsets of lines that have a holder, as its worker has written: known without asking it."""
         return held_lines(self._memory, len(self.lines)) if self._memory >= 0 else []
 
     def as_source(self) -> OwnChip | None:
-        """To take lines of; None while it has none itself."""
+        """The chip as a source of lines; None while it has none itself."""
         return OwnChip(self.name, self.names(), self.handle) if self.lines else None
 
     # life
@@ -154,10 +154,10 @@ class KeptChip:
     def take_on(
         self, lines: list[HeldLine], record: Record, fresh: Iterable[HeldLine] = (), memory: int = -1
     ) -> list[HeldLine]:
-        """Be this from now on; the lines that it no longer has, for the caller to release.
+        """Be this from now on; returns the lines that it no longer has, for the caller to release.
 
         Lines that are `fresh` go to their safe states as soon as they are served. `memory` is one that was
-        kept. HostError, and nothing has changed, if there is none to be had.
+        kept. On HostError, if none can be made, nothing has changed.
         """
         had = (len(self.lines), self.record.definition.vm)
         wants = (len(lines), record.definition.vm)
@@ -184,7 +184,7 @@ class KeptChip:
                 os.close(fd)
 
     async def go_live(self) -> None:
-        """Have a worker serve it; HostError that says why it cannot."""
+        """Have a worker serve it; HostError with the reason if it cannot."""
         self.listen()
         self._ready = Future()
         self.handle.start()
@@ -193,17 +193,17 @@ class KeptChip:
             message = await wait_for(self._ready, self._reactor.deadlines, deadline_ns)
         except TooLateError:
             self.handle.catch_up()
-            message = self._ready.result() if self._ready.is_done else "its process does not get ready"
+            message = self._ready.result() if self._ready.is_done else "its worker does not get ready"
         if message:
             raise HostError(f"the chip {self.name} cannot be served: {message}")
 
     async def met(self) -> None:
-        """The worker that was found has handed over what it has, or cannot in time."""
+        """Wait until the worker that was found has handed over, or has failed to in time."""
         with suppress(TooLateError):
             await wait_for(self._ready, self._reactor.deadlines, time.monotonic_ns() + _LIVE_NS)
 
     def listen(self) -> None:
-        """Make its sockets, as far as they are not there; HostError if one cannot be had."""
+        """Make those of its sockets that are missing; HostError if one cannot be made."""
         definition = self.record.definition
         access = Access(definition.uid, definition.gid, definition.mode)
         if self._device is None:
@@ -226,7 +226,7 @@ class KeptChip:
     def own(self, uid: int, gid: int, mode: int, follows_device: bool = False) -> None:
         """Owner, group and mode of its sockets; OSError.
 
-        If that `follows_device`, whose socket somebody changed, it is left alone: it may have others by now.
+        With `follows_device`, whose socket somebody changed, that is left alone: it may differ by now.
         """
         for path in (self._vm_path,) if follows_device else (self.device_path, self._vm_path):
             with suppress(FileNotFoundError):
@@ -237,7 +237,7 @@ class KeptChip:
                     os.chmod(path, mode)
 
     def access(self) -> tuple[int, int, int] | None:
-        """(uid, gid, mode) as its socket has them now; None while there is none."""
+        """(uid, gid, mode) of its socket now; None while there is none."""
         try:
             status = os.lstat(self.device_path)
         except OSError:
@@ -257,7 +257,7 @@ class KeptChip:
         self._device = self._vm = None
 
     async def close(self) -> None:
-        """Be no more: no sockets, no worker, the lines safe and given back."""
+        """End: no sockets, no worker, the lines safe and released."""
         self._close_sockets()
         await self.hang_up()
         self.close_now()
@@ -335,16 +335,16 @@ class KeptChip:
             self.handle.send({"do": "keeper"}, [keeper])
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
-        """A worker that was there before us has these files; of what it says only their kinds count."""
+        """A worker from before us has these files; of what it says, only their kinds count."""
         record, lines = self.record, spec["lines"]
         vm = record.definition.vm
         count = len(record.addresses)
         if len(lines) != count or count != record.definition.num_lines or spec["vm"] != vm:
-            raise PeerError("it serves another chip than was meant")
+            raise PeerError("it serves another chip")
         has_keeper = bool(spec.get("keeper"))
         others = 2 + vm + has_keeper
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
-            raise PeerError("it does not have the files that it should")
+            raise PeerError("it lacks some of its files")
         _check_files([str(line["kind"]) for line in lines], fds[: len(fds) - others], fds[-others:], count)
         release(self.custody.use([]))
         found = []
@@ -378,7 +378,7 @@ class KeptChip:
         self._ready.set(message)
 
     def on_told(self, body: Mapping[str, Any]) -> None:
-        """Who uses it, or what happens to its lines."""
+        """The worker reports who uses it, or what happens to its lines."""
         match body:
             case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
                 self.use = Use(lines, vm)
@@ -408,23 +408,23 @@ class KeptChip:
                 raise PeerError("a malformed event")
 
     def on_lost(self) -> None:
-        """The worker is gone. Whoever held lines may come back for them when there is another."""
+        """The worker is gone. Holders may come back for their lines when there is another."""
         self._stop_waiting()
         self._is_waited_for = False
         self._unserved = self._reactor.call_later(_UNSERVED_S, self._make_safe)
         self._tell(self, "worker-ended", {})
 
     def _make_safe(self) -> None:
-        """Nobody serves it: who held lines has lost them. One that is on its way is given some more time."""
+        """No worker serves it: holders have lost their lines. A starting worker gets some more time."""
         self._unserved = None
         if self.handle.is_starting and not self._is_waited_for:
             self._is_waited_for = True
             self._unserved = self._reactor.call_later(_STARTING_S, self._make_safe)
             return
         self.handle.catch_up()
-        if self.handle.is_ready:  # it was us who were away
+        if self.handle.is_ready:  # it was gpiovirtd that was held up
             return
-        _log.error("%s: nobody serves it, its lines are made safe", self.name, extra=self.about)
+        _log.error("%s: no worker serves it; its lines are made safe", self.name, extra=self.about)
         self._make_lines_safe()
 
     def _make_lines_safe(self) -> None:
@@ -445,7 +445,7 @@ class KeptChip:
             self._tell(self, "waiting", {})
 
     async def status(self, timeout_s: float) -> dict[str, Any] | None:
-        """What its worker says of it; None if there is none, or none that answers."""
+        """What its worker says about it; None if there is no worker, or none that answers."""
         try:
             answer = await self.handle.ask(timeout_s, do="status")
         except HostError:
@@ -460,7 +460,7 @@ class KeptChip:
 
 
 def _file(kind: str, fds: list[int]) -> LineFile | None:
-    """A line's files, which come first, are taken out."""
+    """Take out a line's files, which come first."""
     if kind == "kernel":
         return KernelLine(fds.pop(0))
     if kind == "lent":
@@ -469,7 +469,7 @@ def _file(kind: str, fds: list[int]) -> LineFile | None:
 
 
 def _checked(status: Any, num_lines: int) -> dict[str, Any] | None:
-    """A worker's word, as far as it has the form that it should; None if it has not."""
+    """What a worker says, if it has the right form; otherwise None."""
     match status:
         case {"consumers": list(consumers), "vm": vm, "lines": list(lines)} if len(lines) == num_lines:
             if all(map(_is_line, lines)) and all(map(_is_peer, consumers)) and (vm is None or _is_peer(vm)):
@@ -511,17 +511,17 @@ def _peer(told: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _are_numbers(*numbers: int) -> bool:
-    """Of a size that those who are told can have."""
+    """Of a size that watchers can receive."""
     return all(0 <= number <= _NUMBER_MAX for number in numbers)
 
 
 def _name(text: str) -> str:
-    """What a worker says that somebody is called: of a length that names have, and of characters."""
+    """A name that a worker reports, of valid length and characters."""
     return text[:_NAME_MAX].encode(errors="replace").decode()
 
 
 def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int) -> None:
-    """PeerError unless files that a worker had are what they should be: what is not may not be touched."""
+    """PeerError unless a worker's files are what they should be: any others must not be touched."""
     at = 0
     for kind in kinds:
         fds = of_lines[at : at + FDS_OF_LINE[kind]]
@@ -530,7 +530,7 @@ def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence
             raise PeerError(f"a file that is not a line ({kind})")
     memory, *sockets = others
     if kind_of(memory) is not Kind.MEMORY or can_shrink(memory):
-        raise PeerError("a memory that can be taken away")
+        raise PeerError("memory that can be truncated")
     held_lines(memory, count)
     if not all(kind_of(fd) is Kind.SOCKET for fd in sockets):
         raise PeerError("a file that is not a socket")

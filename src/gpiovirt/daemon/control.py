@@ -184,7 +184,7 @@ class _Client:
         except GpiovirtError as error:
             self.refuse(error)
         except Exception as error:
-            _log.exception("internal error in answering %r", what)
+            _log.exception("internal error answering %r", what)
             self._answer({"error": f"internal error in gpiovirtd: {error}", "errno": errno.EIO})
 
     def _who(self, body: dict[str, Any]) -> Identity:
@@ -193,7 +193,7 @@ class _Client:
         if other is None:
             return self.peer
         if self.peer.uid not in (0, self._server.uid) and not self.is_agent:
-            raise DeniedError("only root, the daemon's own user and its HTTP API act for others")
+            raise DeniedError("only root, the daemon's own user and its HTTP API may act for others")
         match other:
             case {"uid": int(uid), "gids": list(gids)} if all(isinstance(gid, int) for gid in gids):
                 return Identity(uid, frozenset(gids))
@@ -259,19 +259,19 @@ class _Client:
         chip = self._custodian.chips.get(name)
         if chip is None or not self._sees(who, chip):
             there = ", ".join(other.name for other in self._seen(who))
-            raise NoSuchDeviceError(f"there is no chip {name!r}; there is: {there or 'none'}")
+            raise NoSuchDeviceError(f"no chip {name!r}; the chips are: {there or 'none'}")
         return chip
 
     async def _new(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
         self._check_manager(who)
         driver = _text(body, "driver", "")
         if driver and driver not in DRIVERS:
-            raise UsageError(f"driver: {driver!r} is none of {', '.join(DRIVERS)}")
+            raise UsageError(f"driver: {driver!r} is not one of {', '.join(DRIVERS)}")
         name = _text(body, "name", "")
         permanent = bool(body.get("permanent"))
         if name and (numbered := take_numbered_name(name)):
             if not permanent:
-                raise UsageError(f"{name!r}: names of this form are given by new_device")
+                raise UsageError(f"{name!r}: names of this form are reserved for new_device")
             driver = numbered
         if not name:
             driver = driver or DRIVERS[0]
@@ -411,7 +411,7 @@ class _Client:
             self._find(who, body)
         is_limited = self.peer.uid != 0 and not self.is_agent
         if is_limited and self._server.watching(self.peer.uid) >= _WATCHERS_PER_USER:
-            raise DeniedError(f"you watch {_WATCHERS_PER_USER} times already; end one first")
+            raise DeniedError(f"you have {_WATCHERS_PER_USER} watches already; end one first")
         manages = self._manages(who)
 
         def watcher(chip: KeptChip, event: Mapping[str, Any]) -> None:
@@ -482,11 +482,11 @@ _HANDLERS: dict[str, _Handler] = {
 def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
     value = body.get(key, default)
     if not isinstance(value, str) or len(value) > _TEXT_MAX:
-        raise UsageError(f"{key}: expected a text")
+        raise UsageError(f"{key}: expected a string")
     if "\0" in value and key != "name":  # no chip has one: it is not found
         raise UsageError(f"{key}: a NUL cannot be in a name")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise UsageError(f"{key}: expected a text of characters")
+        raise UsageError(f"{key}: expected a string of characters")
     return value
 
 
@@ -500,7 +500,7 @@ def _number(body: dict[str, Any], key: str, default: int, most: int = ID_MAX) ->
 def _options(body: dict[str, Any]) -> dict[str, str]:
     value = body.get("options", {})
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise UsageError("options: expected an object of texts, by line")
+        raise UsageError("options: expected an object of strings, by line")
     return dict(value)
 
 

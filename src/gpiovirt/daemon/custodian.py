@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The custodian: it keeps the lines of all virtual chips, and has a worker for each chip.
+"""The custodian: it holds the lines of all virtual chips, and has a worker for each chip.
 
-What it has, it has three times: as records, as files that its workers have copies of, and, where there is
-one, with the service manager. So any process may die without a line being given back. It waits for nobody:
-what takes time is a task, and one chip's task never holds another's.
+Its state exists three times: as records, as files of which its workers have copies, and, where there is
+one, with the service manager. So any process may die without a line being released. It waits for nobody:
+what takes time is a task, and one chip's task never holds up another's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _NOTHING: Mapping[str, Sequence[LineAddress]] = {}
 
 
 def take_numbered_name(name: str) -> str:
-    """The driver whose new_device gives names of this form; empty if it is another name."""
+    """The driver whose new_device gives names of this form; empty if the name is of no such form."""
     match = _NUMBERED.fullmatch(name)
     return match[1] if match else ""
 
@@ -99,7 +99,7 @@ class Custodian:
         simulation.on_back = self._look_soon
 
     def sources(self) -> DaemonSources:
-        """The chips that lines can be taken of."""
+        """The chips that lines can be taken from."""
         return DaemonSources(self._finder, self)
 
     def simulated(self) -> Sequence[OwnChip]:
@@ -115,19 +115,19 @@ class Custodian:
     # what is asked for
 
     def next_name(self, driver: str) -> str:
-        """What new_device of this driver calls its next chip: the lowest free number."""
+        """The name of the next chip made by this driver's new_device: the lowest free number."""
         taken = {*self.chips, *self._making, *self._going}
         return next(name for n in range(len(taken) + 1) if (name := f"{driver}.{n}") not in taken)
 
     async def new(self, record: Record, creator_fd: int = -1, may_wait: bool = False) -> KeptChip:
-        """Make a chip, and have it live.
+        """Make a chip and make it live.
 
-        `creator_fd` is readable when it is to go away again; it is ours from now on. A chip that `may_wait`
-        is there, too, if its lines are not yet.
+        `creator_fd` becomes readable when the chip is to end; it is ours from now on. A chip that `may_wait`
+        is made even if its lines are not there yet.
         """
         name = record.name
         try:
-            while name in self._going:  # its sockets and its record would be taken for ours
+            while name in self._going:  # its sockets and record would be mistaken for ours
                 async with self._going[name].lock:
                     pass
             if name in self.chips or name in self._making or name in self.simulation.labels:
@@ -183,7 +183,7 @@ class Custodian:
         lines: Iterable[HeldLine],
         changed: Mapping[str, Sequence[LineAddress]] = _NOTHING,
     ) -> None:
-        """UsageError if the chip would be made of itself; others have `changed`, or will have."""
+        """UsageError if the chip would be made of itself; `changed` are other chips' new definitions."""
         pending = [line.address.label for line in lines]
         seen: set[str] = set()
         while pending:
@@ -198,7 +198,7 @@ class Custodian:
     def _end_with(self, chip: KeptChip, fd: int) -> None:
         def gone() -> None:
             self._reactor.remove_reader(fd)
-            _log.info("%s: its creator has ended, and so does it", chip.name, extra=chip.about)
+            _log.info("%s: its creator has ended; the chip is deleted", chip.name, extra=chip.about)
             self._in_background(self.delete(chip.name, force=True), chip.name)
 
         if self.chips.get(chip.name) is not chip:
@@ -211,7 +211,7 @@ class Custodian:
         """NoSuchDeviceError if there is none."""
         if name not in self.chips:
             there = ", ".join(self.chips) or "none"
-            raise NoSuchDeviceError(f"there is no chip {name!r}; there is: {there}")
+            raise NoSuchDeviceError(f"no chip {name!r}; the chips are: {there}")
         return self.chips[name]
 
     async def delete(self, name: str, force: bool) -> None:
@@ -219,13 +219,13 @@ class Custodian:
         chip = self.find(name)
         async with chip.lock:
             if self.chips.get(name) is not chip:
-                raise NoSuchDeviceError(f"there is no chip {name!r}")
+                raise NoSuchDeviceError(f"no chip {name!r}")
             if not force and (why := await self.why_busy(chip, range(len(chip.lines)))):
-                raise DeviceBusyError(f"{why}; end that, or force")
+                raise DeviceBusyError(f"{why}; end that use first, or force")
             await self._remove(chip)
 
     async def why_busy(self, chip: KeptChip, offsets: Iterable[int]) -> str:
-        """Who uses these lines; empty if nobody does."""
+        """A message that says who uses these lines; empty if nobody does."""
         if chip.use.vm:
             return f"the chip {chip.name} is used by a virtual machine (pid {chip.use.vm})"
         held = set(chip.held()).intersection(offsets)
@@ -240,7 +240,7 @@ class Custodian:
         return f"line {offset} of {chip.name} is held by {who}"
 
     async def _remove(self, chip: KeptChip) -> None:
-        """It goes; HostError, and it stays, if its record does."""
+        """Delete it; on HostError its record, and so the chip, stays."""
         if self.chips.get(chip.name) is not chip:
             return
         self._condemn(chip.record)
@@ -255,30 +255,30 @@ class Custodian:
         self.on_event(chip, "deleted", {})
 
     def _condemn(self, record: Record) -> None:
-        """Should we end before it has, the next of us ends it: until then its record is that of an orphan."""
+        """If we end first, the next gpiovirtd deletes it: until then its record is that of an orphan."""
         creator = (os.getpid(), process_start(os.getpid()))
         try:
             self._store.save(record._replace(permanent=False, origin="", creator=creator))
-        except HostError:  # where there is no room for one, it can go
+        except HostError:  # if there is no room for that, remove it
             self._store.remove(record.name)
 
     async def change(
         self, names: Sequence[str], wanted: Callable[[KeptChip], Record], force: bool = False
     ) -> list[KeptChip]:
-        """Make other chips of some, all of them or none; lines that are in both are not touched.
+        """Redefine chips, all of them or none; lines that are in both definitions are not touched.
 
-        What each is to be is asked when nobody else changes it. They may exchange lines. DeviceBusyError,
-        unless forced, if a line that somebody holds would become another, or another's; whoever holds it
-        then loses it.
+        The new definition of each is asked for once nobody else changes it. They may exchange lines.
+        DeviceBusyError, unless forced, if a held line would be swapped for another or move to another chip;
+        its holder then loses it.
         """
         if len(set(names)) != len(names):
-            raise UsageError("a chip is changed twice")
+            raise UsageError("a chip is listed twice")
         chips = {name: self.find(name) for name in names}
         async with AsyncExitStack() as stack:
             for name in sorted(names):
                 await stack.enter_async_context(chips[name].lock)
                 if self.chips.get(name) is not chips[name]:
-                    raise NoSuchDeviceError(f"there is no chip {name!r}")
+                    raise NoSuchDeviceError(f"no chip {name!r}")
             return await Change(self, [(chips[name], wanted(chips[name])) for name in names]).make(force)
 
     async def own(self, chip: KeptChip, uid: int, gid: int, mode: int) -> None:
@@ -289,7 +289,7 @@ class Custodian:
 
     def _check_there(self, chip: KeptChip) -> None:
         if self.chips.get(chip.name) is not chip:
-            raise NoSuchDeviceError(f"there is no chip {chip.name!r}")
+            raise NoSuchDeviceError(f"no chip {chip.name!r}")
 
     def _own(self, chip: KeptChip, uid: int, gid: int, mode: int, follows_device: bool = False) -> None:
         former = chip.record
@@ -309,7 +309,7 @@ class Custodian:
         self.on_event(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
 
     async def make_permanent(self, chip: KeptChip, permanent: bool, origin: str | None) -> None:
-        """Have it there after a reboot, or not; `origin` (None: as it is) is the file that describes it."""
+        """Make it permanent, or not; `origin` (None: as it is) is the file that describes it."""
         async with chip.lock:
             self._check_there(chip)
             wanted = chip.record._replace(
@@ -320,7 +320,7 @@ class Custodian:
             chip.record = wanted
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
-        """Tell `watcher` what happens; returns what ends that."""
+        """Tell `watcher` what happens; returns a function that ends that."""
         self._watchers.append(watcher)
         if len(self._watchers) == 1:
             for chip in self.chips.values():
@@ -336,7 +336,7 @@ class Custodian:
 
     @property
     def num_watchers(self) -> int:
-        """How many watch."""
+        """The number of watchers."""
         return len(self._watchers)
 
     async def list_sources(self) -> list[dict[str, Any]]:
@@ -378,7 +378,7 @@ class Custodian:
         elif event == "line-back":
             self.keep(chip)
         elif event == "live":
-            self._drop_restored(chip.name)  # its worker had them, too
+            self._drop_restored(chip.name)  # its worker also had them
             self.on_attributes_changed(chip.name)  # while there was no gpiovirtd
             self._look_soon()  # chips made of its lines can have them now
             if self._watchers and not chip.watched:
@@ -392,9 +392,9 @@ class Custodian:
             watcher(chip, told)
 
     def on_attributes_changed(self, name: str) -> None:
-        """Somebody changed owner, group or mode of a chip's socket: they hold for all its sockets.
+        """Somebody changed owner, group or mode of a chip's socket: apply that to all its sockets.
 
-        What cannot be recorded does not hold: the socket is as it was.
+        A change that cannot be recorded is undone.
         """
         chip = self.chips.get(name)
         if chip is not None:
@@ -421,7 +421,7 @@ class Custodian:
     # lines that are missing
 
     def _look(self) -> None:
-        """For each chip by itself: of one that has to wait, others know nothing."""
+        """For each chip by itself: one that has to wait does not hold up others."""
         for chip in list(self.chips.values()):
             if self._is_complete(chip) or chip.lock.is_held:
                 continue
@@ -459,7 +459,7 @@ class Custodian:
             self._num_looks -= 1
 
     async def _begin(self, chip: KeptChip, sources: DaemonSources) -> None:
-        """Have a chip live that has no lines: one that waits for them, or that was there before us."""
+        """Make a chip without lines live: one that waits for them, or is from before us."""
         kept = self._restored_lines(chip, sources)
         try:
             lines = await take(chip.record.definition, sources, kept)
@@ -496,7 +496,7 @@ class Custodian:
             _log.warning("%s waits: %s", chip.name, error, extra=chip.about)
 
     def _restored_lines(self, chip: KeptChip, sources: DaemonSources) -> dict[LineAddress, HeldLine]:
-        """Those of the chip's lines that the service manager has kept, as far as their chips are there."""
+        """Those of the chip's lines that the service manager has kept and whose chips are there."""
         kept: dict[LineAddress, HeldLine] = {}
         for key, fd in self._restored.get(chip.name, {}).items():
             if not key.isdecimal() or int(key) >= len(chip.record.addresses):
@@ -509,24 +509,24 @@ class Custodian:
         return kept
 
     def _drop_restored(self, name: str) -> None:
-        """The chip has its lines: what else was kept for it is not needed."""
+        """The chip has its lines: whatever else was kept for it is no longer needed."""
         for fd in self._restored.pop(name, {}).values():
             os.close(fd)
 
     @staticmethod
     def keep(chip: KeptChip) -> None:
-        """Give the service manager copies, for the case that all of us die."""
+        """Give the service manager copies, in case all our processes die."""
         keep_fds(_files(chip))
 
     @staticmethod
     def forget(chip: KeptChip) -> None:
-        """The service manager need not keep it any longer."""
+        """The service manager no longer needs to keep it."""
         keep_fds(dict.fromkeys(_files(chip)))
 
     # beginning and end
 
     def restore(self) -> None:
-        """Have the chips again that there were: of their workers, or made anew."""
+        """Restore the chips: from their workers, or made anew."""
         for record in self._store.load():
             chip = self._kept_chip(record)
             self.chips[record.name] = chip
@@ -550,7 +550,7 @@ class Custodian:
     def _has_creator(self, chip: KeptChip) -> bool:
         assert chip.record.creator is not None
         pid, started = chip.record.creator
-        if pid == os.getpid():  # a connection of ours, before we were executed again
+        if pid == os.getpid():  # our own connection, from before we were re-executed
             return False
         try:
             fd = os.pidfd_open(pid)
@@ -581,11 +581,11 @@ class Custodian:
         return all(chip.handle.is_ready or chip.trouble for chip in self.chips.values())
 
     def kept_files(self) -> _Files:
-        """Those of all chips, by what they are called."""
+        """The files of all chips, by name."""
         return {key: fd for chip in self.chips.values() for key, fd in _files(chip).items()}
 
     async def end_going(self) -> None:
-        """Those that are being deleted are no more: else nobody would end their workers."""
+        """Finish deletions in progress: otherwise nobody would end those workers."""
         for chip in list(self._going.values()):
             async with chip.lock:
                 pass
@@ -605,7 +605,7 @@ class Custodian:
         self.simulation.close()
 
     def store(self, record: Record) -> None:
-        """Write a record; HostError, and then the former one is there still."""
+        """Write a record; on HostError the old one is still there."""
         self._store.save(record)
 
 

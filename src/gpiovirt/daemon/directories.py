@@ -12,7 +12,7 @@ __all__ = ["Directories"]
 
 
 class Directories(NamedTuple):
-    """Below `run`. A chip's socket is reached by its name; nobody else's names are to be listed."""
+    """Below `run`. A chip's socket is reached by name; the names of others' chips cannot be listed."""
 
     run: str
 
@@ -33,7 +33,7 @@ class Directories(NamedTuple):
         return f"{self.run}/workers"
 
     def make(self) -> None:
-        """HostError if one cannot be had."""
+        """HostError if one cannot be made."""
         try:
             for path, mode in (
                 (self.run, 0o755),

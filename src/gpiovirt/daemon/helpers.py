@@ -20,13 +20,13 @@ _log = logging.getLogger(__name__)
 _DELAYS_S = (0.1, 0.5, 2.0, 10.0)
 _LIVED_S = 10
 CANNOT = 3
-"""Exit status of a helper when there is no use in trying again"""
+"""Exit status of a helper when trying again is of no use"""
 
 
 class HelperProcess:
     """`python -m MODULE ARGUMENTS`; its name is for messages.
 
-    `serves` tells whether it does by now; `clean` takes away what it leaves when it is killed.
+    `serves` tells whether it serves by now; `clean` removes what it leaves behind when killed.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class HelperProcess:
         self._ended = False
 
     def begin(self, reactor: Reactor) -> None:
-        """Start it, and keep it there; first, what one left that was killed, or stopped, is taken away."""
+        """Start it, and restart it when it ends; first remove what a killed or stopped one left behind."""
         self._reactor = reactor
         self._clean()
         self._start()
@@ -85,7 +85,7 @@ class HelperProcess:
         self._start()
 
     def end(self) -> None:
-        """End it, and wait till it has."""
+        """End it, and wait until it has ended."""
         self._ended = True
         if self._child is not None:
             self._child.end()
@@ -94,9 +94,9 @@ class HelperProcess:
 
 
 class SocketActivatedHelper(HelperProcess):
-    """A helper that serves whoever connects to `path`, and asks for them; it is started when one does.
+    """A helper that serves clients of `path` and acts for them; it is started by the first connection.
 
-    Its arguments are followed by its socket's fd, and by the uid and gid that it is to become. It ends with
+    Its arguments are followed by its socket's fd, and the uid and gid that it is to become. It ends with
     status 0 when it is not needed.
     """
 
@@ -110,12 +110,12 @@ class SocketActivatedHelper(HelperProcess):
         self._listener: PathListener | None = None
 
     def begin(self, reactor: Reactor) -> None:
-        """Listen for it; whoever listened there for a gpiovirtd that was killed does so no longer."""
+        """Listen for it, in place of any process that listens there for a gpiovirtd that was killed."""
         self._reactor = reactor
         try:
             self._listener = PathListener(self._path, Access(mode=0o666), replace=True)
         except HostError as error:
-            _log.error("%s cannot be had: %s", self.name, error)
+            _log.error("%s cannot be started: %s", self.name, error)
             self._ended = True
             return
         fd = self._listener.socket.fileno()
@@ -124,7 +124,7 @@ class SocketActivatedHelper(HelperProcess):
         self._await()
 
     def is_peer(self, peer: Peer) -> bool:
-        """This is the process that we started, as the user that it is to be."""
+        """Whether this is the process that we started, as the right user."""
         return self._child is not None and (peer.pid, peer.uid) == (self._child.pid, self._uid)
 
     def _await(self) -> None:
@@ -156,9 +156,9 @@ class SocketActivatedHelper(HelperProcess):
 
 
 class ConfigurationRun:
-    """`python ARGUMENTS`, once, which applies the files in `directory`; what it says goes to our log.
+    """`python ARGUMENTS`, once, which applies the files in `directory`; its output goes to our log.
 
-    A process of its own, since the custodian is not to import what reads files.
+    A process of its own, since the custodian must not import what reads files.
     """
 
     def __init__(self, directory: str, arguments: Sequence[str], run: str) -> None:
@@ -169,7 +169,7 @@ class ConfigurationRun:
 
     @property
     def has_files(self) -> bool:
-        """Whether there is anything to be applied."""
+        """Whether there is anything to apply."""
         try:
             return any(name.endswith(".toml") for name in os.listdir(self._directory))
         except FileNotFoundError:
@@ -184,7 +184,7 @@ class ConfigurationRun:
         return os.path.isdir(self._directory)
 
     def begin(self, reactor: Reactor) -> None:
-        """Start it; what fails is logged."""
+        """Start it; a failure is logged."""
         try:
             self._child = Child(self._arguments, reactor, self._on_end, env=self._environment, stdout=2)
         except HostError as error:
@@ -192,7 +192,7 @@ class ConfigurationRun:
 
     @property
     def is_settled(self) -> bool:
-        """It has ended, or was not begun."""
+        """It has ended, or was never started."""
         return self._child is None
 
     def _on_end(self, status: int) -> None:
@@ -201,7 +201,7 @@ class ConfigurationRun:
             _log.error("not all of %s could be applied (exit status %d)", self._directory, status)
 
     def end(self) -> None:
-        """It is not waited for any longer."""
+        """Stop waiting for it."""
         if self._child is not None:
             self._child.kill()
             self._child.end()

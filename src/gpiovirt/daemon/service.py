@@ -2,7 +2,7 @@
 """gpiovirtd as a process: its lock, its directories, its signals, and the processes beside it.
 
 SIGTERM ends it and leaves the workers, which go on serving, for the next gpiovirtd to find. SIGINT ends
-all. SIGHUP executes it again in its place, with the lines it holds.
+all. SIGHUP re-executes it in its place, with the lines that it holds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 _STATUS_S = 0.2
 _ATTRIBUTES_S = 0.05  # a change is recorded on disk; who owns a socket may make any number
-_SETTLE_S = 5.0  # readiness waits no longer for workers
+_SETTLE_S = 5.0  # readiness waits no longer than this for workers
 _CONFIGURE_S = 30.0  # and for the configuration
 _LOOK_NS = 10_000_000
 _END_NS = 5_000_000_000
@@ -46,7 +46,7 @@ _END_GOING_NS = 4_000_000_000  # a worker that has to be killed has ended by the
 
 
 class Options(NamedTuple):
-    """What a daemon is told."""
+    """The settings of a daemon."""
 
     run: str
     state: str
@@ -59,7 +59,7 @@ class Options(NamedTuple):
 
 
 def serve(options: Options) -> int:
-    """Run until a signal ends it. HostError if another one runs, or something cannot be had."""
+    """Run until a signal ends it. HostError if another one runs, or something needed is not available."""
     restored = kept_fds()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -119,7 +119,7 @@ class _Service:
         return 0
 
     async def _begin(self) -> None:
-        """What is needed first comes first; what does not come in its time is not waited for."""
+        """Start what is needed first, first; do not wait for what is late."""
         helpers, configuration = self._options.helpers, self._options.configuration
         self._simulation.start()
         await self._until(lambda: self._simulation.ready.is_done)
@@ -154,7 +154,7 @@ class _Service:
         )
 
     def _is_wanted(self, configuration: ConfigurationRun) -> bool:
-        """There are files, or chips whose files are gone."""
+        """Whether there are files, or chips whose files are gone."""
         described = any(chip.record.origin for chip in self._custodian.chips.values())
         return configuration.has_files or (described and configuration.has_directory)
 
@@ -199,11 +199,11 @@ def _lock(run: str) -> int:
 
 
 def _execute_again(custodian: Custodian) -> NoReturn:
-    """Be the program that is installed now, as the same process, with the lines that we hold."""
+    """Execute the program that is installed now, as the same process, with the lines that we hold."""
     sd_notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     files = custodian.kept_files()
     environment = dict(os.environ)
-    # first to where none of the numbers wanted is, then to these
+    # first out of the way of the numbers wanted, then to these
     above = FIRST_FD + len(files)
     moved = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in files.values()]
     for number, fd in enumerate(moved, FIRST_FD):

@@ -46,28 +46,28 @@ class Simulation:
         self.on_back: Any = lambda: None
 
     def start(self) -> None:
-        """Have the chips, the ones that are there already if they are the same; `ready` says when."""
+        """Have the chips, those that exist already if they are the same; `ready` says when."""
         if not self.labels:
             self.ready.set(None)
         elif not self.handle.find():
             self.start_again()
 
     def serve(self) -> tuple[dict[str, Any], list[int]]:
-        """What a new worker is told; it needs no files."""
+        """The spec of a new worker; it needs no files."""
         return self._spec, []
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
-        """A simulator that was there before us."""
+        """A simulator from before us."""
         if spec != self._spec or fds:
-            raise PeerError("it simulates other chips than are wanted now")
+            raise PeerError("it simulates other chips than requested")
 
     def on_ready(self) -> None:
-        """The chips are there."""
+        """The chips are live."""
         self.ready.set(None)
         self.on_back()
 
     def on_failed(self, message: str) -> None:
-        """They cannot be."""
+        """They cannot be made."""
         _log.error("the simulator: %s", message)
 
     def on_told(self, body: Mapping[str, Any]) -> None:
@@ -82,11 +82,11 @@ class Simulation:
         self.handle.start()
 
     def as_sources(self) -> list[OwnChip]:
-        """To take lines of, for a look."""
+        """The chips to take lines from, for one look."""
         return [chip.anew() for chip in self.chips]
 
     async def lines(self) -> list[list[dict[str, Any]]]:
-        """The lines of each chip as they are now; HostError if it does not say."""
+        """The lines of each chip as they are now; HostError if the simulator does not answer."""
         answer = await self.handle.ask(_STATUS_S, do="status")
         match answer.body:
             case {"status": {"chips": list(chips)}} if len(chips) == len(self.chips):
@@ -94,6 +94,6 @@ class Simulation:
         raise HostError("the simulator breaks the protocol")
 
     def close(self) -> None:
-        """Be no more."""
+        """End the simulator."""
         if self.labels:
             self.handle.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Where the custodian takes lines: of the kernel's chips by itself, of its own by being lent them.
+"""Where the custodian takes lines: it requests those of kernel chips, and is lent those of its own chips.
 
-What its own chips are called and have is known from their records. Nothing is asked of a process that may
-not answer, but for a line itself, and that has a deadline.
+Names and sizes of its own chips are known from their records. A process that may not answer is asked for
+nothing but a line, and that has a deadline.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["DaemonSources", "OwnChip", "OwnChips", "are_lent_line", "is_kernel_l
 
 _LEND_S = 0.5
 _ERRNO_MAX = 4096
-_HOLDER_MAX = 96  # a label, and its pid and uid
-_LEND_ALL_S = 3.0  # of a look: a chip's lock is held meanwhile
+_HOLDER_MAX = 96  # a label, its pid and uid
+_LEND_ALL_S = 3.0  # per look: a chip's lock is held meanwhile
 
 
 class OwnChip:
-    """A chip that a worker of ours serves: simulated (one of several), or virtual."""
+    """A chip that one of our workers serves: simulated (one of several), or virtual."""
 
     def __init__(self, label: str, names: Sequence[str], handle: WorkerHandle, index: int = 0) -> None:
         self.info = ChipInfo(label, label, len(names))
@@ -45,11 +45,11 @@ class OwnChip:
         self._left_s = _LEND_ALL_S
 
     def anew(self) -> OwnChip:
-        """The same, with all its time to lend lines."""
+        """A copy with its full time to lend lines."""
         return OwnChip(self.info.label, self._names, self._handle, self._index)
 
     def line_info(self, offset: int) -> LineInfo:
-        """What is known without asking: the name, and of a line that was lent its direction."""
+        """What is known without asking: the name and, of a lent line, the direction."""
         if not 0 <= offset < len(self._names):
             raise OffsetError(
                 f"{self.info.label} has no line {offset}: its {len(self._names)} lines are "
@@ -62,14 +62,14 @@ class OwnChip:
         """Borrow a line; LineBusyError, ChipGoneError."""
         where = f"{self.info.label}:{offset}"
         if self._left_s <= 0:
-            raise ChipGoneError(f"line {where} cannot be had: its process takes too long to lend lines")
+            raise ChipGoneError(f"line {where} is not available: its worker takes too long to lend it")
         began_s = time.monotonic()
         try:
             body, fds = await self._handle.ask(
                 _LEND_S, True, do="lend", chip=self._index, offset=offset, consumer=consumer
             )
         except HostError as error:
-            raise ChipGoneError(f"line {where} cannot be had: {error}") from error
+            raise ChipGoneError(f"line {where} is not available: {error}") from error
         finally:
             self._left_s -= time.monotonic() - began_s
         match body:
@@ -82,13 +82,13 @@ class OwnChip:
                 raise LineBusyError(f"line {where} is held by {holder}; release it or choose another")
             case {"errno": int(number)} if 0 < number < _ERRNO_MAX:
                 close_files(fds)
-                raise HostError.of(f"cannot take line {where}", OSError(number, os.strerror(number)))
+                raise HostError.of(f"cannot request line {where}", OSError(number, os.strerror(number)))
         close_files(fds)
-        raise HostError(f"cannot take line {where}: its process breaks the protocol")
+        raise HostError(f"cannot request line {where}: its worker breaks the protocol")
 
 
 def are_lent_line(fds: Sequence[int]) -> bool:
-    """A Unix socket and a pipe: told without asking the files, which may be anybody's."""
+    """Whether it is a Unix socket and a pipe, found out without touching the files, which may be anything."""
     return len(fds) == 2 and kind_of(fds[0]) is Kind.SOCKET and name_of(fds[1]).startswith("pipe:[")
 
 
@@ -98,10 +98,10 @@ def is_kernel_line(fd: int) -> bool:
 
 
 class OwnChips(Protocol):
-    """What the custodian knows of chips of its own."""
+    """What the custodian knows of its own chips."""
 
     def simulated(self) -> Sequence[OwnChip]:
-        """Those whose lines are found by name, too."""
+        """Those whose lines are also found by name."""
 
     def virtual(self, name: str) -> OwnChip | None:
         """The virtual chip of that name, once its lines are known."""

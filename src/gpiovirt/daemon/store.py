@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The records of the chips there are to be, a file each, that a crash leaves whole."""
+"""The records of chips, a file each, which survive a crash whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIZE_MAX = 1 << 20
 
 
 class Record(NamedTuple):
-    """A chip as it is to be, and what of it outlives gpiovirtd."""
+    """The definition of a chip, and the part of its state that outlives gpiovirtd."""
 
     definition: Definition
     driver: str = ""
@@ -33,11 +33,11 @@ class Record(NamedTuple):
     origin: str = ""
     """The configuration file that describes it"""
     creator: tuple[int, int] | None = None
-    """Process that it ends with: pid, and the time it started"""
+    """The process that it ends with: pid and start time"""
     addresses: tuple[LineAddress, ...] = ()
     """Where its lines were found"""
     incarnation: str = ""
-    """Tells it from others that had its name; another when holders lose lines. 8 bytes, hexadecimal"""
+    """Tells it from other chips that had its name; changes when holders lose lines. 8 bytes, hexadecimal"""
 
     @property
     def name(self) -> str:
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 
 
 def encode_record(record: Record, boot_id: str) -> dict[str, Any]:
-    """As JSON has it."""
+    """As JSON."""
     definition = record.definition
     return {
         "name": definition.name,
@@ -66,7 +66,7 @@ _REST = {"vm": bool, "poll_us": int, "uid": int, "gid": int, "mode": int}
 
 
 def decode_record(raw: object) -> tuple[Record, str]:
-    """(record, boot it belongs to); ValueError if it is none."""
+    """(record, boot that it belongs to); ValueError if it is not a record."""
     if not isinstance(raw, dict):
         raise ValueError("not an object")
     raw = _modern(raw)
@@ -99,7 +99,7 @@ def decode_record(raw: object) -> tuple[Record, str]:
 
 
 def _modern(raw: dict[str, Any]) -> dict[str, Any]:
-    """A record of before 0.5 has its lines' options in three keys."""
+    """Records from before 0.5 have the line options in three keys."""
     if "definition" not in raw:
         return raw
     options: dict[str, list[str]] = {}
@@ -127,7 +127,7 @@ def _typed(raw: dict[str, Any], key: str, kind: Any) -> Any:
 
 
 def new_incarnation() -> str:
-    """One that no chip has had."""
+    """One that no chip has ever had."""
     return os.urandom(8).hex()
 
 
@@ -154,7 +154,7 @@ def _address(raw: object) -> LineAddress:
 
 
 class Store:
-    """Records in a directory. HostError if one cannot be written, and then the former one is there still."""
+    """Records in a directory. On HostError, if one cannot be written, the old one is still there."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -168,7 +168,7 @@ class Store:
             _log.warning("cannot close %s to others: %s", directory, error.strerror)
 
     def load(self) -> list[Record]:
-        """All records of chips that are to be there, by name; what cannot be read is told and left alone."""
+        """All records of chips to restore, by name; files that cannot be read are logged and left alone."""
         records = []
         for name in sorted(os.listdir(self._directory)):
             if not name.endswith(_SUFFIX):
@@ -190,7 +190,7 @@ class Store:
         return records
 
     def save(self, record: Record) -> None:
-        """Write a record, over a former one of that name."""
+        """Write a record, replacing an older one of that name."""
         path = self._path(record.name)
         try:
             write_file(path, json.dumps(encode_record(record, self._boot_id), indent=1).encode())
@@ -198,7 +198,7 @@ class Store:
             raise HostError.of(f"cannot write {path}", error) from error
 
     def remove(self, name: str) -> None:
-        """The chip is to be no more."""
+        """Remove the record of a chip."""
         try:
             with suppress(FileNotFoundError):
                 remove_file(self._path(name))

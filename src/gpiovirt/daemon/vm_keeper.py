@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The custodian's end of the process that keeps a VM's session: started, watched, replaced when it dies.
+"""The custodian's end of a keeper, the process that keeps a VM's session: starts, watches, replaces it.
 
-The service manager has a copy: so the session is there still when the custodian and the worker both die.
+The service manager has a copy of the channel: the session survives if custodian and worker both die.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 
 _AGAIN_S = (0.1, 0.5, 2.0, 5.0)
 KEEPER = "keeper"
-"""What the channel is called beside the chip's lines, at the service manager"""
-_LIVED_S = 10.0  # one that lived so long is replaced at once
+"""The name of the channel, beside the chip's lines, with the service manager"""
+_LIVED_S = 10.0  # one that lived this long is replaced at once
 
 
 class VmKeeper:
@@ -41,20 +41,20 @@ class VmKeeper:
         self._failures = 0
         self._started_s = 0.0
         self.is_new = False
-        """The worker has not been told of it"""
+        """The worker has not been told about it"""
 
     def fileno(self) -> int | None:
         """The channel's fd, for workers; None while there is none."""
         return None if self._channel is None else self._channel.fileno()
 
     def begin(self) -> None:
-        """Have one, if there is none; HostError."""
+        """Start one if there is none; HostError."""
         if self._channel is None:
             self.use(self._start())
             self._started_s = time.monotonic()
 
     def use(self, channel: socket.socket) -> None:
-        """This is the one from now on: one that was there before us, or a new one."""
+        """Use this one from now on: one from before us, or a new one."""
         self._forget()
         self._channel = channel
         keep_fds({f"{self._name}/{KEEPER}": channel.fileno()})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The custodian's end of a worker: it is started, found again, spoken to, and replaced when it dies or hangs.
+"""The custodian's end of a worker: starts it, finds it again, talks to it, replaces it when it dies or hangs.
 
-Nothing here waits for a worker: what it is asked has a deadline, what it says a budget per turn, and one
+Nothing here waits for a worker: questions have a deadline, what it says has a budget per turn, and one
 that is killed is not waited for.
 """
 
@@ -33,29 +33,29 @@ __all__ = ["Answer", "Forkserver", "WorkerHandle", "WorkerOwner"]
 
 _log = logging.getLogger(__name__)
 
-_AGAIN_S = 2.0  # a fork server that lived so long is started again at once
+_AGAIN_S = 2.0  # a fork server that lived this long is started again at once
 _START_S = 5.0  # a worker that is not ready by then is replaced
-_FORK_S = 0.25  # one that has not said anything by then may have nobody who forks it
-_DIES_S = 2.0  # one that is killed has ended by then, or hangs in the kernel
-_LIVED_S = 10.0  # one that lived so long is replaced at once
+_FORK_S = 0.25  # if it has said nothing by then, there may be no fork server
+_DIES_S = 2.0  # a killed one has ended by then, or hangs in the kernel
+_LIVED_S = 10.0  # one that lived this long is replaced at once
 _DELAYS_S = (0.0, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
-_PING_S = 0.3  # between questions whether a worker that is in use is still there
+_PING_S = 0.3  # between pings of a worker that is in use
 _PONG_S = 0.5  # one that has not answered by then hangs
 _MESSAGES_PER_TURN = 16
-_FILES_MAX = 1 << 12  # that one hands over; later it has fewer to give
+_FILES_MAX = 1 << 12  # at the hand-over; later it sends fewer
 _FILES_OF_ANSWER = 2  # a line that it lends
 _WHY_MAX = 500
 
 
 class Answer(NamedTuple):
-    """What a worker says to a question; its files are the asker's."""
+    """A worker's answer to a question; its files are the asker's."""
 
     body: Mapping[str, Any]
     fds: list[int]
 
 
 class Forkserver:
-    """The process that forks workers: there from begin() on, or from when it is first needed.
+    """The process that forks workers: exists from begin() on, or from when it is first needed.
 
     `uid` and `gid` are what the workers become.
     """
@@ -68,7 +68,7 @@ class Forkserver:
         self._child: Child | None = None
 
     def begin(self) -> None:
-        """Have it there before it is needed: it takes longer to start than a chip may be without a worker."""
+        """Start it before it is needed: that takes longer than a chip may be without a worker."""
         if self._socket is None:
             try:
                 self._start()
@@ -81,16 +81,16 @@ class Forkserver:
         return self.pid
 
     def keep(self, channel: socket.socket) -> None:
-        """Ask for a keeper of a VM's session, which is spoken to at the other end of `channel`; likewise."""
+        """Ask for a keeper of a VM's session, to be reached at the other end of `channel`; likewise."""
         self._fork(b"keeper", channel)
 
     def is_at_work(self, pid: int) -> bool:
-        """This process is still the one that forks, and it can."""
+        """Whether this process is still the fork server, and able to fork."""
         return pid == self.pid and not is_stopped(pid)
 
     def _fork(self, packet: bytes, its: socket.socket) -> None:
         if self._child is not None and is_stopped(self._child.pid):
-            _log.error("the process that forks workers is stopped, and is replaced")
+            _log.error("the fork server is stopped; it is replaced")
             self.close()
         for attempt in (1, 2):
             sock = self._socket or self._start()
@@ -124,7 +124,7 @@ class Forkserver:
     def _on_end(self, sock: socket.socket) -> None:
         if self._socket is sock:  # and not one that has been replaced by now
             self.close()
-            if time.monotonic() - self._started_s > _AGAIN_S:  # one that cannot live is not tried for ever
+            if time.monotonic() - self._started_s > _AGAIN_S:  # do not retry for ever if none survives
                 self.begin()
 
     @property
@@ -133,7 +133,7 @@ class Forkserver:
         return self._child.pid if self._child else 0
 
     def close(self) -> None:
-        """End it; its workers go on."""
+        """End it; its workers stay."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
@@ -148,15 +148,15 @@ class _Question(NamedTuple):
 
 
 class WorkerOwner(Protocol):
-    """What a worker is there for."""
+    """What a worker serves."""
 
     simulates: bool
 
     def serve(self) -> tuple[dict[str, Any], list[int]]:
-        """What a new worker is told, and the files it needs."""
+        """The spec of a new worker, and the files that it needs."""
 
     def on_hand_over(self, spec: dict[str, Any], fds: list[int]) -> None:
-        """A worker that was there before us has this; PeerError if that cannot be. It takes files out."""
+        """A worker from before us has this; PeerError if that cannot be. It takes files out."""
 
     def on_ready(self) -> None:
         """It is served from now on."""
@@ -165,17 +165,17 @@ class WorkerOwner(Protocol):
         """A worker cannot serve it."""
 
     def on_told(self, body: Mapping[str, Any]) -> None:
-        """Whatever the worker says unasked."""
+        """Handle what the worker says unasked."""
 
     def on_lost(self) -> None:
         """The worker is gone."""
 
     def start_again(self) -> None:
-        """Have another worker, by start(); HostError if that cannot be."""
+        """Get another worker, by start(); HostError if that fails."""
 
 
 class _State(Enum):
-    """Where the conversation is: what a worker may say next depends on nothing else."""
+    """The state of the conversation: what a worker may say next depends on nothing else."""
 
     GONE = "gone"
     MEETS = "meets"  # it says what it has
@@ -216,23 +216,23 @@ class WorkerHandle:
 
     @property
     def is_ready(self) -> bool:
-        """It serves."""
+        """Whether it serves."""
         return self._state is _State.READY
 
     @property
     def is_starting(self) -> bool:
-        """One has been asked for, and has not failed yet."""
+        """Whether one has been asked for, and has not failed yet."""
         return self._state in (_State.MEETS, _State.TAKES)
 
     # beginning
 
     def find(self) -> bool:
-        """Speak to a worker that is there already, if one is."""
+        """Connect to a worker that exists already, if any."""
         self._know_by_record()
         try:
             self._connect(_FILES_MAX)
         except HostError:
-            if self._pidfd >= 0:  # it lives, and nobody reaches it
+            if self._pidfd >= 0:  # it lives, but cannot be reached
                 self._kill()
             return False
         self._cancel = self._reactor.call_later(_START_S, self._on_late)
@@ -240,11 +240,11 @@ class WorkerHandle:
         return True
 
     def start(self) -> None:
-        """Start a worker; HostError if it cannot be."""
+        """Start a worker; HostError if that fails."""
         if self._state is not _State.GONE:
             return
         if self._listener is not None:
-            self._listener.close()  # in it may wait our word to one that never came, for the next to take it
+            self._listener.close()  # a message for one that never came may wait in it, for the next to take
             self._listener = None
         self._listener = PathListener(self._path, Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
         self._stop_waiting()
@@ -269,7 +269,7 @@ class WorkerHandle:
         self._reactor.add_reader(channel.fileno(), self._receive, self._lose)
 
     def _on_slow(self) -> None:
-        """It starts on a busy machine, or there is nobody any more who forks it."""
+        """It is slow to start on a busy machine, or there is no fork server any more."""
         self._cancel = None
         if not self.catch_up() and not self._forkserver.is_at_work(self._forks):
             self._lose()
@@ -279,14 +279,14 @@ class WorkerHandle:
     def _on_late(self) -> None:
         self._cancel = None
         if self.catch_up():
-            if self.is_starting and self._cancel is None:  # it had to wait for us
+            if self.is_starting and self._cancel is None:  # it was kept waiting by us
                 self._cancel = self._reactor.call_later(_START_S, self._on_late)
             return
         self._owner.on_failed(f"its worker is not ready after {_START_S:g} s")
         self._lose()
 
     def start_keeper(self) -> socket.socket:
-        """Start a keeper of a VM's session; the channel to it. HostError if it cannot be."""
+        """Start a keeper of a VM's session; returns the channel to it. HostError if that fails."""
         ours, theirs = _channel("cannot start a keeper")
         with theirs:
             try:
@@ -299,7 +299,7 @@ class WorkerHandle:
     # what it says
 
     def catch_up(self) -> bool:
-        """Hear what it has said by now, for when it may be us who were late; whether that was anything."""
+        """Read what it has said by now, in case it is us who are late; returns whether there was anything."""
         words = self._words
         self._receive()
         return self._words != words
@@ -352,7 +352,7 @@ class WorkerHandle:
                     raise PeerError(f"nothing of this kind is expected while it {self._state.value}")
         finally:
             if close_files(fds):  # that were not taken
-                raise PeerError("files of a kind that it has none of")
+                raise PeerError("files of a kind that it should not have")
 
     def _on_answer(self, tag: int, body: Mapping[str, Any], fds: list[int]) -> None:
         question = self._asked.pop(tag, None)
@@ -373,7 +373,7 @@ class WorkerHandle:
     # what it is told
 
     def send(self, body: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        """Say something; a worker that does not take it is replaced."""
+        """Send a message; a worker that does not take it is replaced."""
         if self._channel is not None:
             try:
                 self._channel.send(body, fds)
@@ -382,12 +382,12 @@ class WorkerHandle:
                 self._reactor.soon(self._lose)
 
     async def ask(self, timeout_s: float, brings_files: bool = False, **question: Any) -> Answer:
-        """Its answer; HostError if there is no worker, or none that answers in time: that is replaced.
+        """Its answer; HostError if there is no worker, or if it does not answer in time, and is replaced.
 
         Files come with an answer that `brings_files`, and they can be closed; with others, none do.
         """
         if not self.is_ready:
-            raise HostError(f"{self._name} has no process at the moment")
+            raise HostError(f"{self._name} has no worker at the moment; try again")
         tag = next(self._tags)
         answer: Future[Answer] = Future()
         self._asked[tag] = _Question(answer, brings_files)
@@ -401,10 +401,10 @@ class WorkerHandle:
             if self._asked.pop(tag, None) is not None:
                 _log.error("%s: its worker does not answer, and is replaced", self._name, extra=self._about)
                 self._lose()
-            raise HostError(f"the process of {self._name} does not answer") from None
+            raise HostError(f"the worker of {self._name} does not answer") from None
 
     def watch_over(self, on: bool) -> None:
-        """While it is in use: ask it now and then whether it is still there."""
+        """Ping it now and then while it is in use."""
         if not on and self._pings is not None:
             self._pings()
             self._pings = None
@@ -425,7 +425,7 @@ class WorkerHandle:
             self.catch_up()
             if self._asked.pop(tag, None) is None:
                 return
-            if self._words != words:  # more than is heard at once: any of it says that it lives
+            if self._words != words:  # more than is read at once: any message shows that it lives
                 self._pings = self._reactor.call_later(_PING_S, self._ping)
             else:
                 _log.error("%s: its worker hangs, and is replaced", self._name, extra=self._about)
@@ -470,7 +470,7 @@ class WorkerHandle:
             self.try_again()
 
     def try_again(self) -> None:
-        """It could not be started: try that again, later."""
+        """It could not be started: try again later."""
         if self._state is _State.GONE and self._cancel is None and not self._is_closed:
             self._failures += 1
             delay_s = _DELAYS_S[min(self._failures, len(_DELAYS_S) - 1)]
@@ -482,7 +482,7 @@ class WorkerHandle:
             self._cancel = None
 
     def _kill(self) -> None:
-        """No word with it any more, and SIGKILL; `ended` says when it is gone."""
+        """Hang up and SIGKILL it; `ended` says when it is gone."""
         self._state = _State.GONE
         self.is_found = False
         self._stop_waiting()
@@ -499,10 +499,10 @@ class WorkerHandle:
         self.pid = 0
         asked, self._asked = self._asked, {}
         for question in asked.values():
-            question.answer.fail(HostError(f"the process of {self._name} has ended"))
+            question.answer.fail(HostError(f"the worker of {self._name} has ended"))
 
     async def stop(self) -> None:
-        """Kill it, and come back when its files are closed; after a while in any case."""
+        """Kill it, and return when its files are closed, or after a while."""
         self._kill()
         await self._ended
 
@@ -529,18 +529,18 @@ class WorkerHandle:
         except ProcessLookupError as error:
             raise EOFError from error
         except OSError as error:
-            raise HostError.of("cannot watch its process", error) from error
+            raise HostError.of("cannot watch its worker", error) from error
         if (found := process_start(pid)) != started:
             os.close(pidfd)
-            if not found and os.path.exists(f"/proc/{pid}"):  # which takes no file to spare
-                raise HostError.of("cannot watch its process", OSError(EMFILE, os.strerror(EMFILE)))
+            if not found and os.path.exists(f"/proc/{pid}"):  # which needs no spare fd
+                raise HostError.of("cannot watch its worker", OSError(EMFILE, os.strerror(EMFILE)))
             raise EOFError
         if self._pidfd >= 0:
             os.close(self._pidfd)
         self._pidfd, self.pid = pidfd, pid
 
     def _record(self) -> None:
-        """For a gpiovirtd that finds it and gets no word out of it."""
+        """For a gpiovirtd that finds it and gets no answer."""
         with suppress(OSError), open(self._pid_path, "w", encoding="ascii") as file:
             file.write(f"{self.pid} {process_start(self.pid)}\n")
 
@@ -555,7 +555,7 @@ class WorkerHandle:
 
 
 class _Death:
-    """A process that was killed: its end, or that it does not come in time, ends the wait for it."""
+    """A killed process: its end, or a timeout, ends the wait for it."""
 
     def __init__(self, name: str, pid: int, pidfd: int, reactor: Reactor) -> None:
         self.ended: Future[None] = Future()
@@ -577,7 +577,7 @@ class _Death:
 
 
 def _channel(what_fails: str) -> tuple[socket.socket, socket.socket]:
-    """Our end, and the one of a process to come; HostError."""
+    """Our end, and that of a process to be started; HostError."""
     try:
         return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:

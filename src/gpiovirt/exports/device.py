@@ -100,7 +100,7 @@ class DeviceServer:
 
     def too_many(self, peer: Peer) -> Answer:
         """What it is told then."""
-        return Answer(errno.EMFILE, why=f"uid {peer.uid} has {self.files_max} files open, as many as it may")
+        return Answer(errno.EMFILE, why=f"uid {peer.uid} has {self.files_max} files open, the most it may")
 
     def add_lines(self, fd: int, file: _LinesConnection) -> None:
         """A file of lines is open at the socket `fd`."""
@@ -197,7 +197,7 @@ class _Open:
         except OSError:
             self.close()
         except Exception:
-            self._server.log.exception("internal error in serving %s", self.peer)
+            self._server.log.exception("internal error serving %s", self.peer)
             self.close()
 
     def _receive(self) -> None:

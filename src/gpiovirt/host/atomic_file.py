@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files that are whole at any time: the former or the new one is there, whatever happens meanwhile."""
+"""Files that are always whole: either the old or the new one exists, whatever happens meanwhile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["remove_file", "write_file"]
 
 
 def write_file(path: str, content: bytes, temporary: str = "") -> None:
-    """Write a file, over a former one; OSError, and then that one is there still. Made in `temporary`."""
+    """Write a file, replacing an older one, which is still there on OSError. Made in `temporary`."""
     temporary = temporary or path + ".new"
     try:
         with open(temporary, "wb") as file:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A child process, by its pidfd: its end is told by the loop, nobody polls for it, no number is reused."""
+"""A child process, by its pidfd: the loop reports its end, nothing polls for it, no pid is reused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def process_start(pid: int) -> int:
 
 
 def is_stopped(pid: int) -> bool:
-    """By SIGSTOP or its like; not if there is none."""
+    """Whether it is stopped, by SIGSTOP or the like; false if there is no such process."""
     try:
         return _status(pid)[0] == "T"
     except (OSError, IndexError):
@@ -36,13 +36,13 @@ def is_stopped(pid: int) -> bool:
 
 
 def _status(pid: int) -> list[str]:
-    """From its state on."""
+    """The fields from its state on."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()
 
 
 class Child:
-    """`python ARGUMENTS`, started now; `on_end` is called with its exit status. HostError if it cannot be.
+    """`python ARGUMENTS`, started now; `on_end` is called with its exit status. HostError if that fails.
 
     It gets SIGTERM when we end, unless it `stays`.
     """
@@ -94,7 +94,7 @@ class Child:
 
     @property
     def runs(self) -> bool:
-        """It has not ended, as far as we have heard."""
+        """Whether it has not ended, as far as we know."""
         return self._pidfd >= 0
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Give up all rights but the use of what is open already: for a process that serves strangers."""
+"""Give up all rights but the use of open files: for a process that serves strangers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _FREE = """
 """
 """Calls that are allowed with any arguments"""
 
-# none that has the kernel signal a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
+# none with which the kernel signals a process of our user: F_SETOWN, F_SETSIG, F_NOTIFY, F_SETLEASE
 _FCNTLS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
     *(fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS, fcntl.F_SETPIPE_SZ, fcntl.F_GETPIPE_SZ),
@@ -69,14 +69,14 @@ def _if_none_of_bits(bits: int) -> list[_Instruction]:
 
 
 def _of_call(number: int | None, body: list[_Instruction]) -> list[_Instruction]:
-    """`body`, which decides, for one call if the machine has it; the others go on behind it."""
+    """Apply `body`, which decides, to one call if the machine has it; other calls continue after it."""
     return [] if number is None else [(u.BPF_JMP_JEQ_K, 0, len(body), number), *body]
 
 
 def confining_filter(abi: Abi) -> bytes:
-    """A seccomp filter that allows what a worker does, and fails all else with EPERM.
+    """A seccomp filter that allows what a worker does, and fails everything else with EPERM.
 
-    No new code is mapped, no socket, file system, process or device is reached.
+    No new code can be mapped, and no socket, file system, process or device be reached.
     """
     program = [
         (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH),
@@ -89,7 +89,7 @@ def confining_filter(abi: Abi) -> bytes:
     set_flags = _of_call(fcntl.F_SETFL, [_load(2), *_if_none_of_bits(os.O_ASYNC)])
     for call in ("fcntl", "fcntl64"):
         program += _of_call(abi.number(call), [_load(1), *_if_one_of(*_FCNTLS), *set_flags, _REFUSE])
-    # to nobody but who is at the other end; a datagram could name anybody, in sendmsg() unseen from here
+    # only to the other end; a datagram could name anybody, in sendmsg() invisibly to a filter
     program += _of_call(abi.number("sendto"), [_load(4), *_unless(0), _load(4, 1), *_unless(0), _ALLOW])
     type_of_pair = [
         *(_load(0), *_unless(socket.AF_UNIX)),
@@ -120,7 +120,7 @@ class _CapData(ctypes.Structure):
 def confine(uid: int, gid: int) -> None:
     """Become `uid` and `gid` without any capability, with this process's own /proc as the file system.
 
-    An ordinary user stays who they are. Whatever is to be imported must be by now. HostError if it cannot be.
+    An ordinary user keeps their ids. Everything needed must be imported by now. HostError if that fails.
     """
     try:
         if os.geteuid() == 0:
@@ -135,9 +135,9 @@ def confine(uid: int, gid: int) -> None:
 
 
 def drop_rights(uid: int, gid: int) -> None:
-    """Become `uid` and `gid`, without any capability and any way to get one; HostError if that cannot be.
+    """Become `uid` and `gid`, without any capability or any way to get one; HostError if that fails.
 
-    An ordinary user stays who they are.
+    An ordinary user keeps their ids.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -167,14 +167,14 @@ def _drop_capabilities() -> None:
 
 
 def _leave_the_file_system() -> None:
-    """As far as an ordinary user may: with a user namespace, where those are allowed."""
+    """As far as an ordinary user may: in a user namespace, where those are allowed."""
     uid, gid = os.getuid(), os.getgid()
     proc = f"/proc/{os.getpid()}"
     try:
         libc.unshare(_CLONE_NEWUSER)
     except OSError as error:
         _log.warning(
-            "no user namespace is to be had (%s): what serves strangers can open every file that uid %d can; "
+            "no user namespace is available (%s): workers can open every file that uid %d can; "
             "allow user namespaces, or run as root",
             error.strerror,
             uid,

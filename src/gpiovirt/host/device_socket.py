@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """An open file of a chip that another process serves: calls go out and answers come back.
 
-The packets are those of gpiovirt.protocols.gpiochip.wire. What comes beside an answer is looked at by
-means that ask no file system: whoever serves a chip may have been taken over.
+The packets are those of gpiovirt.protocols.gpiochip.wire. Files that come with an answer are examined by
+means that ask no file system: the chip's server may be compromised.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from gpiovirt.uapi import gpio as u
 
 __all__ = ["DeviceSocket", "check_access"]
 
-_PATIENCE_S = 10.0  # a process that answers so late is taken for dead
+_PATIENCE_S = 10.0  # a process that has not answered by then is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
 _FILES = 2  # of an open: both ends of a pipe; of a request: the new file's socket
-_STRAY_MAX = 4  # packets before an answer: to what was asked before, and a hang-up
+_STRAY_MAX = 4  # packets before an answer: to an earlier question, and a hang-up
 _DONT_WAIT = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 _NO_FIFO = PipeFifo(FifoShape(1, 1, False))
 
@@ -32,8 +32,8 @@ _NO_FIFO = PipeFifo(FifoShape(1, 1, False))
 class DeviceSocket:
     """One file, as a File of the character device.
 
-    OSError when the process that serves it is gone, PeerError when it makes no sense. `fifo` has what came
-    with the file: the read end of its events, and a write end for whoever is to keep the pipe alive.
+    OSError when the process that serves it is gone, PeerError when it breaks the protocol. `fifo` has what
+    came with the file: the read end of its events, and a write end for the process that keeps the pipe alive.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class DeviceSocket:
 
     @classmethod
     def connect(cls, path: str, name: str, patience_s: float = _PATIENCE_S) -> DeviceSocket:
-        """Ask to open the chip served at `path`, as /dev/NAME: the answer is what comes first.
+        """Ask to open the chip served at `path`, as /dev/NAME: the first packet is the answer.
 
-        It does not wait; BlockingIOError if others are to be served first.
+        It does not wait; BlockingIOError if others must be served first.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
@@ -97,7 +97,7 @@ class DeviceSocket:
         return self._socket.fileno()
 
     def send(self, cmd: int, arg: bytes, compat: bool) -> None:
-        """Ask; one thing at a time."""
+        """Send a question; one at a time."""
         self._tag = tag = (self._tag + 1) & 0xFFFFFF or 2
         if cmd in _OPENING:
             self._opens_file = True
@@ -105,11 +105,11 @@ class DeviceSocket:
         self._send(wire.encode_ioctl(tag, cmd, arg, compat), _DONT_WAIT)
 
     def wait(self) -> Answer | None:
-        """The answer to what was sent; None if it does not come in time, but still may."""
+        """The answer to the question; None if it does not come in time, but still may."""
         return self._answer(0)
 
     def receive(self) -> Answer | None:
-        """The answer to what was sent if it has come."""
+        """The answer to the question if it has come."""
         return self._answer(socket.MSG_DONTWAIT)
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
@@ -121,7 +121,7 @@ class DeviceSocket:
         return answer
 
     def do(self, cmd: int, arg: bytes) -> bytes:
-        """The argument as it comes back; OSError with the errno that the ioctl fails with."""
+        """The argument as it comes back; OSError with the errno with which the ioctl fails."""
         answer = self.ioctl(cmd, arg)
         return (self._must(answer) if answer.errno else answer).reply or b""
 
@@ -147,7 +147,7 @@ class DeviceSocket:
         return self._answer_after_others(flags)
 
     def _answer_after_others(self, flags: int) -> Answer | None:
-        """What came first was for somebody else, or something else may."""
+        """The answer, when other packets may precede it."""
         for _ in range(_STRAY_MAX):
             try:
                 if self._shape is None:
@@ -173,10 +173,10 @@ class DeviceSocket:
                 for fd in fds:
                     os.close(fd)
             self.has_hung_up |= tag == wire.HANG_UP_TAG
-        raise PeerError("answers that nobody has asked for")
+        raise PeerError("answers to no request")
 
     def _take(self, answer: Answer, shape: FifoShape, fds: list[int]) -> Answer:
-        """The answer with what came beside it; PeerError, and nothing is taken, if it is not what should."""
+        """The answer with its files; PeerError, and nothing is taken, if they are not what they should be."""
         if len(fds) != (1 if self._opens_file else 2):
             raise PeerError(f"an answer with {len(fds)} files")
         try:
@@ -190,7 +190,7 @@ class DeviceSocket:
         return answer
 
     def _opened(self, fd: int, shape: FifoShape) -> DeviceSocket:
-        """The file at a socket that has come; its pipe is there already."""
+        """The file at a received socket; its pipe is there already."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         try:
             file = DeviceSocket(sock, None, self._patience_s, wire.OPEN_TAG)  # OSError if it is none

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Order of loads and stores in memory that is shared with a guest."""
+"""The order of loads and stores in memory shared with a guest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def ordering_fence() -> Callable[[], object] | None:
     """A function that is a full memory barrier for its caller.
 
     None where loads among themselves, and stores among themselves, stay in order without one. HostError
-    where there is none to be had.
+    where none is available.
     """
     if machine() in _ORDERED:
         return None

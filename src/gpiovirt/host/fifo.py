@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The pipe behind a file of the character device: the program has its read end, events go in here.
+"""The pipe behind a file of the character device: the program has the read end, events are written here.
 
-A pipe, since it is read-only, batches reads and tells its write end when the last copy is closed.
+A pipe, since it is read-only, batches reads and shows at its write end when the last copy is closed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _directories = ["/proc/self/fd", "/fd"]  # what worked last is first: a worker's
 
 
 def reopen(fd: int, flags: int) -> int:
-    """An open file description of our own of what `fd` is open on; it never blocks."""
+    """A new open file description of what `fd` refers to; it never blocks."""
     flags |= os.O_NONBLOCK | os.O_CLOEXEC
     try:
         return os.open(f"{_directories[0]}/{fd}", flags)
@@ -33,7 +33,7 @@ def reopen(fd: int, flags: int) -> int:
 
 
 class PipeFifo:
-    """A Fifo of whole records with the kernel's capacity and overflow rule; the ends given become its own."""
+    """A Fifo of whole records with the kernel's capacity and overflow rule; it owns the ends given."""
 
     __slots__ = (
         "_at_most",
@@ -63,10 +63,10 @@ class PipeFifo:
 
     @classmethod
     def make_for_another(cls, shape: FifoShape) -> PipeFifo:
-        """With a new pipe that another process is to have: its ends are `reader` and `their_writer`.
+        """With a new pipe for another process: its ends are `reader` and `their_writer`.
 
-        That one can write too, and so go on when this process has ended. It cannot make ours wait, which
-        writes by an open file of its own; and the pipe takes no more of this user's share than it needs.
+        That process can write too, and so go on when this one has ended. It cannot make ours wait, since it
+        writes through an open file of its own; and the pipe takes no more of this user's limit than it needs.
         """
         reader, their_writer = os.pipe()
         try:
@@ -77,7 +77,7 @@ class PipeFifo:
             raise
         made.their_writer = their_writer
         pages = -(-shape.capacity // (_PAGE // shape.record_size)) + 1  # one may have read records only
-        with suppress(OSError):  # over the share already, or a kernel or a filter that does not let us
+        with suppress(OSError):  # over the limit already, or a kernel or filter that refuses
             fcntl(made.writer, F_SETPIPE_SZ, pages * _PAGE)
         return made
 
@@ -100,10 +100,10 @@ class PipeFifo:
         return count[0] // self.record_size
 
     def _skip(self) -> bool:
-        """Take the oldest record out, by a read end of our own that lives no longer than this."""
+        """Take the oldest record out, through a read end of our own that lives no longer than this."""
         try:
             reader = reopen(self.writer, os.O_RDONLY)
-        except PermissionError:  # the pipe is of another user's making
+        except PermissionError:  # the pipe is another user's
             return False
         try:
             os.read(reader, self.record_size)
@@ -115,7 +115,7 @@ class PipeFifo:
         return True
 
     def forward(self, source: int, record_size: int) -> int:
-        """Put in some of what another pipe has, by its read end: how much.
+        """Put in some of what another pipe has, given its read end; returns how much.
 
         0: nobody writes to it any more; BlockingIOError: it is empty.
         """
@@ -138,7 +138,7 @@ class PipeFifo:
         return status.st_dev, status.st_ino
 
     def close_reader(self) -> None:
-        """Whoever it is for has its copy: from now on the last close of those shows at the write end."""
+        """The reader has its copy: from now on the last close of those shows at the write end."""
         os.close(self.reader)
         self.reader = -1
         if self.their_writer >= 0:

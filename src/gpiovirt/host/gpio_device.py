@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""/dev/gpiochipN by the raw uAPI v2: open it, look at its lines, request one. Nothing here keeps anything."""
+"""/dev/gpiochipN by the raw uAPI v2: open it, look at its lines, request one. No state is kept here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EVENTS_KEPT = 256
 
 
 def is_gpio_device(path: str) -> bool:
-    """Known without opening it: opening some devices does something. OSError if it cannot be looked at."""
+    """Known without opening it: opening some devices has effects. OSError if it cannot be examined."""
     status = os.stat(path)
     if not stat.S_ISCHR(status.st_mode):
         return False
@@ -30,7 +30,7 @@ def is_gpio_device(path: str) -> bool:
 
 
 class ChipDevice:
-    """An open chip of the kernel. While it is open the kernel does not give its number to another."""
+    """An open kernel chip. While it is open the kernel does not give its number to another."""
 
     def __init__(self, path: str) -> None:
         """OSError if it cannot be opened; ENOTTY if it is not a chip."""
@@ -85,7 +85,7 @@ class ChipDevice:
 
     @property
     def is_there(self) -> bool:
-        """The kernel still has it."""
+        """Whether the kernel still has it."""
         try:
             fcntl.ioctl(self._fd, u.GPIO_GET_CHIPINFO_IOCTL, bytes(u.gpiochip_info.size))
         except OSError:
@@ -93,5 +93,5 @@ class ChipDevice:
         return True
 
     def close(self) -> None:
-        """Requests stay."""
+        """Close the chip; requests stay."""
         os.close(self._fd)

@@ -19,7 +19,7 @@ _event = Struct("iIII")  # wd, mask, cookie, len
 
 
 class DirectoryWatch:
-    """Tells of the changes in `mask` to files in a directory; OSError if that cannot be had."""
+    """Reports the changes in `mask` to files in a directory; OSError if that is not possible."""
 
     def __init__(self, directory: str, mask: int) -> None:
         self._fd = libc.inotify_init1(_NONBLOCK_CLOEXEC)
@@ -47,5 +47,5 @@ class DirectoryWatch:
             at += length
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         os.close(self._fd)

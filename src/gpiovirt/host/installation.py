@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How the package itself was installed, and so how what it lacks is."""
+"""How the package itself was installed, and so how to install what is missing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["how_to_install"]
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs what an extra of ours needs: from the clone or file that we came from, if
-    that is there still, and else from an index."""
+    """The command that installs one of our extras: from the clone or file that we were installed from, if
+    that still exists, and otherwise from an index."""
     try:
         origin = json.loads(metadata.distribution("gpiovirt").read_text("direct_url.json") or "{}")
     except metadata.PackageNotFoundError:

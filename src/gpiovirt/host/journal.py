@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a daemon's log goes: to the journal, with fields, where standard error does; else there, as text.
+"""Where a daemon's log goes: to the journal, with fields, if standard error does; otherwise to that, as text.
 
 Specification: https://systemd.io/JOURNAL_NATIVE_PROTOCOL/, systemd.exec(5) on JOURNAL_STREAM.
 """
@@ -25,7 +25,7 @@ _MESSAGE_MAX = 1 << 17
 
 
 def start_logging(name: str, level: int = logging.INFO) -> None:
-    """Log as `name`; to be called before this process gives up its rights."""
+    """Log as `name`; call it before this process gives up its rights."""
     handler: logging.Handler | None = None
     if _is_journal(sys.stderr.fileno(), os.environ):
         with suppress(OSError):
@@ -39,14 +39,14 @@ def start_logging(name: str, level: int = logging.INFO) -> None:
 
 
 class _Printable(logging.Formatter):
-    """What others chose to be called moves no cursor and begins no line."""
+    """Names chosen by others can neither move the cursor nor begin a line."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record))
 
 
 def _is_journal(fd: int, environment: Mapping[str, str]) -> bool:
-    """Whether `fd` is what the service manager made standard error: a stream to the journal."""
+    """Whether `fd` is the stream to the journal that the service manager made standard error."""
     try:
         status = os.fstat(fd)
     except OSError:
@@ -88,7 +88,7 @@ class JournalHandler(logging.Handler):
 
 
 def _field(name: str, value: str) -> bytes:
-    """One field; a value with lines of its own goes with its length."""
+    """One field; a multi-line value is sent with its length."""
     raw = value.encode(errors="replace")
     if b"\n" not in raw:
         return name.encode() + b"=" + raw + b"\n"

@@ -71,7 +71,7 @@ def umount(target: str, flags: int) -> None:
 
 
 def clone_tree(path: str) -> int:
-    """A copy, attached nowhere, of what is mounted at and below `path`; open_tree(2)"""
+    """A detached copy of what is mounted at and below `path`; open_tree(2)"""
     flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
     return syscall(SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
@@ -101,7 +101,7 @@ def shares_memory(pid: int, other: int) -> bool:
     """Whether two processes have one address space, as after vfork(2); kcmp(2)"""
     try:
         return syscall(syscall_number("kcmp"), pid, other, _KCMP_VM, 0, 0) == 0
-    except PermissionError:  # another user's: its children of ours have exec'd since
+    except PermissionError:  # another user's: children of ours have exec'd since
         return False
     except OSError:  # a kernel without it, or one of them is gone
         return True
@@ -114,7 +114,7 @@ def prctl(option: int, value: int | bytes) -> None:
 
 
 def end_with_parent() -> None:
-    """Have SIGTERM come when the parent ends; for a new process to call."""
+    """Get SIGTERM when the parent ends; for a new process to call."""
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a peer does wrong, in the log: all that it takes to find the fault, and no flood of it."""
+"""Faults of peers in the log: all that is needed to find the fault, but no flood."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PERIOD_S = 5.0
 
 
 class RateLimitedLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose messages begin with a chip's name; of warnings about peers, some in each period."""
+    """A logger whose messages begin with a chip's name; warnings about peers are limited per period."""
 
     def __init__(self, logger: logging.Logger, chip: str) -> None:
         super().__init__(logger, {"chip": chip})
@@ -25,7 +25,7 @@ class RateLimitedLog(logging.LoggerAdapter[logging.Logger]):
         return f"{self._chip}: {msg}", kwargs
 
     def complain(self, message: str) -> None:
-        """A warning, or one more that is only counted."""
+        """Log a warning, or only count it."""
         now = time.monotonic()
         if now - self._began >= _PERIOD_S:
             self.report_unsaid()

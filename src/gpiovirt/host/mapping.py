@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory of others, by file descriptors they gave us, and shared memory of our own to give away."""
+"""Others' memory, through fds that they gave us, and our own shared memory to give away."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["can_shrink", "map_shared", "shared_memory"]
 def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
     """`size` bytes of a file at `offset`, to read and write; `fd` stays the caller's.
 
-    PeerError if the file has not so many: touching what is past its end would end the process. The
-    memory is unmapped when the last view of it is gone.
+    PeerError if the file is shorter: touching memory past its end would end the process. The
+    memory is unmapped when its last view is gone.
     """
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        raise PeerError("what came to be mapped is not a file in memory")
+        raise PeerError("a file to be mapped is not in memory")
     if not size or offset + size > status.st_size:
         raise PeerError(f"{size:#x} bytes at {offset:#x} of a file of {status.st_size:#x} bytes")
-    # a huge page is the file system's block size, and what a mapping begins at
+    # a huge page is the file system's block size, and mappings are aligned to it
     granularity = max(mmap.ALLOCATIONGRANULARITY, status.st_blksize)
     start = offset - offset % granularity
     length = min(-(-(offset + size - start) // granularity) * granularity, status.st_size - start)
@@ -36,7 +36,7 @@ def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
 
 
 def can_shrink(fd: int) -> bool:
-    """Whether who has the file can make it shorter, which ends whoever touches what is gone (SIGBUS)."""
+    """Whether the file can be truncated, which ends a process that touches the lost part (SIGBUS)."""
     try:
         return not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
     except OSError:  # a file system whose files cannot be sealed
@@ -44,7 +44,7 @@ def can_shrink(fd: int) -> bool:
 
 
 def shared_memory(name: str, size: int) -> int:
-    """The fd of so many zero bytes, to be given away: nobody can make them fewer."""
+    """The fd of so many zero bytes, to be given away: nobody can truncate it."""
     try:
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, size)

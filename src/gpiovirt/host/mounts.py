@@ -12,7 +12,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")  # proc_pid_mountinfo(5): blanks and back
 
 
 def is_mount_point(path: str) -> bool:
-    """Whether something is mounted right at `path`; os.path.ismount() waits for whoever serves that."""
+    """Whether something is mounted at `path` itself; os.path.ismount() waits for its server."""
     folder, name = os.path.split(os.path.abspath(path))
     real = os.path.join(os.path.realpath(folder), name)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:

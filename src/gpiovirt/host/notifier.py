@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The two ends of a notification that others made: an eventfd, or for calls also a socket."""
+"""The two ends of a notification that others made: an eventfd or, for calls, also a socket."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
 
 
 def check_eventfd(fd: int) -> None:
-    """PeerError if it is something else."""
+    """PeerError unless it is an eventfd."""
     if kind_of(fd) is not Kind.EVENTFD:
-        raise PeerError(f"a kick fd that is no eventfd but {name_of(fd) or 'unknown'}")
+        raise PeerError(f"a kick fd that is not an eventfd but {name_of(fd) or 'unknown'}")
 
 
 class Notifier:
     """The writing end of a notification; `fd` stays the caller's. PeerError if it is of no use.
 
-    `notify()` never waits: what cannot be said is known already, or nobody is there.
+    `notify()` never waits: if it cannot write, a notification is pending already, or nobody is there.
     """
 
     notify: Callable[[], None]
@@ -41,7 +41,7 @@ class Notifier:
             self.notify = _by_eventfd(fd)
 
     def close(self) -> None:
-        """Be of no use any more; before its fd is closed."""
+        """Stop using it; call this before its fd is closed."""
         if self._socket is not None:
             self._socket.detach()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tell the service manager how we are; sd_notify(3)."""
+"""Tell the service manager our state; sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PATIENCE_S = 1.0
 
 
 def sd_notify(*states: str) -> None:
-    """Send `READY=1` and its like to who started us, if it asked to be told."""
+    """Send `READY=1` and the like to the service manager, if it asked for it."""
     with suppress(OSError), _manager() as manager:
         manager.send("\n".join(states).encode())
 
 
 def keep_fds(files: Mapping[str, int | None]) -> None:
-    """Have the service manager keep copies of files under these names, or drop those it has (None).
+    """Have the service manager keep copies of files under these names, or drop its copies (None).
 
     They come back to a process that it starts in our place; sd_pid_notify_with_fds(3): FDSTORE.
     """
@@ -41,7 +41,7 @@ def keep_fds(files: Mapping[str, int | None]) -> None:
 
 
 def _manager() -> socket.socket:
-    """Connected to who started us; OSError if it does not want to know."""
+    """Connected to the service manager; OSError if it did not ask for it."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         raise OSError("nobody asked to be told")
@@ -56,7 +56,7 @@ def _manager() -> socket.socket:
 
 
 def kept_fds() -> dict[str, int]:
-    """The files that were kept for us, by name; sd_listen_fds_with_names(3). They are ours from now on."""
+    """The files that were kept for us, by name; sd_listen_fds_with_names(3). We own them from now on."""
     try:
         count = int(os.environ["LISTEN_FDS"]) if int(os.environ["LISTEN_PID"]) == os.getpid() else 0
     except (KeyError, ValueError):

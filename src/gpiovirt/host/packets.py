@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Messages between processes: a JSON object a packet, over SOCK_SEQPACKET, with open files where both say so.
+"""Messages between processes: a JSON object per packet, over SOCK_SEQPACKET, with files where both agree.
 
-Nothing here waits. A receiver that takes no files leaves no room for them: the kernel then drops what comes
-along, and closing a file of a stranger's, which may take for ever, is not our business.
+Nothing here waits. A receiver that takes no files leaves no room for them: the kernel then drops those that
+come, so that we never have to close a stranger's file, which may take for ever.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ __all__ = [
 PACKET_MAX = 1 << 18
 _FDS_PER_PACKET = 250  # unix(7): SCM_MAX_FD is 253
 _MORE = b"+"
-"""A packet that only brings fds of the message that follows."""
+"""A packet that only carries fds of the message that follows."""
 _ucred = Struct("iII")
-_HARMLESS = ("pipe:[", "anon_inode:")  # what /proc calls them; a path begins with /
+_HARMLESS = ("pipe:[", "anon_inode:")  # their names in /proc; a path begins with /
 
 
 class Message(NamedTuple):
-    """What came; its files are the receiver's. `pid` is the sender's, as the kernel says (0: not asked)."""
+    """A received message and its files. `pid` is the sender's, from the kernel (0: not asked)."""
 
     body: dict[str, Any]
     fds: list[int]
@@ -62,12 +62,12 @@ def decode(packet: bytes) -> dict[str, Any]:
 
 
 def is_closable(fd: int) -> bool:
-    """Whether a file that came from elsewhere can be closed without a wait."""
+    """Whether a received file can be closed without waiting."""
     return kind_of(fd) is not None or name_of(fd).startswith(_HARMLESS)
 
 
 def close_files(fds: Iterable[int]) -> int:
-    """Close files that came from elsewhere; how many are left open, since closing them could hang."""
+    """Close received files; returns how many are left open, since closing them could hang."""
     left = 0
     for fd in fds:
         if is_closable(fd):
@@ -95,7 +95,7 @@ class Channel:
         return self.socket.fileno()
 
     def take_at_most(self, fds_max: int) -> None:
-        """From now on; where none were taken, none are."""
+        """Take at most this many from now on; an end that took none still takes none."""
         self._fds_max = min(self._fds_max, fds_max)
 
     def send(self, body: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
@@ -103,14 +103,14 @@ class Channel:
         self.send_packet(encode(body), fds)
 
     def send_packet(self, packet: bytes, fds: Sequence[int] = ()) -> None:
-        """What encode() made."""
+        """Send a packet made by encode()."""
         first = len(fds) - len(fds) % _FDS_PER_PACKET
         for start in range(0, first, _FDS_PER_PACKET):
             send(self.socket, _MORE, fds[start : start + _FDS_PER_PACKET], socket.MSG_DONTWAIT)
         send(self.socket, packet, fds[first:], socket.MSG_DONTWAIT)
 
     def receive(self) -> Message | None:
-        """The next message; None if there is none yet. EOFError at the end, PeerError for what is none."""
+        """The next message; None if there is none yet. EOFError at the end, PeerError if it is none."""
         while True:
             packet, fds, pid = self._packet()
             if packet is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One thread's loop: callbacks for files that are ready, for deadlines, and for signals that end it.
 
-Callbacks must bear being called for nothing. A fault in one is logged and never ends the loop: its file is
-handed to its `on_fault`, or rests for a while and is then served again. Deadlines have the same barrier.
+Callbacks must tolerate spurious calls. A fault in one is logged and never ends the loop: its file is
+passed to its `on_fault`, or rests for a while and is then served again. Deadlines have the same barrier.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Callback", "Reactor", "Waits"]
 Callback = Callable[[], object]
 
 _BATCH = 32  # files of one turn; poll() allocates for as many
-_RESTS_S = (0.01, 0.1, 1.0)  # of a file whose callback raises again and again
+_RESTS_S = (0.01, 0.1, 1.0)  # of a file whose callback keeps raising
 
 
 def _log(message: str, *args: object) -> None:
@@ -34,13 +34,13 @@ def _log(message: str, *args: object) -> None:
 
 
 class Waits(Protocol):
-    """What calls back when a file is readable."""
+    """An object that calls back when a file is readable."""
 
     def add_reader(self, fd: int, callback: Callback) -> None:
         """Call back while `fd` is readable or hung up."""
 
     def remove_reader(self, fd: int) -> None:
-        """Call back no more; to be called before the fd is closed."""
+        """Stop calling back; call this before the fd is closed."""
 
 
 class _Reader:
@@ -54,7 +54,7 @@ class _Reader:
 
 
 class Reactor:
-    """Never wakes for nothing; with `poll_us`, it looks for so long for more after each event."""
+    """Never wakes for nothing; with `poll_us`, it polls for so long after each event."""
 
     def __init__(self, deadlines: Deadlines | None = None, poll_us: int = 0) -> None:
         self.deadlines = deadlines or Deadlines()
@@ -65,7 +65,7 @@ class Reactor:
         self._first: dict[int, Callable[[int], object]] = {}
         self._poll: select.poll | None = None
         self.polls = 0
-        """How often what comes after the first was looked for; what it is told is of the last time"""
+        """How often all files but the first ones were polled; events are those of the last poll"""
         self._soon: list[Callback] = []
         self._running = True
         self.stopped_by = 0
@@ -77,7 +77,7 @@ class Reactor:
         self._add(fd, _Reader(callback, select.EPOLLIN, on_fault))
 
     def add_edge_reader(self, fd: int, callback: Callback, on_fault: Callback) -> None:
-        """Call back each time that something is written to `fd`; it need not be read.
+        """Call back each time something is written to `fd`; it need not be read.
 
         A callback that returns true has more to do, and is called again soon. One that raises is
         logged, and then `on_fault` is called.
@@ -89,7 +89,7 @@ class Reactor:
         self._add(fd, _Reader(callback, 0, None))
 
     def add_first(self, fd: int, callback: Callable[[int], object]) -> None:
-        """Call back ahead of all others with poll(2)'s events: that is what waits for `fd`, and not epoll."""
+        """Call back before all others with poll(2)'s events: poll(2), not epoll, waits for `fd`."""
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._epoll, select.POLLIN)
@@ -97,7 +97,7 @@ class Reactor:
         self._poll.register(fd, select.POLLIN)
 
     def remove_first(self, fd: int) -> None:
-        """Call back no more; to be called before the fd is closed."""
+        """Stop calling back; call this before the fd is closed."""
         if self._poll is not None and self._first.pop(fd, None) is not None:
             self._poll.unregister(fd)
 
@@ -107,22 +107,22 @@ class Reactor:
         self._callbacks[fd] = reader.callback
 
     def remove_reader(self, fd: int) -> None:
-        """Call back no more; to be called before the fd is closed."""
+        """Stop calling back; call this before the fd is closed."""
         if self._readers.pop(fd, None) is not None and self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
     # time
 
     def soon(self, callback: Callback) -> None:
-        """Call back once, when those have had their turn that are ready."""
+        """Call back once, after the files that are ready have had their turn."""
         self._soon.append(callback)
 
     def call_later(self, delay_s: float, callback: Callback) -> Cancel:
-        """Call back once, after so long."""
+        """Call back once, after a delay."""
         return self.deadlines.call_at(time.monotonic_ns() + int(delay_s * 1e9), callback)
 
     def coalesced(self, delay_s: float, callback: Callback) -> Callable[[], None]:
-        """What has `callback` called a while after it is called, once for all calls until then."""
+        """A function that has `callback` called a while later, once for all calls until then."""
         is_due = False
 
         def due() -> None:
@@ -145,7 +145,7 @@ class Reactor:
         self._running = False
 
     def stop_on(self, signals: Iterable[signal.Signals]) -> None:
-        """Have run() return when one of these signals comes; `stopped_by` is the first one then."""
+        """Have run() return when one of these signals comes; `stopped_by` is then the first one."""
         woken, wakes = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakes)
         for number in signals:
@@ -161,7 +161,7 @@ class Reactor:
         self.stop()
 
     def run_until(self, future: Future[Any], timeout_ns: int) -> None:
-        """Serve until the future is done, and raise what it raises; or so long, or until a signal comes."""
+        """Serve until the future is done, and raise what it raises; or until the timeout or a signal."""
         self._running = not future.is_done
         future.then(self.stop)
         cancel = self.call_later(timeout_ns / 1e9, self.stop)
@@ -198,7 +198,7 @@ class Reactor:
                 spin_until_ns = time.monotonic_ns() + self.poll_us * 1000
 
     def _serve_first(self, timeout_s: float | None, most: int) -> list[tuple[int, int]]:
-        """Wait, and serve what comes first until there is anything else to do; what is ready then."""
+        """Wait, serving the first files, until there is anything else to do; returns what is ready then."""
         assert self._poll is not None
         poll, first, next_deadline_ns = self._poll.poll, self._first, self.deadlines.next_deadline_ns
         timeout_ms = None if timeout_s is None else timeout_s * 1000
@@ -220,7 +220,7 @@ class Reactor:
                 return []
 
     def serve_ready(self) -> None:
-        """Serve now what is ready but what comes first: hang-ups before all else."""
+        """Serve what is ready now, except the first files: hang-ups before all else."""
         self.polls += 1
         ready = self._epoll.poll(0)
         if len(ready) > 1:
@@ -231,7 +231,7 @@ class Reactor:
                 self._serve(fd, callback)
 
     def _serve(self, fd: int, callback: Callback) -> None:
-        """Call what is ready, and once more in the next turn if it says that there is more to do."""
+        """Call the callback, and again in the next turn if it says that there is more to do."""
         try:
             if callback():
                 self._call_again(fd, callback)
@@ -253,7 +253,7 @@ class Reactor:
         self.soon(again)
 
     def _on_fault(self, fd: int, callback: Callback) -> None:
-        """A callback has raised: whoever is at the other end may be ended, nobody is left unheard."""
+        """A callback has raised: the other end may be disconnected, but no other file is left unserved."""
         _log("internal error in %r", callback)
         reader = self._readers.get(fd)
         if reader is None or reader.callback is not callback:
@@ -280,7 +280,7 @@ class Reactor:
                 self._add(fd, reader)
 
     def _timeout_s(self) -> float | None:
-        """Until the next deadline; those that have passed are served."""
+        """Time until the next deadline; serves those that have passed."""
         if self._soon:
             return 0
         deadline_ns = self.deadlines.next_deadline_ns()
@@ -293,7 +293,7 @@ class Reactor:
             self.deadlines.on_deadline(now_ns)
         except Exception:
             _log("internal error at a deadline")
-        return 0  # files have their turn, whatever is due by now
+        return 0  # files get their turn, whatever is due by now
 
     def close(self) -> None:
         """Forget all files; they stay open."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""seccomp user notification: install a filter that traps, receive what it trapped, answer.
+"""seccomp user notification: install a filter that traps, receive trapped calls, answer them.
 
 Specification: seccomp(2), seccomp_unotify(2).
 """
@@ -94,7 +94,7 @@ _response = u.seccomp_notif_resp.pack
 
 
 class Listener:
-    """The supervisor's side of a filter; what names a notification raises OSError(ENOENT) if it is gone."""
+    """The supervisor's side of a filter; methods for a notification raise OSError(ENOENT) if it is gone."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Another task's open files and memory, through /proc; safe against a recycled thread id.
 
-A directory of /proc kept open belongs to its task for ever: once that is gone, every look-up in it
-fails, whoever has the number now. An open `mem` belongs to an address space for ever, so it is kept
+A directory of /proc kept open belongs to its task for ever: once the task is gone, every look-up in it
+fails, whoever has the thread id now. An open `mem` belongs to an address space for ever, so it is kept
 only where no other process shares that: then it reads nothing once the task has called exec.
 """
 
@@ -21,7 +21,7 @@ _FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 class Task:
     """A task by its thread id; all methods raise OSError when it is gone.
 
-    `is_new` until whoever made it has made sure that the number was the right task's.
+    `is_new` until its maker has verified that the thread id was the right task's.
     """
 
     __slots__ = ("_directory", "_fds", "_memory", "_tid", "is_new")
@@ -51,7 +51,7 @@ class Task:
         return 0
 
     def name(self) -> str:
-        """comm, made fit to be shown."""
+        """comm, made printable."""
         comm = os.open("comm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
             return printable(os.read(comm, 64).decode(errors="replace").strip())
@@ -114,7 +114,7 @@ class Task:
 
 
 class Tasks:
-    """The tasks last asked for, by thread id."""
+    """The tasks used last, by thread id."""
 
     _KEPT = 64
 
@@ -127,7 +127,7 @@ class Tasks:
         if task is not None:
             try:
                 return task, task.file(fd)
-            except OSError:  # it may be a new task of that number
+            except OSError:  # it may be a new task with that thread id
                 self._tasks.pop(tid).close()
         task = self.task(tid)
         return task, task.file(fd)
@@ -142,7 +142,7 @@ class Tasks:
         return task
 
     def name(self, tid: int) -> str:
-        """What the task calls itself, for people."""
+        """The task's own name for itself, for people."""
         try:
             return self.task(tid).name()
         except OSError:

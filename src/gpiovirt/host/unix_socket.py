@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A listening Unix socket with owner, group and mode, and who connects to it."""
+"""A listening Unix socket with owner, group and mode, and the peers that connect to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpiovirt.errors import HostError
 __all__ = ["Access", "PathListener", "Peer", "SocketListener", "limit_waits", "peer_of", "refuse_files"]
 
 _BACKLOG = 8
-_PAUSE_S = 0.005  # while a connection can neither be taken nor be turned away
+_PAUSE_S = 0.005  # while a connection can be neither accepted nor refused
 _SO_PASSRIGHTS = 83  # asm-generic/socket.h, Linux 6.16
 _ucred = Struct("iII")  # unix(7): pid, uid, gid
 _TIMEO_NEW = 66  # asm-generic/socket.h: SO_RCVTIMEO_NEW, of whoever has 32 bits and a time of 64
@@ -33,7 +33,7 @@ class Access(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Who connected, as the kernel knows them; `name` is the program's, as far as it can be seen."""
+    """The peer of a connection, as the kernel knows it; `name` is the program's, if visible."""
 
     pid: int
     uid: int
@@ -64,26 +64,26 @@ def peer_of(connection: socket.socket) -> Peer:
 def refuse_files(sock: socket.socket) -> None:
     """Have the kernel refuse files sent to this socket, or to one that it accepts, where it can.
 
-    Where it cannot, who receives without room for them never has them either, and a sender is not told.
+    Where it cannot, a receiver that leaves no room for files never gets them either, but no sender is told.
     """
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 class SocketListener:
-    """Accepts on a socket that listens already; it is this object's from now on."""
+    """Accepts on a socket that listens already; this object owns it from now on."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         sock.setblocking(False)
-        # an open file of its own: to give it up helps when this process has too many, and when the system has
+        # a spare open file: giving it up helps when this process, or the system, has too many
         self._reserve = os.eventfd(0)
 
     def __str__(self) -> str:
         return str(self.socket.getsockname())
 
     def accept(self) -> socket.socket | None:
-        """The next connection, if there is one. HostError if it had to be turned away for want of fds."""
+        """The next connection, if any. HostError if it had to be refused for lack of fds."""
         try:
             connection, _ = self.socket.accept()
         except OSError as error:
@@ -95,7 +95,7 @@ class SocketListener:
         return connection
 
     def _turn_away(self) -> None:
-        """Or the loop would find it waiting for ever."""
+        """Otherwise the loop would find it waiting for ever."""
         if self._reserve >= 0:
             os.close(self._reserve)
             self._reserve = -1
@@ -109,7 +109,7 @@ class SocketListener:
             self._reserve = os.eventfd(0)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.socket.close()
         if self._reserve >= 0:
             os.close(self._reserve)
@@ -119,8 +119,8 @@ class SocketListener:
 class PathListener(SocketListener):
     """Listens at a path: a socket that nobody serves is replaced, one that is served is left alone.
 
-    With `replace`, for a directory that is all ours, it is replaced as well. Nobody can connect before owner,
-    group and mode are as they are to be. HostError if it cannot be had.
+    With `replace`, for a directory that is all ours, that is replaced, too. Nobody can connect before owner,
+    group and mode are set. HostError if it cannot be made.
     """
 
     def __init__(
@@ -175,11 +175,13 @@ class PathListener(SocketListener):
                 os.unlink(path)
                 return
             except OSError as error:
-                raise HostError.of(f"the socket {path} is in use, it seems", error) from error
-        raise HostError(f"the socket {path} is in use by a running server; choose another, or end that one")
+                raise HostError.of(f"the socket {path} seems to be in use", error) from error
+        raise HostError(
+            f"the socket {path} is in use by a running server; choose another, or stop that one first"
+        )
 
     def close(self) -> None:
-        """Listen no more, and remove the socket if it is still ours."""
+        """Stop listening, and remove the socket if it is still ours."""
         super().close()
         with suppress(OSError):
             status = os.lstat(self.path)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A guest's memory, as regions that are mapped here.
 
-It owns the translation of guest and user addresses and its checks. Mapping is not its business.
+It owns the translation of guest and user addresses and its checks, but not the mapping.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def check_regions(spans: Sequence[tuple[int, int, int]]) -> None:
 
 
 class GuestMemory:
-    """The guest's memory, by its own (guest) and by the front-end's (user) addresses."""
+    """The guest's memory, by its own (guest) and the front-end's (user) addresses."""
 
     __slots__ = ("_regions", "end", "start", "view")
 
     def __init__(self, regions: Sequence[Region]) -> None:
-        """PeerError for regions that overlap, overflow, or are mapped shorter than they claim to be."""
+        """PeerError if regions overlap, overflow, or are mapped shorter than they claim to be."""
         check_regions([region[:3] for region in regions])
         for region in regions:
             if len(region.view) != region.size:
@@ -83,7 +83,7 @@ class GuestMemory:
         return b"".join(parts)
 
     def write(self, address: int, data: bytes) -> None:
-        """Change guest memory; PeerError outside of it."""
+        """Write to guest memory; PeerError outside of it."""
         at = address - self.start
         size = len(data)
         if at >= 0 and address + size <= self.end:

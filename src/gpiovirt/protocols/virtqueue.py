@@ -2,8 +2,8 @@
 """The device's side of a split virtqueue, over plain memory views. virtio-v1.2 2.7
 
 Everything in the views is the guest's, who may write to it at any time: each field is read once
-and checked as read. What is wrong with one chain is said in the chain, which goes back to the
-guest; what is wrong with the ring is a PeerError, after which the queue must not be used.
+and checked as read. A fault in one chain is reported in the chain, which goes back to the
+guest; a fault in the ring is a PeerError, after which the queue must not be used.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 _DESCRIPTORS_MAX = 64  # of one chain; virtio-v1.2 2.7.4.1: a device may have a reasonable limit
-_READABLE_MAX = 16  # bytes kept of a request: enough to see that it is longer than any message
+_READABLE_MAX = 16  # bytes kept of a request: enough to see that it is too long for any message
 
 _read_bytes = [Struct(f"{size}s").unpack_from for size in range(_READABLE_MAX + 1)]
 _read_desc = vring_desc.unpack_from
@@ -64,7 +64,7 @@ _SHAPES_MAX = 4096  # a driver has one for each line that it uses
 class Chain(NamedTuple):
     """One buffer from the driver: the start of its readable part, and its writable part.
 
-    With `error`, it was malformed: the parts are what stood before the fault.
+    With `error`, it was malformed: the parts are those before the fault.
     """
 
     head: int
@@ -102,9 +102,9 @@ class InFlightLog(Protocol):
 
 
 def ran_before(memory: GuestMemory, ring: Ring, last_avail_idx: int) -> bool:
-    """Whether a ring to start at `last_avail_idx` is one that was served before; PeerError if it cannot be.
+    """Whether a ring to start at `last_avail_idx` was served before; PeerError if it is impossible.
 
-    Indices come round to 0, but the last place of the used ring is 0 only in the zeroed memory that a
+    Indices wrap round to 0, but the last entry of the used ring is 0 only in the zeroed memory that a
     driver begins with: every answer is longer. virtio-v1.2 4.1.5.1.3
     """
     if last_avail_idx:
@@ -114,23 +114,23 @@ def ran_before(memory: GuestMemory, ring: Ring, last_avail_idx: int) -> bool:
 
 
 def used_index(memory: GuestMemory, ring: Ring) -> int:
-    """How far whoever served the ring has got, if it answered in order; PeerError if the ring cannot be."""
+    """How far the previous server of the ring got, if it answered in order; PeerError for a bad ring."""
     used = memory.at_user_address(ring.used, vring_used_size(ring.size), VRING_USED_ALIGN_SIZE)
     return used.cast("H")[1]
 
 
 Answer = Callable[[bytes, int, str], bytes]
-"""(start of what was to be read, bytes that can be written, what is wrong with the chain) -> response"""
+"""(start of the readable part, bytes that can be written, fault of the chain or "") -> response"""
 
 
 class Virtqueue:
     """The device's end of a queue.
 
-    No notification is ever suppressed: that takes a full memory barrier each time, on x86 too, or both
+    No notification is ever suppressed: that takes a full memory barrier each time, even on x86, or both
     sides would wait for ever. `fence` is such a barrier, for machines on which loads among themselves, or
     stores, do not stay in order: aarch64 (membarrier, or dmb ish), not x86.
-    A queue is either served in order by serve(), or by pop() and complete() in any order; what these
-    have in flight is kept in `log` too, if there is one.
+    A queue is served either in order by serve(), or by pop() and complete() in any order; what these
+    have in flight is also kept in `log`, if there is one.
     """
 
     def __init__(
@@ -182,11 +182,11 @@ class Virtqueue:
 
     @property
     def logged(self) -> bool:
-        """Whether what is in flight comes back when the queue is started again."""
+        """Whether chains in flight come back when the queue is started again."""
         return self._log is not None
 
     def _look(self) -> bool:
-        """Whether chains are there that pop() has not seen."""
+        """Whether there are chains that pop() has not seen."""
         last = self.last_avail_idx
         seen = self._available16[1]
         if seen == last:
@@ -207,7 +207,7 @@ class Virtqueue:
         return head
 
     def serve(self, answer: Answer, budget: int) -> bool:
-        """Answer the chains that are there, in order, at most `budget`; True: there may be more."""
+        """Answer the available chains, in order, at most `budget`; True: there may be more."""
         available16, mask = self._available16, self._mask
         for _ in range(budget):
             last = self.last_avail_idx
@@ -244,9 +244,9 @@ class Virtqueue:
         return True
 
     def _shape(self, head: int) -> _Shape | None:
-        """The shape of a chain if it is what nearly all are: a small request and room for the answer.
+        """The shape of a chain if it is like nearly all: a small request and room for the answer.
 
-        A driver uses the same buffers again and again, so that descriptors need not be understood each
+        A driver uses the same buffers again and again, so that descriptors need not be parsed each
         time: the same bytes at the same place mean the same.
         """
         if head >= self._mask:
@@ -285,7 +285,7 @@ class Virtqueue:
             self.complete(chain, reply)
 
     def pop(self) -> Chain | None:
-        """Take the next chain, if there is one, to be completed when it may be."""
+        """Take the next chain, if there is one, to be completed at any later time."""
         if self.last_avail_idx == self._seen_avail_idx:
             if self._resubmit:
                 return self._take(self._resubmit.popleft(), again=True)
@@ -343,7 +343,7 @@ class Virtqueue:
         return Chain(head, readable, tuple(writable), error)
 
     def _indirect_error(self, address: int, length: int, flags: int, table: memoryview | bytes) -> str:
-        """What is wrong with a descriptor that names an indirect table. virtio-v1.2 2.7.5.3"""
+        """The fault of a descriptor that names an indirect table, or "". virtio-v1.2 2.7.5.3"""
         if not self._indirect:
             return "indirect descriptors were not negotiated"
         if table is not self._table:
@@ -357,7 +357,7 @@ class Virtqueue:
         return ""
 
     def complete(self, chain: Chain, data: bytes) -> int:
-        """Give a chain back with as much of `data` as fits in its writable part; returns how much did."""
+        """Return a chain with as much of `data` as fits in its writable part; returns how much did."""
         written = 0
         for address, size in chain.writable:
             left = len(data) - written

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Finding the kernel's chips: by label, by gpiochipN or by path; and being told when that may have changed.
+"""Finding the kernel's chips: by label, by gpiochipN or by path; and news of when that may have changed.
 
 Chips are open for as long as a look lasts: an open one keeps its number.
 """
@@ -29,8 +29,8 @@ _NOT_FOR_US = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENXI
 
 
 class LineAddress(NamedTuple):
-    """A line for good: its chip's label and size, and its offset; also the device's name where that is
-    what tells the chip from another of the same label and size."""
+    """A line, permanently: its chip's label and size, and its offset; also the device's name if only that
+    tells the chip from another of the same label and size."""
 
     label: str
     num_lines: int
@@ -48,12 +48,12 @@ class Finder:
         self.directory = directory
 
     def look(self) -> Look:
-        """`with finder.look() as look:` for as long as it takes."""
+        """`with finder.look() as look:` for the duration of one look."""
         return Look(self.directory)
 
 
 class Look:
-    """The chips as they are now; what is opened for it is closed at its end."""
+    """The chips as they are now; the files opened for it are closed at its end."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -70,7 +70,7 @@ class Look:
         self._open.clear()
 
     def all(self) -> list[ChipDevice]:
-        """Every chip that this user may open, by number; HostError if there is no looking (EMFILE)."""
+        """Every chip that this user may open, by number; HostError if it cannot look (EMFILE)."""
         if self._all is None:
             found = filter(None, map(_DEVICE.fullmatch, os.listdir(self._directory)))
             numbers = sorted(int(match[1]) for match in found)
@@ -79,7 +79,7 @@ class Look:
         return self._all
 
     def find(self, name: str) -> ChipDevice | None:
-        """The chip of that path, device name or label, if there is one.
+        """The chip of that path, device name or label, if any.
 
         UsageError if several chips have the label, HostError if the one named may not be opened.
         """
@@ -96,12 +96,12 @@ class Look:
         return same[0] if same else None
 
     def address(self, chip: ChipDevice, offset: int) -> LineAddress:
-        """Where a line is to be found again."""
+        """Where to find a line again."""
         twins = [other for other in self.all() if _same(other.info, chip.info)]
         return LineAddress(*chip.info[1:], offset, chip.info.name if len(twins) > 1 else "")
 
     def at(self, address: LineAddress) -> ChipDevice:
-        """The chip that has the line; NoSuchChipError if it is not there now, or cannot be told."""
+        """The chip that has the line; NoSuchChipError if it is not there now, or ambiguous."""
         chip = self.find(address.name or address.label)
         if chip is None or chip.info[1:] != address[:2]:
             raise NoSuchChipError(f"no chip {address.label!r} with {address.num_lines} lines is there")
@@ -122,7 +122,7 @@ class Look:
 
 
 class FollowedChip:
-    """A chip of the kernel of which no line is held here: `on_presence` is told when it goes and is back."""
+    """A kernel chip of which no line is held here: `on_presence` is called when it goes and comes back."""
 
     def __init__(
         self, finder: Finder, address: LineAddress, reactor: Reactor, on_presence: Callable[[bool], object]
@@ -156,7 +156,7 @@ class FollowedChip:
             self._look_again()
 
     def _look_again(self) -> None:
-        """Also without being told."""
+        """Look even without news."""
         if self.device is None:
             self._look()
             self._reactor.call_later(_LOOK_AGAIN_S, self._look_again)
@@ -168,7 +168,7 @@ class FollowedChip:
             self.device = None
 
     def close(self) -> None:
-        """Follow it no more."""
+        """Stop following it."""
         self._hot_plug.close()
         self._close_device()
 
@@ -178,7 +178,7 @@ def _same(one: ChipInfo, other: ChipInfo) -> bool:
 
 
 class HotPlug:
-    """Calls back when GPIO devices come, go or change hands, as far as the kernel tells."""
+    """Calls back when GPIO devices come, go or change owners, as far as the kernel reports it."""
 
     def __init__(self, waits: Waits, on_change: Callable[[], object], directory: str = "/dev") -> None:
         self._waits = waits
@@ -194,7 +194,7 @@ class HotPlug:
             self._on_change()
 
     def close(self) -> None:
-        """Tell no more."""
+        """Stop calling back."""
         if self._watch is not None:
             self._waits.remove_reader(self._watch.fileno())
             self._watch.close()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A chip of lines that somebody took and handed over, each as files.
+"""A chip of lines that another process took and handed over, each as files.
 
-Whoever handed them over keeps copies: a line stays taken, and an output as it is, when this process
-ends. A file is a kernel's line request, or a line of another gpiovirt process; both answer uAPI v2.
+That process keeps copies: a line stays held, and an output keeps its value, when this process
+ends. A file is a line request of the kernel, or a line of another gpiovirt process; both answer uAPI v2.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ __all__ = [
     "RequestAnew",
 ]
 
-_EVENTS_READ = 1365  # as many as a pipe has; a kernel's request keeps fewer
+_EVENTS_READ = 1365  # as many as a pipe holds; a kernel request holds fewer
 _UNKNOWN = -1  # where the numbers of a line's events begin
 _FIRST = u.gpio_v2_line_values.pack(0, 1)
 _SET = (u.gpio_v2_line_values.pack(0, 1), u.gpio_v2_line_values.pack(1, 1))
 
 
 FDS_OF_LINE = {"kernel": 1, "lent": 2, "gone": 0}
-"""Number of files by kind of line: a kernel's request; a socket and a pipe; none"""
+"""Number of files by kind of line: a kernel request; a socket and a pipe; none"""
 
 
 class LineFile(Protocol):
-    """One line, as a file: what a GPIO_V2_GET_LINE for it alone opened."""
+    """One line, as a file: opened by a GPIO_V2_GET_LINE for it alone."""
 
     events: int
     """Readable when it has edge events."""
     fds: tuple[int, ...]
-    """All that is to be handed over for another process to have the line."""
+    """All that another process needs to have the line."""
     ioctl: Callable[[int, bytes], bytes]
     """(number, argument) -> the argument as it comes back; OSError."""
 
@@ -93,7 +93,7 @@ _ioctl: Callable[[int, int, bytes], bytes] = fcntl.ioctl
 
 
 class _Gone:
-    """In place of a line whose chip has vanished."""
+    """Stands in for a line whose chip has vanished."""
 
     events = -1
     fds: tuple[int, ...] = ()
@@ -164,9 +164,9 @@ _Happened = tuple[int, int, bool, int]
 class LineFilesDriver:
     """Driver over files of lines: `lines[i]` is line i's (name, file, whether it is an output now).
 
-    None stands for the file of a line whose chip is not there now. With `request_anew`, a line that is freed
-    is closed, and is from then on the file that it returns, taken as it is: what becomes of a line without
-    a holder is then its hardware's to say. Without, it stays as it is.
+    The file is None for a line whose chip is not there now. With `request_anew`, a line that is freed
+    is closed and replaced by the file that this returns, requested as is: what becomes of a line without
+    a holder is then up to its hardware. Without, it stays as it is.
     """
 
     def __init__(
@@ -196,12 +196,12 @@ class LineFilesDriver:
         return self._lines[offset].is_output
 
     def request(self, offset: int) -> None:
-        """Nothing is to be done."""
+        """Nothing to do."""
 
     def configure(self, offset: int, settings: LineSettings) -> None:
         line = self._lines[offset]
         if line.watches:
-            self._deliver_edges()  # those so far are of the line as it was
+            self._deliver_edges()  # events so far belong to the old configuration
         elif settings.edge:
             self._discard_events(line)  # of a former holder
         try:
@@ -216,7 +216,7 @@ class LineFilesDriver:
             self._watch(line, not line.watches)
 
     def free(self, offset: int) -> None:
-        """Nobody watches it any more; else it is as it was, or taken anew."""
+        """Nobody watches it any more; otherwise it stays as it was, or is requested anew."""
         line = self._lines[offset]
         if self._request_anew is not None and line.file is not _GONE:
             if line.watches:
@@ -280,7 +280,7 @@ class LineFilesDriver:
             self._ready.unregister(fd)
 
     def _deliver_edges(self) -> None:
-        """All that have happened by now, over all lines in the order of their timestamps."""
+        """All events so far, of all lines, in the order of their timestamps."""
         watched = self._watched
         if len(watched) == 1:
             ready = list(watched.values())
@@ -318,7 +318,7 @@ class LineFilesDriver:
 
 
 class LineFilesChip(GpioChip):
-    """A chip of nothing but files of lines."""
+    """A chip made only of files of lines."""
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Simulated chips: lines that exist only here, and the world they are wired to.
+"""Simulated chips: lines that exist only here, and the world that they are wired to.
 
 Every line is on a net, alone or wired to lines of any chips. A net is low if any line drives it
 low, else high if any drives it high, else where the world pulls it. A line on a net of its own
-behaves as one of the kernel's gpio-sim: no longer driven it keeps its level until the pull changes
+behaves as one of the kernel's gpio-sim: when no longer driven it keeps its level until the pull changes
 or its holder is gone. A bias is a pull, as there. Time comes in through `now`.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["LevelChange", "SimChip", "Simulator"]
 
 
 class LevelChange(NamedTuple):
-    """A line of the world changed its physical level."""
+    """A line changed its physical level."""
 
     chip: str
     offset: int
@@ -46,7 +46,7 @@ class _Net:
         self.level = 0
 
     def settle(self, keep: bool = False) -> None:
-        """Work the level out anew and tell every line if it changed.
+        """Recompute the level, and tell every line if it changed.
 
         With `keep`, a net of one line that nobody drives stays as it is.
         """
@@ -94,7 +94,7 @@ class _SimLine:
         self.cancel: Cancel | None = None
 
     def drive(self, value: int) -> None:
-        """An output takes a value; one that its drive cannot drive makes the hardware an input."""
+        """An output takes a value; if its drive cannot drive that, the hardware becomes an input."""
         self.is_output = self.drives_high if value else self.drives_low
         self.driven = value if self.is_output else None
         self.net.settle(keep=True)
@@ -106,7 +106,7 @@ class _SimLine:
         self.net.settle(keep=True)
 
     def pull(self, level: int) -> None:
-        """The world, or a bias, pulls the line: held as an output it does not follow, driven or not."""
+        """The world, or a bias, pulls the line; one held as an output does not follow, driven or not."""
         self.net.pull = level
         self.net.settle(keep=self.is_held and self.is_output)
 
@@ -123,7 +123,7 @@ class _SimLine:
             self.report_edge(level)
 
     def _await_stable(self, debouncer: Debouncer) -> None:
-        """One deadline at a time: edges meanwhile only move the time that it is compared with."""
+        """One deadline at a time: further edges only move the time that it is compared with."""
         if debouncer.deadline_ns is not None:
             deadlines = self.driver.simulator.deadlines
             self.cancel = deadlines.call_at(debouncer.deadline_ns, lambda: self._on_deadline(debouncer))
@@ -152,7 +152,7 @@ class _SimLine:
 
 
 class _SimValues:
-    """Levels of a fixed set of simulated lines."""
+    """The values of a fixed set of simulated lines."""
 
     __slots__ = ("_lines",)
 
@@ -264,7 +264,7 @@ class Simulator:
         self._hogs.append(self._chip(label).request([offset], [settings], holder))
 
     def wire(self, one: tuple[str, int], other: tuple[str, int]) -> None:
-        """Connect two lines, and what each is wired to already, to one net."""
+        """Connect two lines, and the lines that each is already wired to, into one net."""
         kept, joined = self._line(*one).net, self._line(*other).net
         if kept is joined:
             return
@@ -278,7 +278,7 @@ class Simulator:
                 line.on_level(kept.level)
 
     def pull(self, label: str, offset: int, level: int) -> None:
-        """The world pulls a line (and what it is wired to) up (1) or down (0)."""
+        """Pull a line (and the lines wired to it) up (1) or down (0)."""
         self._line(label, offset).pull(level)
 
     def level(self, label: str, offset: int) -> int:
@@ -286,7 +286,7 @@ class Simulator:
         return self._line(label, offset).net.level
 
     def find_line(self, text: str) -> tuple[str, int]:
-        """(chip label, offset) of `LABEL:OFFSET`, `LABEL:NAME` or a `NAME` that one line has."""
+        """(chip label, offset) of `LABEL:OFFSET`, `LABEL:NAME` or a unique `NAME`."""
         label, _, which = text.rpartition(":")
         if label and which.isdecimal():
             self._line(label, int(which))
@@ -317,7 +317,7 @@ class Simulator:
     def _chip(self, label: str) -> SimChip:
         if label not in self.chips:
             there = ", ".join(self.chips) or "none"
-            raise NoSuchChipError(f"no simulated chip {label!r}; there is: {there}")
+            raise NoSuchChipError(f"no simulated chip {label!r}; the chips are: {there}")
         return self.chips[label]
 
     def _line(self, label: str, offset: int) -> _SimLine:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What tests of GPIO programs need: simulated chips, programs that run on them, and a clock to turn.
+"""For tests of GPIO programs: simulated chips, programs that run on them, and a clock to turn by hand.
 
 Public: the tests of this project use nothing else.
 """

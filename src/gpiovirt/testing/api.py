@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""HTTP to a Unix socket, as whichever user of this machine: a test's client of gpiovirtd's API."""
+"""HTTP to a Unix socket, as any user of this machine: a test client of gpiovirtd's API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Answer", "ApiClient", "connect_as"]
 
 
 class Answer(NamedTuple):
-    """What came back; `body` is JSON, if it is that, or the text."""
+    """A response; `body` is the JSON, if it is JSON, or the text."""
 
     status: int
     headers: Mapping[str, str]
@@ -24,7 +24,7 @@ class Answer(NamedTuple):
 
 
 def connect_as(path: str, user: str = "") -> socket.socket:
-    """A connection to the socket at `path`, made by `user` with their groups; only root can be another."""
+    """A connection to the socket at `path`, made by `user` with their groups; only root may be another."""
     with _being(user):
         sock = socket.socket(socket.AF_UNIX)
         try:

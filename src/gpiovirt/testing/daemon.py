@@ -23,10 +23,10 @@ _READY = "gpiovirtd: ready: "
 
 
 class Daemon:
-    """A running `gpiovirtd ARGUMENTS` below `folder`; it and its chips are ended at the end of a `with`.
+    """A running `gpiovirtd ARGUMENTS` below `folder`; it and its chips end with the `with` block.
 
     It reads no configuration unless `arguments` has --config; for commands, that is in `folder`/chips.d.
-    Keywords go to subprocess.Popen. HostError, with what it said, if it does not get ready.
+    Keywords go to subprocess.Popen. HostError, with its log, if it does not get ready.
     """
 
     def __init__(self, folder: Path, arguments: Sequence[str] = (), **popen: Any) -> None:
@@ -61,7 +61,7 @@ class Daemon:
         self.wait_for(lambda: self.log().count(_READY) > before)
 
     def start_by(self, execute: Callable[[list[str], dict[str, str]], None]) -> None:
-        """Start it by `execute`, which becomes the command in a new process that it is called in."""
+        """Start it by `execute`, which is called in a new process and execs the command there."""
         before = self.log().count(_READY)
         self.process = subprocess.Popen(
             ["true"],

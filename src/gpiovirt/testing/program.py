@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A program under test, running on simulated chips, with the world's side of them at hand."""
+"""A program under test, running on simulated chips, with the outside of them at hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Program:
             time.sleep(0.005)
 
     def wait_for_consumer(self, line: str, consumer: str, timeout_s: float = 5) -> None:
-        """Return once the line is held by that consumer ("": by nobody); TimeoutError if it never is."""
+        """Return once that consumer holds the line ("": nobody does); TimeoutError if it never does."""
         label, _, offset = line.partition(":")
         deadline = time.monotonic() + timeout_s
         while True:

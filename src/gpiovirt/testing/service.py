@@ -20,9 +20,9 @@ _READY = "gpiovirt: serving "
 
 
 class Service:
-    """A running `gpiovirt serve ARGUMENTS`; it is killed at the end of a `with`.
+    """A running `gpiovirt serve ARGUMENTS`; it is killed at the end of the `with` block.
 
-    Keywords go to subprocess.Popen. HostError, with what it said, if it does not get ready.
+    Keywords go to subprocess.Popen. HostError, with its log, if it does not get ready.
     """
 
     def __init__(self, arguments: Sequence[str], **popen: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a daemon needs of systemd: it is told of readiness, keeps files, and starts the daemon with them."""
+"""The part of systemd that a daemon needs: hears of readiness, keeps files, starts the daemon with them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ServiceManager:
             os.close(self.kept.pop(name))
 
     def hand_over(self, argv: list[str], environment: dict[str, str]) -> None:
-        """Be `argv`, with the files that were kept; to be called in a new process."""
+        """Execute `argv`, with the files that were kept; call it in a new process."""
         fds = [os.dup(fd) for fd in self.kept.values()]
         highest = max([*fds, 3 + len(fds)])
         moved = [os.dup2(fd, highest + 1 + i, inheritable=False) for i, fd in enumerate(fds)]
@@ -64,7 +64,7 @@ class ServiceManager:
         )
 
     def close(self) -> None:
-        """Keep nothing any more."""
+        """Drop everything that was kept."""
         for name in list(self.kept):
             self._drop(name)
         self._socket.close()

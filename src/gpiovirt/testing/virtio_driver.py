@@ -50,12 +50,12 @@ class GuestRam:
         return self.view[at : at + size]
 
     def user(self, address: int) -> int:
-        """The front-end's address of a guest address."""
+        """The front-end's address for a guest address."""
         return address - self.guest_address + self.user_address
 
 
 class Completion(NamedTuple):
-    """A chain the device gave back: its head, bytes written, and what is in its writable part."""
+    """A chain that the device gave back: head, bytes written, and contents of its writable part."""
 
     head: int
     written: int
@@ -63,7 +63,7 @@ class Completion(NamedTuple):
 
 
 class DriverQueue:
-    """The driver's end of a split virtqueue; all its indexes are public, for tests to spoil."""
+    """The driver's end of a split virtqueue; all its indexes are public, for tests to corrupt."""
 
     def __init__(self, ram: GuestRam, size: int = 64, *, indirect: bool = False) -> None:
         self.ram = ram
@@ -125,7 +125,7 @@ class DriverQueue:
         return head
 
     def kick_needed(self) -> bool:
-        """Whether the device wants to be told of what was offered."""
+        """Whether the device wants to be notified of what was offered."""
         return not self.used16[0] & r.VRING_USED_F_NO_NOTIFY
 
     def collect(self) -> list[Completion]:
@@ -151,7 +151,7 @@ class Response(NamedTuple):
 
 
 class GpioDriver:
-    """A guest's virtio GPIO driver; it has one request under way at a time.
+    """A guest's virtio GPIO driver; it has one request in flight at a time.
 
     `kick(index)` notifies the device of a queue; `wait()` is called until an answer has come, as often
     as `patience` says.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A vhost-user front-end with a pretended guest: what a VMM is to a virtio GPIO back-end.
+"""A vhost-user front-end with a fake guest: what a VMM is to a virtio GPIO back-end.
 
 It does I/O: a Unix socket, a memfd for the guest's memory, eventfds. The guest is a GpioDriver.
 QEMU: docs/interop/vhost-user.rst
@@ -42,7 +42,7 @@ _PROTOCOL_WANTED = sum(
 
 
 class Inflight(NamedTuple):
-    """The memory a back-end tracks in, as it gave it to us."""
+    """The memory in which a back-end tracks, as it gave it to us."""
 
     description: bytes
     fd: int
@@ -51,7 +51,7 @@ class Inflight(NamedTuple):
 class Vmm:
     """One VM. Its guest and memory outlive a connection: connect() again after the back-end was restarted.
 
-    If `sealed`, its memory cannot become shorter, as that of QEMU's memory-backend-memfd.
+    If `sealed`, its memory cannot be truncated, like that of QEMU's memory-backend-memfd.
     `pump` is called instead of waiting for a back-end that is another process.
     """
 
@@ -143,7 +143,7 @@ class Vmm:
         return reply
 
     def tell(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
-        """Send a message that has no answer; PeerError if it is refused, where that can be known."""
+        """Send a message that has no answer; PeerError if it is refused, as far as that can be known."""
         if not self.protocol_features >> ProtocolFeature.REPLY_ACK & 1:
             self.send(request, payload, fds)
             if self._pump is not None:
@@ -181,7 +181,7 @@ class Vmm:
         )
 
     def get_config(self, offset: int, size: int) -> bytes:
-        """Bytes of the config space; none if the back-end says that there are none such."""
+        """Bytes of the config space; none if the back-end refuses that range."""
         space = m.config_space.pack(offset, size, 0)
         return self.ask(Request.GET_CONFIG, space + bytes(size))[len(space) :]
 
@@ -201,7 +201,7 @@ class Vmm:
             self.tell(Request.SET_VRING_ENABLE, m.vring_state.pack(index, 1))
 
     def resume(self) -> None:
-        """Start the rings where a back-end that is gone left them, as QEMU does."""
+        """Start the rings where a previous back-end left them, as QEMU does."""
         self.start([queue.used16[1] for queue in self.queues])
 
     def stop(self) -> list[int]:
@@ -213,7 +213,7 @@ class Vmm:
         return bases
 
     def get_inflight(self) -> None:
-        """Have the back-end make the memory it tracks in, and give it back at once, as QEMU does."""
+        """Have the back-end make its tracking memory, and give it back at once, as QEMU does."""
         wanted = m.inflight.pack(0, 0, self.num_queues, self.queue_size)
         self.send(Request.GET_INFLIGHT_FD, wanted.ljust(24, b"\0"))
         _, description, fds = self.receive()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the kernel's gpio-aggregator driver reads at its `new_device`, to the letter.
+"""The grammar that the kernel's gpio-aggregator driver has for `new_device`, to the letter.
 
-Specification: Documentation/admin-guide/gpio/gpio-aggregator.rst; what it leaves open, as Linux 6.12 does
+Specification: Documentation/admin-guide/gpio/gpio-aggregator.rst; where that is vague, as Linux 6.12 does
 it: a second token of offsets is the name of a chip or line, a last name that no token follows is dropped,
 offsets of a token are taken in ascending order and once, and what follows `=` in a token is dropped.
 """

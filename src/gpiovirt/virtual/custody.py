@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Custody: from a definition to lines that are held, and looked after until they are released.
+"""Custody: turns a definition into held lines, and looks after them until they are released.
 
-The same for `run`, `serve` and gpiovirtd: which chips there are, and how a line of one is taken, is what
-their Sources know.
+The same for `run`, `serve` and gpiovirtd: which chips exist, and how a line of one is taken, is up to
+their Sources.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = [
 
 
 class HeldLine:
-    """A line that is held; `file` is None while its chip is not there, and for a line of this process."""
+    """A held line; `file` is None while its chip is not there, and for a line of this process."""
 
     __slots__ = ("address", "file", "is_output", "local", "name")
 
@@ -58,13 +58,13 @@ class HeldLine:
 
     @property
     def kind(self) -> str:
-        """kernel, lent (of another process of ours), or gone."""
+        """kernel, lent (by another gpiovirt process), or gone."""
         if self.file is None:
             return "gone"
         return "kernel" if isinstance(self.file, KernelLine) else "lent"
 
     def drop(self) -> None:
-        """Its chip has vanished, or it is given back."""
+        """Its chip has vanished, or the line is released."""
         file, self.file = self.file, None
         if file is not None:
             file.close()
@@ -72,37 +72,37 @@ class HeldLine:
 
 @runtime_checkable
 class SourceChip(Protocol):
-    """A chip that lines can be taken of."""
+    """A chip that lines can be taken from."""
 
     @property
     def info(self) -> ChipInfo:
         """Name, label and number of lines."""
 
     def line_info(self, offset: int) -> LineInfo:
-        """As far as it is known without asking anybody who may not answer; OffsetError past the end."""
+        """What is known without asking a process that may not answer; OffsetError past the end."""
 
     async def take(self, offset: int, consumer: str) -> LineFile | SourceLine:
-        """Hold a line as it is; LineBusyError, ChipGoneError, HostError."""
+        """Hold a line as is; LineBusyError, ChipGoneError, HostError."""
 
 
 class Sources(Protocol):
-    """The chips there are, for as long as a look at them lasts."""
+    """The chips that exist, for the duration of one look."""
 
     def find(self, name: str) -> SourceChip | None:
         """The chip of that label, device name or path."""
 
     def all(self) -> Sequence[SourceChip]:
-        """Those that are searched for the names of lines."""
+        """The chips to search for line names."""
 
     def address(self, chip: SourceChip, offset: int) -> LineAddress:
-        """Where the line is to be found again."""
+        """Where to find the line again."""
 
     def at(self, address: LineAddress) -> SourceChip:
         """The chip that has the line; NoSuchChipError if it is not there now."""
 
 
 class KernelSource:
-    """A chip of the kernel."""
+    """A kernel chip."""
 
     def __init__(self, device: ChipDevice) -> None:
         self.device = device
@@ -120,8 +120,8 @@ async def take(
 ) -> list[HeldLine]:
     """Hold all lines of a definition, or none; those in `kept` are held already.
 
-    NoSuchChipError, NoSuchLineError, OffsetError, LineBusyError and others; their `line` is the offset, in
-    the chip that was to be made, of the line that they are about.
+    NoSuchChipError, NoSuchLineError, OffsetError, LineBusyError and others; their `line` is the offset,
+    in the chip to be made, of the line at fault.
     """
     found = resolve(definition.items, sources.find, sources.all)
     lines: list[HeldLine] = []
@@ -152,9 +152,9 @@ async def hold(chip: SourceChip, address: LineAddress, name: str) -> HeldLine:
 
 
 def make_safe(lines: Sequence[HeldLine], options: Sequence[LineOptions], offsets: Iterable[int]) -> list[str]:
-    """Put kernel lines that have a safe state into it: for when there is no chip's process to do it.
+    """Put kernel lines that have a safe state into it: for when there is no worker to do it.
 
-    What is to be said of those that cannot be.
+    Returns a message for each that failed.
     """
     failures = []
     for offset in offsets:
@@ -169,7 +169,7 @@ def make_safe(lines: Sequence[HeldLine], options: Sequence[LineOptions], offsets
 
 
 def release(lines: Iterable[HeldLine]) -> None:
-    """Give lines back."""
+    """Release lines."""
     for line in lines:
         line.drop()
 
@@ -181,11 +181,11 @@ class HangUps(Protocol):
         """Call back when the other end of `fd` is closed."""
 
     def remove_reader(self, fd: int) -> None:
-        """Call back no more."""
+        """Stop calling back."""
 
 
 class Custody:
-    """The lines of one virtual chip, watched: `on_gone` and `on_back` are told offsets."""
+    """The watched lines of one virtual chip: `on_gone` and `on_back` are called with offsets."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class Custody:
         self._watched: set[int] = set()
 
     def use(self, lines: list[HeldLine]) -> list[HeldLine]:
-        """These are its lines from now on; those that no longer are, the caller's to release."""
+        """These are its lines from now on; returns those that no longer are, for the caller to release."""
         left = [line for line in self.lines if line not in lines]
         for line in left:
             self._unwatch(line)
@@ -212,7 +212,7 @@ class Custody:
         return left
 
     def look_away(self) -> None:
-        """Watch none of its lines until it uses some: another chip may have them by then."""
+        """Watch none of its lines until use(): another chip may have them by then."""
         for line in self.lines:
             self._unwatch(line)
 
@@ -222,17 +222,17 @@ class Custody:
         return all(line.file is not None or line.local is not None for line in self.lines)
 
     def by_address(self) -> dict[LineAddress, HeldLine]:
-        """The lines it holds now, by where they are found."""
+        """The lines it holds now, by address."""
         return {line.address: line for line in self.lines if line.file is not None}
 
     async def retake(self, sources: Sources) -> None:
-        """Look for lines that are gone; what is not there, or somebody else's, stays gone."""
+        """Look for lines that are gone; a line that is not there, or held by another, stays gone."""
         for offset, line in enumerate(list(self.lines)):
             if line.file is not None or line.local is not None:
                 continue
             with suppress(OSError, GpiovirtError):
                 again = await hold(sources.at(line.address), line.address, self._name)
-                if line not in self.lines or line.file is not None:  # meanwhile it has changed
+                if line not in self.lines or line.file is not None:  # it has changed meanwhile
                     again.drop()
                     continue
                 line.file, line.is_output = again.file, again.is_output
@@ -240,7 +240,7 @@ class Custody:
                 self._on_back(offset)
 
     async def request_anew(self, offset: int, sources: Sources) -> HeldLine:
-        """Release a line and take it again, as it is then; it is gone if somebody was faster."""
+        """Release a line and take it again, as is; it is gone if somebody was faster."""
         line = self.lines[offset]
         self._unwatch(line)
         line.drop()
@@ -262,7 +262,7 @@ class Custody:
             self._waits.remove_reader(line.file.fds[0])
 
     def _lose(self, line: HeldLine, file: LineFile) -> None:
-        """The chip that the line is of has vanished."""
+        """The line's chip has vanished."""
         if line.file is not file or line not in self.lines:
             return
         self._unwatch(line)
@@ -275,5 +275,5 @@ class Custody:
 
 
 def duplicate(line: HeldLine) -> LineFile | None:
-    """A kernel line's file once more, for a chip in the process that keeps the line."""
+    """A copy of a kernel line's file, for a chip in the process that keeps the line."""
     return KernelLine(os.dup(line.file.fds[0])) if isinstance(line.file, KernelLine) else None

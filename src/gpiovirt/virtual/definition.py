@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a virtual chip is to be: every way in parses into one Definition, every way out is written from it.
+"""The definition of a virtual chip: every input is parsed into one, every output is written from one.
 
-Which physical lines it comes to is custody's to find out; how it is doing is the daemon's to know.
+Custody finds out which physical lines it means; the daemon knows the state of the chip.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Source = tuple[str, int] | str
 
 
 class Definition(NamedTuple):
-    """A virtual chip as somebody wants it; parse() and checked() make sure that it can be one."""
+    """A virtual chip as requested; parse() and checked() make sure that it is possible."""
 
     name: str
     items: tuple[Item, ...]
@@ -35,13 +35,13 @@ class Definition(NamedTuple):
     vm: bool = False
     """It has a socket for virtual machines, too"""
     poll_us: int = 0
-    """How long its process looks for more before it sleeps"""
+    """How long its worker polls before it sleeps"""
     uid: int = 0
     gid: int = 0
     mode: int = MODE
 
     def checked(self) -> Definition:
-        """Itself; UsageError for what no chip can be."""
+        """Itself; UsageError if no chip can be like this."""
         check_name(self.name)
         check_poll_us(self.poll_us)
         if not 0 <= self.mode <= 0o777:
@@ -100,9 +100,9 @@ class Definition(NamedTuple):
         return {key: text for key, options in self.options.items() if (text := format_options(options))}
 
     def settled(self, names: Sequence[str]) -> Definition:
-        """With options by offset, `names` being those that its lines have at their sources.
+        """With options by offset; `names` are those of its lines at their sources.
 
-        UsageError for a line that is not there, or a name that several have.
+        UsageError for a line that does not exist, or an ambiguous name.
         """
         by_offset: dict[int, LineOptions] = {}
         for key, options in self.options.items():
@@ -128,11 +128,11 @@ class Definition(NamedTuple):
         return [self.options.get(str(offset), PLAIN) for offset in range(self.num_lines)]
 
     def may_be(self, other: Definition) -> bool:
-        """Whether the other is the same chip, whoever may use it."""
+        """Whether the other is the same chip, access aside."""
         return self.as_used() == other.as_used()
 
     def as_used(self) -> tuple[object, ...]:
-        """All but who may use it, the same for the same chip however it was written."""
+        """Everything except access, equal for the same chip however it was written."""
         return (self.name, tuple(self.sources()), self.texts(), self.vm, self.poll_us)
 
 

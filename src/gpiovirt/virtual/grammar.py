@@ -42,7 +42,7 @@ Item = ChipLines | NamedLine
 
 
 class HasLines(Protocol):
-    """What is asked of a chip here."""
+    """What this module asks of a chip."""
 
     @property
     def info(self) -> ChipInfo:
@@ -58,11 +58,11 @@ _TOKEN = re.compile(r'\s*(?:(?P<comma>,)|"(?P<quoted>[^"]*)"|(?P<word>[^\s,"]+)|
 _OFFSETS = re.compile(r"([0-9]+)(?:-([0-9]+))?")
 _NOT_A_NAME = re.compile(r"[\d-]+|0[xX][0-9a-fA-F]+")
 _SHOWN_MAX = 40
-_DIGITS_MAX = 10  # more are past any offset, and slow to read
+_DIGITS_MAX = 10  # more digits are past any offset, and slow to parse
 
 
 def parse(text: str) -> list[Item]:
-    """The items of a definition, of at most LINES_MAX lines; GrammarError names the token that is wrong."""
+    """The items of a definition, of at most LINES_MAX lines; GrammarError names the wrong token."""
     items: list[Item] = []
     separated, end, count = True, 0, 0
     while match := _TOKEN.match(text, end):
@@ -74,7 +74,7 @@ def parse(text: str) -> list[Item]:
             raise GrammarError("no closing quote", text, text[column - 1 :], column)
         if kind == "comma":
             if separated:
-                raise GrammarError("nothing stands before this comma", text, token, column)
+                raise GrammarError("nothing before this comma", text, token, column)
             separated = True
             continue
         if glued:
@@ -93,7 +93,7 @@ def parse(text: str) -> list[Item]:
             if len(items) > LINES_MAX:
                 raise GrammarError(f"more than {LINES_MAX} names, the most a chip has", "", "", column)
     if not items:
-        raise GrammarError("no lines are named; write for example: gpiochip0 19 20, gpiochip2 1", text, "", 1)
+        raise GrammarError("no lines given; write for example: gpiochip0 19 20, gpiochip2 1", text, "", 1)
     if separated:
         raise GrammarError("nothing follows the last comma", text, ",", text.rindex(",") + 1)
     return items
@@ -112,10 +112,10 @@ def _append_offsets(items: list[Item], match: re.Match[str], text: str, column: 
     if not items:
         raise GrammarError("offsets need a chip before them", text, match[0], column)
     if last < first:
-        raise GrammarError("a range goes upwards", text, match[0], column)
+        raise GrammarError("a range must ascend", text, match[0], column)
     if last > MAX_OFFSET:
         raise OffsetError(
-            f"offset {_shown(match[0])} at column {column} is past {MAX_OFFSET}, the highest there is"
+            f"offset {_shown(match[0])} at column {column} is past {MAX_OFFSET}, the highest offset"
         )
     count += last - first + 1
     if count > LINES_MAX:
@@ -144,7 +144,7 @@ def format_definition(items: Sequence[Item]) -> str:
 
 
 def _runs(offsets: Sequence[int]) -> Iterator[str]:
-    """Offsets that follow each other as a range."""
+    """Consecutive offsets as a range."""
     first = last = offsets[0]
     for offset in (*offsets[1:], -1):
         if offset == last + 1:
@@ -157,11 +157,11 @@ def _runs(offsets: Sequence[int]) -> Iterator[str]:
 def resolve(
     items: Sequence[Item], find_chip: Callable[[str], AChip | None], all_chips: Callable[[], Sequence[AChip]]
 ) -> list[tuple[AChip, int]]:
-    """The lines the items mean.
+    """The lines that the items mean.
 
     `find_chip` knows chips by name, `all_chips` are searched for line names. NoSuchChipError,
     NoSuchLineError, OffsetError past the end, UsageError for a line named twice; their `line` is the first
-    line of the item that is wrong.
+    line of the wrong item.
     """
     lines: list[tuple[AChip, int]] = []
     seen: set[tuple[int, int]] = set()

@@ -11,7 +11,7 @@ __all__ = ["LINES_MAX", "LINE_NAME_MAX", "POLL_US_MAX", "check_line_name", "chec
 
 LINES_MAX = 1024  # each is an open file of two processes
 LINE_NAME_MAX = 31  # linux/gpio.h: GPIO_MAX_NAME_SIZE, with its NUL
-POLL_US_MAX = 10_000  # longer than any consumer takes to come back with its next request
+POLL_US_MAX = 10_000  # longer than any consumer takes until its next request
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The memory of a virtual chip that outlives its process: who holds which line, and what a VM has.
+"""The memory of a virtual chip that outlives its worker: which lines have holders, and the state of a VM.
 
-The custodian keeps its file and hands it to each worker. Layout, native byte order:
+The custodian keeps the file and hands it to each worker. Layout, native byte order:
 
     header      8 bytes    magic, version, number of lines
     lines      16 bytes a line    held (0 or 1), direction (0 unknown, 1 input, 2 output), the rest reserved
@@ -33,7 +33,7 @@ def _vm_at(num_lines: int) -> int:
 
 
 def new_memory(name: str, num_lines: int, vm_bytes: int) -> int:
-    """The fd of a memory in which no line is held, sealed against shrinking."""
+    """The fd of memory in which no line is held, sealed against shrinking."""
     return shared_memory(f"gpiovirt:{name}", _size(num_lines, vm_bytes))
 
 
@@ -47,7 +47,7 @@ class KeptMemory:
         if found == bytes(_header.size):
             self._view[: _header.size] = header
         elif found != header:
-            raise PeerError("the memory of another chip, or of another version")
+            raise PeerError("memory of another chip, or of another version")
         end = _header.size + num_lines * _LINE
         self.held: memoryview = self._view[_header.size : end : _LINE]
         """1 for each line that has a holder"""
@@ -56,7 +56,7 @@ class KeptMemory:
         """What the VM export keeps"""
 
     def is_output(self, offset: int, otherwise: bool) -> bool:
-        """The direction that the line was given last; `otherwise` if it was given none."""
+        """The direction that the line was last given; `otherwise` if none."""
         known = self._direction[offset]
         return known == _OUTPUT if known else otherwise
 
@@ -68,7 +68,7 @@ class KeptMemory:
 def copy_lines(
     source: int, source_lines: int, target: int, target_lines: int, offsets: Iterable[int]
 ) -> None:
-    """Have in one memory what another has of these lines, which have the same offsets there."""
+    """Copy the state of these lines from one memory to another, where they have the same offsets."""
     one = map_shared(source, _header.size + source_lines * _LINE)
     other = map_shared(target, _header.size + target_lines * _LINE)
     for offset in offsets:
@@ -77,7 +77,7 @@ def copy_lines(
 
 
 def held_lines(fd: int, num_lines: int) -> list[int]:
-    """Offsets of the lines that have a holder, by what the process that serves them has written."""
+    """Offsets of the lines that have a holder, as written by the worker."""
     size = num_lines * _LINE
     view = map_shared(fd, _header.size + size)
     return [offset for offset in range(num_lines) if view[_header.size + offset * _LINE]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The options of a line as people write them, everywhere alike: `pull-up,debounce=5ms,safe=low`."""
+"""The options of a line as people write them, the same everywhere: `pull-up,debounce=5ms,safe=low`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = (
     "safe=low|high|input|hold, name=NAME"
 )
 HELP = (
-    f"OPTIONS is a list of: {WORDS}. TIME is as 5ms or 500us. They hold for every consumer of the chip, "
+    f"OPTIONS is a list of: {WORDS}. TIME is e.g. 5ms or 500us. They hold for every consumer of the chip, "
     "unless it asks for something else; a line with a safe state takes it whenever nobody holds it"
 )
 
@@ -38,7 +38,7 @@ SAFE_STATES: Mapping[str, LineSettings | None] = {
     "input": LineSettings(Direction.INPUT),
     "hold": None,
 }
-"""Physical: what the line is driven to, or not at all; `hold`: what it happens to be"""
+"""Physical: how the line is driven, or an input; `hold`: as it is"""
 
 
 def _period_us(text: str) -> int:
@@ -70,7 +70,7 @@ _VALUES: Mapping[str, tuple[str, Callable[[str], object]]] = {
 
 
 def parse_options(text: str, options: LineOptions = PLAIN) -> LineOptions:
-    """`options` with what the words of `text`, separated by commas, change; UsageError names a bad one."""
+    """`options`, changed by the words of `text`, separated by commas; UsageError names a bad one."""
     for word in filter(None, (part.strip() for part in text.split(","))):
         key, equals, value = word.partition("=")
         if word in _FLAGS:
@@ -79,7 +79,7 @@ def parse_options(text: str, options: LineOptions = PLAIN) -> LineOptions:
             field, parse = _VALUES[key]
             options = options._replace(**{field: parse(value)})  # type: ignore[arg-type]
         else:
-            raise UsageError(f"{word!r} is none of {WORDS}")
+            raise UsageError(f"{word!r} is not one of {WORDS}")
     return options
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The chip that consumers see: a virtual chip's lines, with what its definition says of them, as one Chip.
+"""The chip that consumers see: a virtual chip's lines, with their options, as one Chip.
 
 The same stack serves a program under `run`, a VM of `serve`, and a worker of gpiovirtd.
 """
@@ -32,7 +32,7 @@ class StackedLine(NamedTuple):
 
 
 class VirtualChip(GpioChip):
-    """A chip of `lines`, to each of which its options apply.
+    """A chip of `lines`, each with its options.
 
     `kept` and `on_use` are as of GuardedDriver, `request_anew` of LineFilesDriver.
     """
@@ -51,7 +51,7 @@ class VirtualChip(GpioChip):
         self._request_anew = request_anew
         self._files: LineFilesDriver | LineFilesChip | None = None
         self._places = {offset: offset for offset in range(len(lines))}
-        """Where each line that is a file stands among the files"""
+        """The index of each line that is a file among the files"""
         self._aggregate: AggregateDriver | None = None
         self._guarded = GuardedDriver(
             self._source(name, lines, now, waits), options or [PLAIN] * len(lines), kept, on_use
@@ -93,11 +93,11 @@ class VirtualChip(GpioChip):
         self._guarded.make_safe(offsets)
 
     def free_unclaimed(self) -> None:
-        """Whoever has not come back by now for a line has lost it."""
+        """Free the lines whose holders have not come back by now."""
         self._guarded.free_unclaimed()
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release everything."""
         if self._aggregate is not None:
             self._aggregate.detach()
         if self._files is not None:

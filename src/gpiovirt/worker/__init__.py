@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The process that serves one virtual chip, and the one that forks such processes."""
+"""The process that serves one virtual chip, and the fork server that makes such processes."""

@@ -52,7 +52,7 @@ def main() -> None:
         with socket.socket(fileno=fds[0]) as its:
             try:
                 child = os.fork()
-            except OSError as error:  # gpiovirtd asks again when none comes
+            except OSError as error:  # gpiovirtd asks again if none comes
                 _log.error("cannot fork a worker: %s", error.strerror)
                 continue
             if child == 0:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A worker: the process that serves one chip, or the simulated ones, with nothing but files it was handed.
+"""A worker: the process that serves one chip, or the simulated ones, with nothing but files handed to it.
 
-It outlives the custodian: whoever connects to its hand-over socket next gets all its files. It says, as
-{"spec": null or what it serves}, what it has; is told {"do": ...}; and answers {"tag", ...} or tells
+It outlives the custodian: the next to connect to its hand-over socket gets all its files. It reports, as
+{"spec": null or what it serves}, what it has; receives {"do": ...}; and answers {"tag", ...} or sends
 {"event" or "use", ...}.
 """
 
@@ -44,14 +44,14 @@ _log = logging.getLogger(__name__)
 
 _FILES_MAX = 1 << 12
 _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
-_CLAIM_S = 0.4  # holders that a former worker served come back within milliseconds
-_LENDER_S = 0.25  # a lender that answers so late is gone
-_USE_S = 0.02  # the custodian is told once of whatever lines were held and released meanwhile
-_EVENTS_PER_S = 200  # that the custodian is told: more are counted
+_CLAIM_S = 0.4  # holders that the previous worker served come back within milliseconds
+_LENDER_S = 0.25  # a lender that has not answered by then is gone
+_USE_S = 0.02  # the custodian is told once of all lines that were held and released meanwhile
+_EVENTS_PER_S = 200  # reported to the custodian: more are only counted
 
 
 def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
-    """Be a worker, whose custodian comes through `listener`; it never returns to what it was."""
+    """Be a worker, whose custodian connects to `listener`; the process never becomes what it was again."""
     reactor = Reactor()
     simulator = Simulator(now_ns, reactor.deadlines) if simulates else None
     if simulator is not None:
@@ -67,7 +67,7 @@ def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
 
 
 class _ServedChip:
-    """A virtual chip, its files, and who serves it."""
+    """A virtual chip, its files, and the servers for its consumers."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class _ServedChip:
             self.vm.on_peer = on_peer
 
     def fds(self) -> list[int]:
-        """In the order of the message that brought them."""
+        """In the order of the message that they came with."""
         return [fd for line in self._lines if line for fd in line.fds] + self._fds
 
     def replace(self, offset: int, kind: str, is_output: bool, fds: Sequence[int]) -> None:
@@ -128,7 +128,7 @@ class _ServedChip:
         self.chip.replace(offset, file, is_output)
 
     def use_keeper(self, fd: int) -> None:
-        """The one there was is gone."""
+        """The previous one is gone."""
         if self.vm is not None:
             if self.spec["keeper"]:
                 os.close(self._fds.pop())
@@ -156,7 +156,7 @@ class _ServedChip:
         return {"lines": self.chip.num_held, "vm": 0 if vm is None else vm.pid}
 
     def status(self) -> dict[str, Any]:
-        """All that is asked about."""
+        """Its full state."""
         vm = self.vm.peer if self.vm is not None else None
         return {
             "consumers": [
@@ -181,7 +181,7 @@ class _SimulatedChips:
             simulator.wire(simulator.find_line(one), simulator.find_line(other))
 
     def fds(self) -> list[int]:
-        """None: what is lent is the borrowers'."""
+        """None: lent lines are the borrowers' to report."""
         return []
 
     def lend(self, chip: int, offset: int, consumer: str, opener: Holder) -> tuple[LineInfo, tuple[int, int]]:
@@ -189,7 +189,7 @@ class _SimulatedChips:
         return self._devices[chip].lend(offset, consumer, opener)
 
     def end(self) -> None:
-        """Nothing is to be done."""
+        """Nothing to do."""
 
     def status(self) -> dict[str, Any]:
         """All lines, by chip."""
@@ -210,7 +210,7 @@ class _Worker:
         self._on_use = reactor.coalesced(_USE_S, self._tell_use)
 
     def on_custodian(self) -> None:
-        """A custodian has come: it gets all we have."""
+        """A custodian has connected: it gets all we have."""
         sock = self._listener.accept()
         if sock is None:
             return
@@ -235,7 +235,7 @@ class _Worker:
             self._send({"failed": str(error)})
 
     def _leave(self) -> None:
-        """The custodian is gone; its chip is served all the same, and without one there is nothing to do."""
+        """The custodian is gone; a chip is still served, and without one there is nothing to do."""
         if self._channel is not None:
             if self._served is None:
                 os._exit(0)
@@ -249,7 +249,7 @@ class _Worker:
             return False
         try:
             self._channel.send(body, fds)
-        except BlockingIOError:  # it does not listen at the moment: what it asked for it will ask again
+        except BlockingIOError:  # it does not listen at the moment: it will ask again
             return False
         except OSError:
             self._leave()
@@ -312,7 +312,7 @@ class _Worker:
             os.close(fd)
 
     def _on_spent(self) -> None:
-        """Files that this process can never close are too many."""
+        """There are too many files that this process can never close."""
         self._send({"spent": True})
 
     def _tell_use(self) -> None:

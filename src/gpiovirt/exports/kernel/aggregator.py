@@ -212,7 +212,7 @@ def new_device_text(lines: Sequence[KernelLine]) -> str:
     runs: list[tuple[str, int, int]] = []
     for label, offset, _ in lines:
         if "=" in label or '"' in label:
-            raise InvalidError(f"the kernel's gpio-aggregator cannot be told of {label!r}: it has = or \"")
+            raise InvalidError(f"the kernel's gpio-aggregator cannot take label {label!r}: it has = or \"")
         if offset > _MAX_OFFSET:
             raise InvalidError(
                 f"line {label}:{offset}: the kernel's gpio-aggregator takes offsets up to {_MAX_OFFSET}"

@@ -104,7 +104,7 @@ class Offload:
                 self._delete()
                 if str(error) != self._complaint:
                     self._complaint = str(error)
-                    _log.error("cannot make %s again, and go on trying: %s", self._chip, error)
+                    _log.error("cannot make %s again, will keep trying: %s", self._chip, error)
                 await self._pause(_AGAIN_S)
                 continue
             self._complaint = ""
@@ -142,11 +142,11 @@ class Offload:
         if left is None and before is not None and before.is_there:
             left = before
         if left is not None:
-            _log.warning("deleted %s, left over of a chip %r that was killed", left.describe(), self._chip)
+            _log.warning("deleted %s, left over from chip %r, which was killed", left.describe(), self._chip)
             delete(left)
         for chip, device in record.left_over():
             _log.warning(
-                "%s is left over of a chip %r that was killed; its lines are free again after: %s",
+                "%s is left over from chip %r, which was killed; its lines are free again after: %s",
                 *(device.describe(), chip, how_to_delete(device.name)),
             )
 

@@ -69,10 +69,10 @@ def launch(
 def await_supervisor(from_supervisor: int) -> None:
     """Return once the program may start; HostError if there is nobody to supervise it."""
     if not select.select([from_supervisor], [], [], _PATIENCE_S)[0]:
-        raise HostError(f"the supervisor of the program was not ready within {_PATIENCE_S} s")
+        raise HostError(f"the program's supervisor was not ready within {_PATIENCE_S} s")
     said = os.read(from_supervisor, 4096)
     if not said:
-        raise HostError("the supervisor of the program has ended before the program was started")
+        raise HostError("the program's supervisor ended before the program was started")
     if said != _READY:
         raise HostError(said.removeprefix(_READY).decode())
 
@@ -136,7 +136,7 @@ def _supervise(
             supervisor.run()
         status = 0
     except OSError as error:
-        sys.stderr.write(f"gpiovirt: the supervisor of the program has to end: {error}\n")
+        sys.stderr.write(f"gpiovirt: the program's supervisor has to end: {error}\n")
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:

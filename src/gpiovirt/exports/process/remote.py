@@ -32,7 +32,7 @@ _BUDGET_S = 0.01  # that the loop waits for one answer
 _PATIENCE_S = 10.0  # with a server that says nothing, or that is being started again with gpiovirtd
 _RETRY_S = 0.02
 _WATCHING = frozenset({u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL, u.GPIO_GET_LINEINFO_WATCH_IOCTL})
-_GONE = Answer(errno.ENODEV, why="whoever serves the chip is gone")
+_GONE = Answer(errno.ENODEV, why="the chip's worker is gone")
 _NOT_YET = (ConnectionError, BlockingIOError)
 _u32 = Struct("=I")
 
@@ -74,7 +74,7 @@ class RemoteChip:
             self.lost_server(file)
             return file
         except FileNotFoundError as error:
-            raise OSError(errno.ENODEV, "there is no such chip any more") from error
+            raise OSError(errno.ENODEV, "the chip no longer exists") from error
         try:
             answer = sock.wait()
         except _NOT_YET:
@@ -98,7 +98,7 @@ class RemoteChip:
         if self._incarnation is None:
             self._incarnation = answer.reply
         elif self._incarnation != answer.reply:
-            raise OSError(errno.ENODEV, "there is another chip of that name now")
+            raise OSError(errno.ENODEV, "another chip has that name now")
         return answer
 
     def connect(self, name: str) -> DeviceSocket:

@@ -72,7 +72,7 @@ def _enter_user_namespace() -> None:
     except OSError as error:
         if uid == 0:
             raise HostError(
-                f"root may make neither a mount nor a user namespace here ({error.strerror}); in a "
+                f"root can create neither a mount nor a user namespace here ({error.strerror}); in a "
                 "container, give it the capability SYS_ADMIN and a seccomp profile that allows mount"
             ) from error
         raise HostError(

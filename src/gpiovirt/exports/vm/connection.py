@@ -190,7 +190,7 @@ class Connection:
 
     def _fail(self) -> None:
         """A fault of ours: rather no device than one that does not answer."""
-        self._log.exception("internal error in serving %s", self.peer)
+        self._log.exception("internal error serving %s", self.peer)
         self._end("is disconnected")
 
     @staticmethod
@@ -243,7 +243,7 @@ class Connection:
         names = ", ".join(name_of(fd) or "?" for fd in strange)
         self._close_fds([tuple(fd for fd in fds if fd not in strange)])
         self._parked.park(strange)
-        return f"sent what is no memory (memfd, tmpfs, hugetlbfs), eventfd or Unix socket: {names!r}"
+        return f"sent a file that is not memory (memfd, tmpfs, hugetlbfs), eventfd or Unix socket: {names!r}"
 
     def _understand(self, message: bytes, fds: list[int]) -> str:
         """Do what it says, and answer; returns why the connection must end, or nothing.
@@ -312,7 +312,7 @@ class Connection:
         if self._warns_of_shrinking and can_shrink(fd):
             self._warns_of_shrinking = False
             self._log.warning(
-                "%s can shorten the file of its memory, and so end all that this process serves; "
+                "%s can truncate its memory file, and so end everything that this process serves; "
                 "use sealed memory (QEMU: memory-backend-memfd), or a process of its own",
                 self.peer,
             )

@@ -107,7 +107,7 @@ class VmServer:
             self._serve(name, sock, peer)
         elif len(self._waiting) < _WAITING_MAX:
             _log.info(
-                "%s: %s waits, the chip is %s's; it is served when that is gone",
+                "%s: %s waits, since %s has the chip; it is served when that is gone",
                 self.chip.info.name,
                 peer,
                 self._connection.peer,
@@ -167,7 +167,7 @@ class VmServer:
         strange = untouchable(files.values())
         self._parked.park(strange)
         if strange or any(kind_of(files[name]) is not Kind.SOCKET for name in files if _is_socket(name)):
-            _log.error("%s: what was kept of VMs is malformed", self.chip.info.name)
+            _log.error("%s: the kept state of its VM is malformed", self.chip.info.name)
             return
         for name in [name for name in files if name.startswith(_WAITING)]:
             sock = _connected(files.pop(name))
@@ -180,7 +180,7 @@ class VmServer:
                 connection.resume(state, files)
                 return
             except GpiovirtError as error:
-                _log.error("%s: %s cannot be served on: %s", self.chip.info.name, peer, error)
+                _log.error("%s: %s can no longer be served: %s", self.chip.info.name, peer, error)
         self._next()
 
     def use_keeper(self, channel: socket.socket) -> None:
@@ -193,7 +193,7 @@ class VmServer:
     def _spent(self) -> None:
         """Each VMM could have been a hostile one; what they sent stays open here for good."""
         _log.error(
-            "%s: VMMs have sent %d files that cannot be closed; %s serves no further one",
+            "%s: VMMs have sent %d files that cannot be closed; %s serves no more VMs",
             self.chip.info.name,
             self._parked.count,
             self._listener,

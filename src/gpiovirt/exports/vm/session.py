@@ -74,7 +74,7 @@ class Update(NamedTuple):
             if left or len(update.put) != len(names):
                 raise ValueError(f"{len(fds)} files")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise PeerError(f"no update of a session: {error}") from error
+            raise PeerError(f"not an update of a session: {error}") from error
         return update
 
 
@@ -106,7 +106,7 @@ class Answer(NamedTuple):
                 raise ValueError("a name twice")
             return cls(int(body["number"]), str(body["reason"]), str(body["state"]), files)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise PeerError(f"no answer of a keeper: {error}") from error
+            raise PeerError(f"not an answer of a keeper: {error}") from error
 
 
 def send_packet(channel: socket.socket, packet: tuple[bytes, list[int]]) -> None:

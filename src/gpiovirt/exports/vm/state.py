@@ -82,14 +82,14 @@ class StateFile:
             self._fd = self._locked()
         except BlockingIOError:
             raise HostError(
-                f"the socket {path} is in use by a running gpiovirt; choose another, or end that one"
+                f"the socket {path} is in use by a running gpiovirt; choose another, or stop that one first"
             ) from None
         except OSError as error:
             raise HostError.of(f"cannot keep state in {self._path}", error) from error
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-                raise HostError(f"{self._path} is not a file of ours; remove it")
+                raise HostError(f"{self._path} is not a state file of gpiovirt; remove it")
             if status.st_size != size:
                 os.ftruncate(self._fd, 0)
                 os.ftruncate(self._fd, size)

@@ -2,7 +2,7 @@
 """The back-end's side of vhost-user, sans-IO. QEMU: docs/interop/vhost-user.rst
 
 Bytes and fds (as plain numbers) go in, events and replies come out; mapping memory and owning fds is
-for who does the I/O.
+up to the caller, which does the I/O.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """One front-end's connection: what each message means, the order of things, and the answers.
 
-What a message asks for leaves as events; nothing is kept here but what later messages and answers
+Requests of messages come out as events; nothing is kept here but what later messages and answers
 need. QEMU: docs/interop/vhost-user.rst
 """
 
@@ -56,7 +56,7 @@ class _Vring:
 class Backend:
     """The protocol with one front-end.
 
-    Read at most `bytes_wanted` and `fds_wanted` at a time, so that fds are told to belong to the right
+    Read at most `bytes_wanted` and `fds_wanted` at a time, so that fds are attributed to the right
     message. While an event of receive() is handled, fail() makes it a refusal.
     """
 
@@ -71,7 +71,7 @@ class Backend:
         record_size: int = 0,
         protocol_features: int = _PROTOCOL_FEATURES,
     ) -> None:
-        """`record_size` bytes are wanted behind the queues' areas of the inflight memory."""
+        """`record_size` bytes are needed behind the queues' areas of the inflight memory."""
         self._offered = features | 1 << m.F_PROTOCOL_FEATURES
         self._protocol_offered = protocol_features
         self._config = config
@@ -89,7 +89,7 @@ class Backend:
 
     @property
     def bytes_wanted(self) -> int:
-        """How much is missing of the message, or of its header."""
+        """How many bytes of the message, or its header, are missing."""
         return self._framing.bytes_wanted
 
     @property
@@ -103,12 +103,12 @@ class Backend:
         return any(vring.ring is not None for vring in self._vrings)
 
     def data_to_send(self) -> list[Outgoing]:
-        """The answers so far; each is given once."""
+        """The answers so far; each is returned once."""
         outbox, self._framing.outbox = self._framing.outbox, []
         return outbox
 
     def fail(self, error: GpiovirtError) -> None:
-        """The event being handled could not be done."""
+        """The event being handled failed."""
         self._failure = error.with_traceback(None)  # whose frames would keep the guest's memory mapped
 
     def ring_stopped(self, index: int, last_avail_idx: int) -> None:
@@ -120,7 +120,7 @@ class Backend:
         self._inflight_fd = fd
 
     def receive(self, data: bytes, fds: Sequence[int] = ()) -> Iterator[e.Event]:
-        """What the front-end said, event by event; to be consumed to its end."""
+        """What the front-end said, as events; consume all of them."""
         if self.closed:
             if fds:
                 yield e.CloseFds(tuple(fds))
@@ -134,7 +134,7 @@ class Backend:
             yield from self.close()
 
     def close(self) -> Iterator[e.Event]:
-        """The connection has ended: what is left of its fds."""
+        """The connection has ended; returns the fds left over."""
         self.closed = True
         self._failure = None
         unclaimed = self._framing.unclaimed()
@@ -151,7 +151,7 @@ class Backend:
         return SessionState(*features, tuple(self._regions), tuple(vrings), self._inflight).encode()
 
     def resume(self, state: str, files: dict[str, int]) -> Iterator[e.Event]:
-        """Go on from another's state(), with its files: what there is to be done, to be consumed to its end.
+        """Resume from another's state(), with its files; returns events, consume all of them.
 
         Files are taken out of `files` as they are given away. PeerError if it cannot be done.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a front-end wants done. An event that carries an fd gives it away: close it when it is of no use."""
+"""What a front-end asks for. An event that carries an fd gives it away: close it when no longer needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class MemoryRegion(NamedTuple):
-    """Guest memory as the front-end describes it; nonempty, and overlapping no other."""
+    """Guest memory as the front-end describes it; not empty, and overlapping no other."""
 
     guest_address: int
     size: int
@@ -40,7 +40,7 @@ class MemoryRegion(NamedTuple):
 
 
 class MapMemory(NamedTuple):
-    """Forget all memory and map these regions, each of its fd; running rings must find themselves anew."""
+    """Forget all memory and map these regions, each from its fd; running rings must be located anew."""
 
     regions: tuple[MemoryRegion, ...]
     fds: tuple[int, ...]
@@ -77,7 +77,7 @@ class SetKick(NamedTuple):
 
 
 class SetCall(NamedTuple):
-    """The fd to write 8 bytes to, to call the guest; None: it polls."""
+    """The fd to write 8 bytes to in order to call the guest; None: it polls."""
 
     vring: int
     fd: int | None
@@ -113,7 +113,7 @@ class CreateInflight(NamedTuple):
 
 
 class SetInflight(NamedTuple):
-    """The front-end gives back (or confirms) the memory it once got."""
+    """The front-end gives back (or confirms) the memory that it once got."""
 
     num_queues: int
     queue_size: int
@@ -123,7 +123,7 @@ class SetInflight(NamedTuple):
 
 
 class SetBackendRequestFd(NamedTuple):
-    """A socket for requests of ours; closing it removes the device from some front-ends."""
+    """A socket for our requests; closing it removes the device from some front-ends."""
 
     fd: int
 
@@ -139,14 +139,14 @@ class CloseFds(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A message that could not be obeyed, and why; the front-end is told so if it asked for an answer."""
+    """A message that was refused, and why; the front-end is told if it asked for an answer."""
 
     request: str
     reason: str
 
 
 class CloseConnection(NamedTuple):
-    """What came is no vhost-user; nothing more will be understood."""
+    """The input is not vhost-user; nothing more can be parsed."""
 
     reason: str
 

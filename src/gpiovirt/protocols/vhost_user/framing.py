@@ -26,7 +26,7 @@ class Outgoing(NamedTuple):
 
 
 def size_of(header: bytes | bytearray) -> int:
-    """Bytes of the message that begins so; PeerError if no request does."""
+    """Size in bytes of the message that begins so; PeerError if no request does."""
     request, flags, size = m.header.unpack_from(header)
     if flags & m.VERSION_MASK != m.VERSION or flags & m.REPLY_MASK or size > _PAYLOAD_MAX:
         raise PeerError(f"no request: {request}, flags {flags:#x}, {size} bytes")
@@ -68,7 +68,7 @@ class Framing:
 
     @property
     def bytes_wanted(self) -> int:
-        """How much is missing of the message, or of its header."""
+        """How many bytes of the message, or its header, are missing."""
         missing = m.header.size - len(self._inbox)
         if missing <= 0:
             missing += int(m.header.unpack_from(self._inbox)[2])
@@ -80,7 +80,7 @@ class Framing:
         return m.FDS_MAX - len(self._fds)
 
     def receive(self, data: bytes, fds: Sequence[int]) -> Iterator[Message]:
-        """The messages that are complete now; PeerError at one that cannot be one."""
+        """The messages that are complete now; PeerError at an impossible one."""
         self._inbox += data
         self._fds += fds
         if len(self._fds) > m.FDS_MAX:
@@ -96,7 +96,7 @@ class Framing:
             yield Message(request, bool(flags & m.NEED_REPLY_MASK), payload, taken)
 
     def unclaimed(self) -> tuple[int, ...]:
-        """The fds of a message that is not complete; they are given up."""
+        """The fds of an incomplete message, for the caller to close."""
         fds, self._fds = tuple(self._fds), []
         return fds
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The memory that tracks what is in flight, shared with the front-end or kept in a file of our own.
+"""The memory that tracks what is in flight, shared with the front-end or in a file of our own.
 
 Each queue has an area of it; a device's own record may follow. QEMU: docs/interop/vhost-user.rst,
 "Inflight I/O tracking". Nothing found in it is trusted.
@@ -30,7 +30,7 @@ def _area_size(queue_size: int) -> int:
 
 
 def inflight_size(num_queues: int, queue_size: int, record_size: int = 0) -> int:
-    """Bytes that tracking so many queues takes, with a record behind them."""
+    """Bytes needed to track so many queues, with a record behind them."""
     return num_queues * _area_size(queue_size) + record_size
 
 
@@ -68,7 +68,7 @@ class SplitRingLog:
         self._counter = 0
 
     def recover(self, used_idx: int) -> list[int]:
-        """As InFlightLog; memory that is not of this queue counts as empty."""
+        """As InFlightLog; memory that is not this queue's counts as empty."""
         _, version, desc_num, last_batch_head, logged_used_idx = _region.unpack_from(self._area)
         if version != _VERSION or desc_num != self._size:
             self.clear()

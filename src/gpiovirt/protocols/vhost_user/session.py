@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a connection has come to, as text that another back-end can go on from.
+"""The state of a connection, as text from which another back-end can resume.
 
-Beside it are the files that the front-end gave, by what they are for. Nothing found in it is trusted.
+With it go the files that the front-end gave, by purpose. Nothing found in it is trusted.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _U64 = 1 << 64
 
 
 def memory_file(region: MemoryRegion) -> str:
-    """What the file of a region is called; regions do not overlap."""
+    """The name of a region's file; regions do not overlap."""
     return f"memory:{region.guest_address:x}"
 
 
 def ring_file(use: str, index: int) -> str:
-    """What a ring's file is called: of its kick, call or err."""
+    """The name of a ring's file: its kick, call or err."""
     return f"{use}:{index}"
 
 
 class VringState(NamedTuple):
-    """A ring: its addresses (descriptors, available, used), and where it goes on if it is stopped."""
+    """A ring: its addresses (descriptors, available, used), and where it resumes if it is stopped."""
 
     size: int
     base: int
@@ -57,7 +57,7 @@ class SessionState(NamedTuple):
 
     @classmethod
     def decode(cls, text: str, num_queues: int, queue_size_max: int, memory_slots: int) -> SessionState:
-        """PeerError for what cannot be a state of a device of so many queues."""
+        """PeerError unless it can be the state of a device with so many queues."""
         try:
             features, protocol_features, status, regions, vrings, inflight = json.loads(text)
             state = cls(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The virtio GPIO device over a Chip. virtio-v1.2 5.18
 
-It owns what a guest has of each line: the request that holds it, its interrupt, and a record of
-both that outlives us if the export keeps it in memory that does. Queues come in through start().
+It owns a guest's state of each line: the request that holds it, its interrupt, and a record of
+both, which outlives us if the export keeps it in memory that does. Queues come in through start().
 A guest's fault is an error answer or a call of `on_broken`, never an exception.
 """
 
@@ -39,7 +39,7 @@ _IRQ_EDGES = {
 }
 _DIRECTION_OF = {Direction.OUTPUT: u.VIRTIO_GPIO_DIRECTION_OUT, Direction.INPUT: u.VIRTIO_GPIO_DIRECTION_IN}
 
-# on the way of every edge; a member is found by a call in Python 3.11
+# on the path of every edge; looking up a member takes a call in Python 3.11
 _LATCHED, _ARMED = IrqState.LATCHED, IrqState.ARMED
 _BUFFER, _EDGE = IrqEvent.BUFFER, IrqEvent.EDGE
 _NOTHING, _TELL, _REFUSE = IrqAction.NOTHING, IrqAction.VALID, IrqAction.REFUSE
@@ -49,17 +49,17 @@ _unpack_request = u.virtio_gpio_request.unpack
 _REQUEST_SIZE = u.virtio_gpio_request.size
 _RESPONSE_SIZE = u.virtio_gpio_response.size
 
-_BUDGET = 64  # chains of one kick, before others get their turn
+_BUDGET = 64  # chains per kick, before others get their turn
 _EVENT_BUFFERS = 100  # a ring of 256 has room for as many without indirect descriptors
-_EDGES_MAX = 1024  # of a line, that wait to be told; a busy machine can stand still for 100 ms
+_EDGES_MAX = 1024  # edges of a line not yet reported; a busy machine can stall for 100 ms
 
 
 class GpioDevice:
     """A virtio GPIO device whose lines are those of `chip`.
 
-    `call(index)` notifies the guest of a queue; `on_refused(offset, error)` is told what was answered with
-    an error; `on_broken(index, error)` that a queue is of no more use. `defaults` has what a guest
-    cannot ask for, per line: bias, drive, debounce period, active-low.
+    `call(index)` notifies the guest of a queue; `on_refused(offset, error)` is called when a request is
+    answered with an error, `on_broken(index, error)` when a queue can no longer be used. `defaults` has what
+    a guest cannot ask for, per line: bias, drive, debounce period, active-low.
     """
 
     num_queues = 2
@@ -122,7 +122,7 @@ class GpioDevice:
         return self._kicks[index]()
 
     def kick_of(self, index: int) -> Callable[[], bool]:
-        """kick() of one queue; the way that is short."""
+        """kick() of one queue; the fast path."""
         return self._kicks[index]
 
     def _serve_requests(self) -> bool:
@@ -139,7 +139,7 @@ class GpioDevice:
                 self._call(u.VIRTIO_GPIO_REQUESTQ)
 
     def stop(self, index: int) -> int:
-        """The queue is taken away; returns the available index to go on from."""
+        """Stop the queue; returns the available index to go on from."""
         queue = self._queues[index]
         if index == u.VIRTIO_GPIO_EVENTQ:
             for line in self._lines:
@@ -198,7 +198,7 @@ class GpioDevice:
         return _OK[:1] + self._names
 
     def _get_direction(self, line: GuestLine, value: int) -> bytes:
-        """Of a line that is not active: as it is, since drivers take "none" for an error."""
+        """Direction of a line that is not active: the real one, since drivers take "none" for an error."""
         return bytes((0, line.direction or _DIRECTION_OF[self._chip.line_info(line.offset).direction]))
 
     def _set_direction(self, line: GuestLine, value: int) -> bytes:
@@ -220,9 +220,9 @@ class GpioDevice:
         return _OK
 
     def _get_value(self, line: GuestLine, value: int) -> bytes:
-        """Of a line with more edges to tell of, once, as it was after the one that was told.
+        """Of a line with pending edges, once: the level after the edge that was reported.
 
-        A driver learns by reading which of both edges it was told of.
+        A driver learns by reading which kind of edge was reported.
         """
         if line.told is not None:
             told, line.told = line.told, None
@@ -232,7 +232,7 @@ class GpioDevice:
         return _OK_1 if request.get_values(1) else _OK
 
     def _set_value(self, line: GuestLine, value: int) -> bytes:
-        """Before the line is an output, it is the value to begin with."""
+        """Before the line is an output, this is its initial value."""
         if value > 1:
             raise PeerError(f"line {line.offset}: no value {value}")
         if line.request is None and self._chip.line_info(line.offset).direction is Direction.OUTPUT:
@@ -270,7 +270,7 @@ class GpioDevice:
         return self._chip.request([line.offset], [settings], self._holder, self._on_edge, self._on_presence)
 
     def _on_presence(self, offset: int, there: bool) -> None:
-        """A line that vanished is back: it becomes again what the guest made of it."""
+        """A line that vanished is back: restore what the guest had made of it."""
         line = self._lines[offset]
         if there and line.request is not None:
             is_output = line.direction == u.VIRTIO_GPIO_DIRECTION_OUT
@@ -370,7 +370,7 @@ class GpioDevice:
             self._check_level(line)
         elif irq_type & (_RISING if event.rising else _FALLING):
             self._latch(line, event.rising)
-        self.record.save_level(event.offset, event.rising)  # who dies before has it told once more, not never
+        self.record.save_level(event.offset, event.rising)  # a crash before this reports it twice, not never
 
     def _latch(self, line: GuestLine, level: bool) -> None:
         if len(line.edges) < _EDGES_MAX:
@@ -378,7 +378,7 @@ class GpioDevice:
         self._step(line, _EDGE)
 
     def _check_level(self, line: GuestLine) -> None:
-        """An interrupt if the level is active now: events of the past do not count."""
+        """An interrupt if the level is active now: past events do not count."""
         if line.request is None:
             return
         try:
@@ -424,7 +424,7 @@ class GpioDevice:
         self.record.save(line.offset, line.direction, line.irq_type, latched, line.value)
 
     def suspend(self) -> None:
-        """Stop the queues and release all lines; the record keeps what they were, for restore()."""
+        """Stop the queues and release all lines; the record keeps their state, for restore()."""
         for index in (u.VIRTIO_GPIO_EVENTQ, u.VIRTIO_GPIO_REQUESTQ):
             self.stop(index)
         for line in self._lines:
@@ -439,9 +439,9 @@ class GpioDevice:
         self.record.clear()
 
     def restore(self) -> None:
-        """Make the lines what the record says, before the queues start.
+        """Restore the lines from the record, before the queues start.
 
-        An edge that an interrupt missed counts as one if the level is another than the last seen.
+        A missed edge counts as one if the level differs from the last one seen.
         """
         self.suspend()
         for line in self._lines:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a guest has of one line: request, direction, interrupt, and the edges that it was not told of."""
+"""A guest's state of one line: request, direction, interrupt, and the edges not yet reported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["GuestLine"]
 
 
 class GuestLine:
-    """A line, and what becomes of it when the guest lets it go: forget()."""
+    """A line; forget() when the guest lets it go."""
 
     __slots__ = (
         "at",
@@ -38,7 +38,7 @@ class GuestLine:
         self.edges: deque[bool] = deque()
         """The levels after the edges that are latched, oldest first."""
         self.told: bool | None = None
-        """The level after the edge that the guest was told of last, until it reads it."""
+        """The level after the last reported edge, until the guest reads it."""
         self.forget()
 
     def forget(self) -> None:

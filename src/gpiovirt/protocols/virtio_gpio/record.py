@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a guest has of the lines, as bytes that can outlive the process, and the line names' bytes.
+"""A guest's state of its lines, as bytes that can outlive the process, and the bytes of the line names.
 
-A record in shared memory, or in a file, lets a restarted back-end go on where the last one ended.
+A record in shared memory, or in a file, lets a restarted back-end go on where the previous one ended.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class LineRecord(NamedTuple):
 
 
 class Record:
-    """The record of `num_lines` lines, in memory of our own until bind()."""
+    """The record of `num_lines` lines, in our own memory until bind()."""
 
     def __init__(self, num_lines: int) -> None:
         self._num_lines = num_lines
@@ -41,7 +41,7 @@ class Record:
         self.clear()
 
     def bind(self, view: memoryview) -> None:
-        """Use `view` from now on, with the record in it if it has one of ours.
+        """Use `view` from now on, with the record in it if it has a valid one.
 
         UsageError if it is not `size` bytes.
         """
@@ -52,11 +52,11 @@ class Record:
             view[:] = former
 
     def unbind(self) -> None:
-        """Use memory of our own from now on, with what was in the view."""
+        """Use our own memory from now on, with what was in the view."""
         self._view = memoryview(bytearray(self._view))
 
     def clear(self) -> None:
-        """No line has any state."""
+        """Whether no line has any state."""
         _header.pack_into(self._view, 0, _MAGIC, _VERSION, self._num_lines)
         self._view[_header.size :] = bytes(_line.size * self._num_lines)
 
@@ -65,12 +65,12 @@ class Record:
         return _header.unpack_from(self._view) == (_MAGIC, _VERSION, self._num_lines)
 
     def load(self, offset: int) -> LineRecord:
-        """The record of one line; nothing in it is to be trusted."""
+        """The record of one line; do not trust anything in it."""
         direction, irq, value, level = _line.unpack_from(self._view, _header.size + _line.size * offset)
         return LineRecord(direction, irq & ~_LATCH, bool(irq & _LATCH), value & 1, level & 1)
 
     def save(self, offset: int, direction: int, irq_type: int, latched: bool, value: int) -> None:
-        """Store all of a line but its level."""
+        """Store everything about a line but its level."""
         at = _header.size + _line.size * offset
         self._view[at : at + 3] = bytes((direction, irq_type | _LATCH if latched else irq_type, value))
 
@@ -84,10 +84,10 @@ class Record:
 
 
 def names_block(names: Iterable[str]) -> bytes:
-    """The line names as the device tells them; empty if there are none.
+    """The line names as the device reports them; empty if there are none.
 
-    A name that is not 7-bit ASCII, or that another line has already, is left out: the device
-    cannot say it. virtio-v1.2 5.18.6.1
+    A name that is not 7-bit ASCII, or a duplicate, is left out: the device
+    cannot report it. virtio-v1.2 5.18.6.1
     """
     said: set[str] = set()
     block = bytearray()
