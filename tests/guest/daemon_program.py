@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpiovirt.protocols.control.requests import Delete, New
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.testing.service_manager import ServiceManager
 
@@ -75,7 +76,7 @@ class Machine:
         self.folder = folder
         self.daemon = Daemon(folder, **popen)
         with self.daemon.client() as client:
-            client.call("new", name="plc", definition="sim 2 5")
+            client.ask(New(name="plc", definition="sim 2 5"))
         self.counter = folder / "counter"
         run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--", sys.executable, "-c"]
         self.blinker = subprocess.Popen(
@@ -110,7 +111,7 @@ class Machine:
         self.until(lambda: self.count() >= goal)
 
     def worker(self) -> int:
-        return int(self.daemon.show("plc")["worker"])
+        return int(self.daemon.show("plc").chip.worker)
 
     def end(self) -> None:
         assert self.sampler.poll() is None, "an output moved"
@@ -162,7 +163,7 @@ def all_die(folder: Path, times: int) -> None:
     manager = ServiceManager(folder)
     daemon = Daemon(folder, env=manager.environment())
     with daemon.client() as client:
-        client.call("new", name="plc", definition="sim 2 5")
+        client.ask(New(name="plc", definition="sim 2 5"))
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
     value = world(5) / "value"
     for _ in range(times):
@@ -170,19 +171,19 @@ def all_die(folder: Path, times: int) -> None:
         assert value.read_text() == "1\n"
         manager.receive()
         assert sorted(manager.kept) == ["plc/0", "plc/1", "plc/state"]
-        worker = int(daemon.show("plc")["worker"])
+        worker = int(daemon.show("plc").chip.worker)
         daemon.kill()
         os.kill(worker, signal.SIGKILL)
         while has_files(worker):
             time.sleep(0.01)
         assert value.read_text() == "1\n"
         daemon.start_by(manager.hand_over)
-        assert int(daemon.show("plc")["worker"]) != worker
+        assert int(daemon.show("plc").chip.worker) != worker
         assert value.read_text() == "1\n"
         held = subprocess.run(["gpioinfo"], stdout=subprocess.PIPE, text=True, check=True).stdout
         assert held.count('"gpiovirt:plc"') == 2
     with daemon.client() as client:
-        client.call("delete", name="plc")
+        client.ask(Delete(name="plc"))
     manager.receive()
     assert not manager.kept
     daemon.stop(signal.SIGINT)
@@ -193,11 +194,11 @@ def unplug(folder: Path, times: int) -> None:
     """The source chip vanishes and comes back, and the chip with it."""
     daemon = Daemon(folder)
     with daemon.client() as client:
-        client.call("new", name="plc", definition="sim 2 5")
+        client.ask(New(name="plc", definition="sim 2 5"))
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
     for _ in range(times):
         (CONFIG / "live").write_text("0")
-        daemon.wait_for(lambda: not any(line["there"] for line in daemon.show("plc")["lines"]))
+        daemon.wait_for(lambda: not any(line.there for line in daemon.show("plc").lines))
         gone = subprocess.run(
             [*run, "gpioget", "gpiochip0", "0"],
             env=daemon.environment,
@@ -207,7 +208,7 @@ def unplug(folder: Path, times: int) -> None:
         )
         assert "No such device" in gone.stderr, gone
         (CONFIG / "live").write_text("1")
-        daemon.wait_for(lambda: all(line["there"] for line in daemon.show("plc")["lines"]))
+        daemon.wait_for(lambda: all(line.there for line in daemon.show("plc").lines))
         subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
         assert (world(5) / "value").read_text() == "1\n"
     daemon.stop(signal.SIGINT)

@@ -19,6 +19,7 @@ from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Record, Store
 from gpiovirt.errors import DeviceBusyError, GpiovirtError, HostError, UsageError
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.protocols.control.answers import Event, LineEvent
 from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.memory import KeptMemory
 from tests.fake_worker import FakeForkserver, FakeWorker, serve_until
@@ -332,14 +333,13 @@ def test_a_status_that_makes_no_sense_is_none(world: World, status: Any) -> None
 
 def test_what_a_worker_says_of_itself_has_the_size_and_characters_of_names(world: World) -> None:
     chip = world.new("a", "sim 0")
-    heard: list[Mapping[str, Any]] = []
+    heard: list[Event] = []
     world.custodian.watch(lambda _chip, event: heard.append(event))
     worker = world.forkserver.of("a")
     told = {"event": "requested", "timestamp_ns": 1, "offset": 0, "direction": "input", "used": True}
     worker.say({**told, "consumer": "\ud800" * 1000, "chip": "forged"})
     world.until(lambda: heard)
-    assert heard[0]["chip"] == "a"
-    assert heard[0]["consumer"] == "?" * 64
+    assert heard == [LineEvent("line-requested", "a", 1, 0, "input", "?" * 64, True)]
     worker.say({**told, "consumer": "", "timestamp_ns": 10**400})
     world.until(lambda: chip.handle.restarts == 1 and chip.state == "live")
 

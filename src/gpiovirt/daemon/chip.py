@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
@@ -25,6 +25,7 @@ from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
+from gpiovirt.protocols.control.answers import ChipEvent, Consumer, Event, LineEvent, LossEvent, SourceEvent
 from gpiovirt.sources.line_files import (
     FDS_OF_LINE,
     KernelLine,
@@ -46,8 +47,13 @@ _STARTING_S = 2.0  # and so much later if one has been started, on a machine tha
 _NAME_MAX = 64
 _NUMBER_MAX = (1 << 63) - 1
 _CONSUMERS_MAX = 256
+_LINE_EVENTS: Mapping[object, Literal["line-requested", "line-released", "line-config"]] = {
+    "requested": "line-requested",
+    "released": "line-released",
+    "config": "line-config",
+}
 
-Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
+Told = Callable[["KeptChip", Event], None]
 
 
 class Use(NamedTuple):
@@ -58,12 +64,18 @@ class Use(NamedTuple):
 
 
 class KeptChip:
-    """One chip. `tell` is called with (chip, event, details) of what happens to it."""
+    """One chip. `tell` is called with what happens to it, `need_lines` when lines are to be looked for."""
 
     simulates = False
 
     def __init__(
-        self, record: Record, directories: Directories, reactor: Reactor, forkserver: Forkserver, tell: Told
+        self,
+        record: Record,
+        directories: Directories,
+        reactor: Reactor,
+        forkserver: Forkserver,
+        tell: Told,
+        need_lines: Callable[[], None],
     ) -> None:
         self.record = record
         self.lock = Lock()
@@ -78,6 +90,7 @@ class KeptChip:
         self._vm_path = f"{directories.vms}/{record.name}"
         self._reactor = reactor
         self._tell = tell
+        self._need_lines = need_lines
         self.custody = Custody(record.name, reactor, self._on_gone, self._on_back)
         self.handle = WorkerHandle(
             record.name, f"{directories.workers}/{record.name}", self, reactor, forkserver
@@ -103,7 +116,7 @@ class KeptChip:
         return self.custody.lines
 
     @property
-    def state(self) -> str:
+    def state(self) -> Literal["live", "starting", "waiting"]:
         """live; starting; waiting for lines."""
         if not self.lines:
             return "waiting"
@@ -265,13 +278,13 @@ class KeptChip:
         line = self.lines[offset]
         _log.warning("%s: line %d (%s) is gone", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, "line-gone", {"offset": offset, "source": str(line.address)})
+        self._tell(self, SourceEvent("line-gone", self.name, offset, str(line.address)))
 
     def _on_back(self, offset: int) -> None:
         line = self.lines[offset]
         _log.info("%s: line %d (%s) is back", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, "line-back", {"offset": offset, "source": str(line.address)})
+        self._tell(self, SourceEvent("line-back", self.name, offset, str(line.address)))
 
     def _tell_line(self, offset: int) -> None:
         if self.handle.is_ready:
@@ -349,7 +362,7 @@ class KeptChip:
         if self.watched:
             self.watch(True)
         self._ready.set("")
-        self._tell(self, "live", {})
+        self._tell(self, ChipEvent("live", self.name))
 
     def on_failed(self, message: str) -> None:
         """A worker cannot serve it."""
@@ -364,26 +377,18 @@ class KeptChip:
                 self.use = Use(lines, vm)
                 self.handle.watch_over(bool(lines or vm))
             case {"event": "lost", "count": int(number)} if _are_numbers(number):
-                self._tell(self, "lost", {"count": number})
+                self._tell(self, LossEvent("lost", self.name, number))
             case {
-                "event": ("requested" | "released" | "config") as what,
+                "event": "requested" | "released" | "config" as what,
                 "timestamp_ns": int(timestamp_ns),
                 "offset": int(offset),
-                "direction": ("input" | "output") as direction,
+                "direction": "input" | "output" as direction,
                 "consumer": str(consumer),
                 "used": bool(used),
             } if 0 <= offset < len(self.lines) and _are_numbers(timestamp_ns):
-                self._tell(
-                    self,
-                    f"line-{what}",
-                    {
-                        "timestamp_ns": timestamp_ns,
-                        "offset": offset,
-                        "direction": direction,
-                        "consumer": _name(consumer),
-                        "used": used,
-                    },
-                )
+                name = _LINE_EVENTS[what]
+                told = LineEvent(name, self.name, timestamp_ns, offset, direction, _name(consumer), used)
+                self._tell(self, told)
             case _:
                 raise PeerError("a malformed event")
 
@@ -392,7 +397,7 @@ class KeptChip:
         self._stop_waiting()
         self._is_waited_for = False
         self._unserved = self._reactor.call_later(_UNSERVED_S, self._make_safe)
-        self._tell(self, "worker-ended", {})
+        self._tell(self, ChipEvent("worker-ended", self.name))
 
     def _make_safe(self) -> None:
         """Nobody serves it: who held lines has lost them. One that is on its way is given some more time."""
@@ -422,7 +427,7 @@ class KeptChip:
             self.listen()
             self.handle.start()
         else:
-            self._tell(self, "waiting", {})
+            self._need_lines()
 
     async def status(self, timeout_s: float) -> dict[str, Any] | None:
         """What its worker says of it; None if there is none, or none that answers."""
@@ -475,8 +480,8 @@ def _is_peer(peer: object) -> bool:
     return False
 
 
-def _peer(told: Mapping[str, Any]) -> dict[str, int]:
-    return {key: int(told[key]) for key in ("pid", "uid", "gid")}
+def _peer(told: Mapping[str, Any]) -> Consumer:
+    return Consumer(int(told["pid"]), int(told["uid"]), int(told["gid"]))
 
 
 def _are_numbers(*numbers: int) -> bool:
