@@ -12,7 +12,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from gpiovirt.errors import UsageError
-from gpiovirt.protocols.control.requests import ID_MAX
+from gpiovirt.protocols.control import ID_MAX
 
 __all__ = [
     "GROUP",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gpiovirt.control.access import Identity
 from gpiovirt.control.client import unreachable
-from gpiovirt.errors import HostError
+from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
 from gpiovirt.protocols.control.answers import ChipState, Event, decode_event, result_of
 from gpiovirt.protocols.control.requests import List, Request, encode_request
@@ -98,5 +98,5 @@ class AsyncClient:
         """After asking for Watch: the next event, None when the daemon ends. A cancelled wait loses none."""
         try:
             return decode_event(await self._receive())
-        except (OSError, HostError):
+        except (OSError, GpiovirtError):
             return None

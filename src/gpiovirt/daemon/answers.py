@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpiovirt.daemon.chip import KeptChip
+from gpiovirt.daemon.told import LineUse, Status
 from gpiovirt.protocols.control.answers import ChipDescription, ChipDetails, ChipState, LineState
 from gpiovirt.virtual.options import format_options
 
@@ -41,27 +40,18 @@ def chip_description(chip: KeptChip) -> ChipDescription:
     return ChipDescription(chip_state(chip), chip.record.definition.texts())
 
 
-def chip_details(chip: KeptChip, status: dict[str, Any] | None) -> ChipDetails:
+def chip_details(chip: KeptChip, status: Status | None) -> ChipDetails:
     """The chip and its lines; without its worker's `status`, as far as they are known here."""
-    names, options, held = chip.names(), chip.options(), set(chip.held())
-    lines = []
-    for offset, line in enumerate(chip.lines):
-        told = status["lines"][offset] if status else {}
-        lines.append(
-            LineState(
-                offset=offset,
-                name=names[offset],
-                source=str(line.address),
-                there=line.file is not None,
-                direction=told.get("direction", "output" if line.is_output else "input"),
-                consumer=told.get("consumer", ""),
-                used=told.get("used", offset in held),
-                options=format_options(options[offset]),
-            )
-        )
-    return ChipDetails(
-        *chip_description(chip),
-        tuple(lines),
-        tuple(status["consumers"]) if status else (),
-        status["vm"] if status else None,
+    names, held = chip.names(), set(chip.held())
+    options = list(map(format_options, chip.options()))
+    known = (
+        LineUse("output" if line.is_output else "input", "", offset in held)
+        for offset, line in enumerate(chip.lines)
     )
+    uses = status.lines if status else tuple(known)
+    lines = (
+        LineState(offset, names[offset], str(line.address), line.file is not None, *use, options[offset])
+        for offset, (line, use) in enumerate(zip(chip.lines, uses, strict=True))
+    )
+    consumers, vm = (status.consumers, status.vm) if status else ((), None)
+    return ChipDetails(*chip_description(chip), tuple(lines), consumers, vm)

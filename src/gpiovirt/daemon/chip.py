@@ -9,13 +9,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
+from gpiovirt.daemon.told import Status, Use, decode_status, decode_told
 from gpiovirt.daemon.vm_keeper import VmKeeper
 from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
@@ -25,7 +26,7 @@ from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
-from gpiovirt.protocols.control.answers import ChipEvent, Consumer, Event, LineEvent, LossEvent, SourceEvent
+from gpiovirt.protocols.control.answers import ChipEvent, Event, SourceEvent
 from gpiovirt.sources.line_files import (
     FDS_OF_LINE,
     KernelLine,
@@ -36,7 +37,7 @@ from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
 from gpiovirt.virtual.memory import copy_lines, held_lines, new_memory
 from gpiovirt.virtual.options import format_options
 
-__all__ = ["KeptChip", "Use"]
+__all__ = ["KeptChip"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,23 +45,8 @@ _END_S = 0.5
 _LIVE_NS = 10_000_000_000
 _UNSERVED_S = 1.0  # without a worker for so long, lines are made safe here
 _STARTING_S = 2.0  # and so much later if one has been started, on a machine that is busy
-_NAME_MAX = 64
-_NUMBER_MAX = (1 << 63) - 1
-_CONSUMERS_MAX = 256
-_LINE_EVENTS: Mapping[object, Literal["line-requested", "line-released", "line-config"]] = {
-    "requested": "line-requested",
-    "released": "line-released",
-    "config": "line-config",
-}
 
 Told = Callable[["KeptChip", Event], None]
-
-
-class Use(NamedTuple):
-    """Who uses a chip, as its worker said last: number of lines held, and the VM's process (0: none)."""
-
-    lines: int = 0
-    vm: int = 0
 
 
 class KeptChip:
@@ -372,25 +358,12 @@ class KeptChip:
 
     def on_told(self, body: Mapping[str, Any]) -> None:
         """Who uses it, or what happens to its lines."""
-        match body:
-            case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
-                self.use = Use(lines, vm)
-                self.handle.watch_over(bool(lines or vm))
-            case {"event": "lost", "count": int(number)} if _are_numbers(number):
-                self._tell(self, LossEvent("lost", self.name, number))
-            case {
-                "event": "requested" | "released" | "config" as what,
-                "timestamp_ns": int(timestamp_ns),
-                "offset": int(offset),
-                "direction": "input" | "output" as direction,
-                "consumer": str(consumer),
-                "used": bool(used),
-            } if 0 <= offset < len(self.lines) and _are_numbers(timestamp_ns):
-                name = _LINE_EVENTS[what]
-                told = LineEvent(name, self.name, timestamp_ns, offset, direction, _name(consumer), used)
-                self._tell(self, told)
-            case _:
-                raise PeerError("a malformed event")
+        told = decode_told(body, self.name, len(self.lines))
+        if isinstance(told, Use):
+            self.use = told
+            self.handle.watch_over(bool(told.lines or told.vm))
+        else:
+            self._tell(self, told)
 
     def on_lost(self) -> None:
         """The worker is gone. Whoever held lines may come back for them when there is another."""
@@ -429,13 +402,13 @@ class KeptChip:
         else:
             self._need_lines()
 
-    async def status(self, timeout_s: float) -> dict[str, Any] | None:
+    async def status(self, timeout_s: float) -> Status | None:
         """What its worker says of it; None if there is none, or none that answers."""
         try:
             answer = await self.handle.ask(timeout_s, do="status")
         except HostError:
             return None
-        return _checked(answer.body.get("status"), len(self.lines))
+        return decode_status(answer.body.get("status"), len(self.lines))
 
     def watch(self, on: bool) -> None:
         """Have the worker tell what happens to the lines."""
@@ -451,47 +424,6 @@ def _file(kind: str, fds: list[int]) -> LineFile | None:
     if kind == "lent":
         return RemoteLine(DeviceSocket(socket.socket(fileno=fds.pop(0))), fds.pop(0))
     return None
-
-
-def _checked(status: Any, num_lines: int) -> dict[str, Any] | None:
-    """A worker's word, as far as it has the form that it should; None if it has not."""
-    match status:
-        case {"consumers": list(consumers), "vm": vm, "lines": list(lines)} if len(lines) == num_lines:
-            if all(map(_is_line, lines)) and all(map(_is_peer, consumers)) and (vm is None or _is_peer(vm)):
-                return {
-                    "consumers": [_peer(consumer) for consumer in consumers[:_CONSUMERS_MAX]],
-                    "vm": None if vm is None else _peer(vm),
-                    "lines": [{**line, "consumer": _name(line["consumer"])} for line in lines],
-                }
-    return None
-
-
-def _is_line(line: object) -> bool:
-    match line:
-        case {"direction": "input" | "output", "consumer": str(), "used": bool()}:
-            return True
-    return False
-
-
-def _is_peer(peer: object) -> bool:
-    match peer:
-        case {"pid": int(pid), "uid": int(uid), "gid": int(gid)}:
-            return _are_numbers(pid, uid, gid)
-    return False
-
-
-def _peer(told: Mapping[str, Any]) -> Consumer:
-    return Consumer(int(told["pid"]), int(told["uid"]), int(told["gid"]))
-
-
-def _are_numbers(*numbers: int) -> bool:
-    """Of a size that those who are told can have."""
-    return all(0 <= number <= _NUMBER_MAX for number in numbers)
-
-
-def _name(text: str) -> str:
-    """What a worker says that somebody is called: of a length that names have, and of characters."""
-    return text[:_NAME_MAX].encode(errors="replace").decode()
 
 
 def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpiovirt import __version__
@@ -28,15 +28,12 @@ from gpiovirt.host.packets import Channel, encode
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
 from gpiovirt.protocols.control.answers import (
-    ChipDescription,
-    ChipDetails,
     ChipState,
     DaemonState,
     Event,
     LossEvent,
     Ownership,
     Page,
-    SourceState,
     acceptance,
     encode_answer,
     refusal,
@@ -50,6 +47,7 @@ from gpiovirt.protocols.control.requests import (
     Look,
     New,
     Own,
+    Request,
     Save,
     SetOptions,
     Show,
@@ -186,7 +184,7 @@ class _Client:
         except GpiovirtError as error:
             self.refuse(error)
             return
-        outcome = start(_HANDLERS[type(request)](self, who, request))
+        outcome = start(self._do(who, request))
         if outcome.is_done:
             self._settle(outcome, request)
             return
@@ -253,14 +251,10 @@ class _Client:
             if self._custodian.chips.get(chip.name) is chip:
                 start(self._custodian.delete(chip.name, True))
 
-    # what can be asked
+    # who may
 
     def _manages(self, who: Identity) -> bool:
         return who.may_manage(self._server.uid, self._server.manager_gid)
-
-    def _check_manager(self, who: Identity) -> None:
-        if not self._manages(who):
-            raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
 
     def _sees(self, who: Identity, chip: KeptChip) -> bool:
         definition = chip.record.definition
@@ -279,8 +273,61 @@ class _Client:
             raise NoSuchDeviceError(f"there is no chip {name!r}; there is: {there or 'none'}")
         return chip
 
-    async def _new(self, who: Identity, asked: New) -> ChipState:
-        self._check_manager(who)
+    # what is done
+
+    async def _do(self, who: Identity, asked: Request[Any]) -> object:
+        """What anybody may ask, of chips that they see."""
+        match asked:
+            case List():
+                return self._page(who, asked.after)
+            case Look():
+                return chip_state(self._find(who, asked.name))
+            case Describe():
+                return chip_description(self._find(who, asked.name))
+            case Show():
+                chip = self._find(who, asked.name)
+                return chip_details(chip, await chip.status(_STATUS_S))
+            case State():
+                return self._state(who)
+            case Watch():
+                self._watch(who, asked.name)
+                return None
+        if not self._manages(who):
+            raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
+        return await self._manage(asked)
+
+    async def _manage(self, asked: Request[Any]) -> object:
+        """What managers may."""
+        custodian = self._custodian
+        match asked:
+            case New():
+                return chip_state(await self._new(asked))
+            case Delete():
+                await custodian.delete(asked.name, asked.force)
+                return None
+            case Change():
+                (state,) = await self._change([asked], asked.force)
+                return state
+            case ChangeAll():
+                return await self._change(asked.changes, asked.force)
+            case SetOptions():
+                (chip,) = await custodian.change(
+                    [asked.name], lambda chip: with_options(chip, asked), asked.force
+                )
+                return chip_state(chip)
+            case Own():
+                chip = custodian.find(asked.name)
+                await custodian.own(chip, asked.uid, asked.gid, asked.mode)
+                return chip_state(chip)
+            case Save():
+                chip = custodian.find(asked.name)
+                await custodian.make_permanent(chip, asked.permanent, asked.origin)
+                return chip_state(chip)
+            case Sources():
+                return tuple(await custodian.list_sources())
+        raise NotImplementedError(asked)
+
+    async def _new(self, asked: New) -> KeptChip:
         record = new_record(asked, self._server.default, self._custodian.next_name)
         creator, creator_fd = _creator(asked)
         may_wait = creator is None and asked.wait
@@ -289,45 +336,17 @@ class _Client:
             if self not in self._server.clients:
                 await self._custodian.delete(chip.name, True)
             self._owned.append(chip)
-        return chip_state(chip)
+        return chip
 
-    async def _delete(self, who: Identity, asked: Delete) -> None:
-        self._check_manager(who)
-        await self._custodian.delete(asked.name, asked.force)
-
-    async def _change(self, who: Identity, asked: Change) -> ChipState:
-        (state,) = await self._change_all(who, ChangeAll((asked,), asked.force))
-        return state
-
-    async def _change_all(self, who: Identity, asked: ChangeAll) -> tuple[ChipState, ...]:
-        self._check_manager(who)
-        names = [self._find(who, change.name).name for change in asked.changes]
-        by_name = dict(zip(names, asked.changes, strict=True))
-        made = await self._custodian.change(
-            names, lambda chip: changed(chip, by_name[chip.name]), asked.force
+    async def _change(self, changes: Sequence[Change], force: bool) -> tuple[ChipState, ...]:
+        by_name = {change.name: change for change in changes}
+        chips = await self._custodian.change(
+            [change.name for change in changes], lambda chip: changed(chip, by_name[chip.name]), force
         )
-        return tuple(map(chip_state, made))
+        return tuple(map(chip_state, chips))
 
-    async def _set(self, who: Identity, asked: SetOptions) -> ChipState:
-        self._check_manager(who)
-        name = self._find(who, asked.name).name
-        (chip,) = await self._custodian.change([name], lambda chip: with_options(chip, asked), asked.force)
-        return chip_state(chip)
-
-    async def _own(self, who: Identity, asked: Own) -> ChipState:
-        self._check_manager(who)
-        chip = self._find(who, asked.name)
-        await self._custodian.own(chip, asked.uid, asked.gid, asked.mode)
-        return chip_state(chip)
-
-    async def _save(self, who: Identity, asked: Save) -> ChipState:
-        self._check_manager(who)
-        chip = self._find(who, asked.name)
-        await self._custodian.make_permanent(chip, asked.permanent, asked.origin)
-        return chip_state(chip)
-
-    async def _list(self, who: Identity, asked: List) -> Page:
-        seen = sorted((chip.name, chip) for chip in self._seen(who) if chip.name > asked.after)
+    def _page(self, who: Identity, after: str) -> Page:
+        seen = sorted((chip.name, chip) for chip in self._seen(who) if chip.name > after)
         page: list[ChipState] = []
         size = 0
         for _, chip in seen[:_PER_PAGE]:
@@ -337,21 +356,7 @@ class _Client:
                 break
         return Page(tuple(page), len(seen) > len(page))
 
-    async def _look(self, who: Identity, asked: Look) -> ChipState:
-        return chip_state(self._find(who, asked.name))
-
-    async def _describe(self, who: Identity, asked: Describe) -> ChipDescription:
-        return chip_description(self._find(who, asked.name))
-
-    async def _show(self, who: Identity, asked: Show) -> ChipDetails:
-        chip = self._find(who, asked.name)
-        return chip_details(chip, await chip.status(_STATUS_S))
-
-    async def _sources(self, who: Identity, _asked: Sources) -> tuple[SourceState, ...]:
-        self._check_manager(who)
-        return tuple(await self._custodian.list_sources())
-
-    async def _state(self, who: Identity, _asked: State) -> DaemonState:
+    def _state(self, who: Identity) -> DaemonState:
         seen = self._seen(who)
         return DaemonState(
             version=__version__,
@@ -365,39 +370,20 @@ class _Client:
             manager=self._manages(who),
         )
 
-    async def _watch(self, who: Identity, asked: Watch) -> None:
-        if asked.name is not None:
-            self._find(who, asked.name)
+    def _watch(self, who: Identity, name: str | None) -> None:
+        if name is not None:
+            self._find(who, name)
         is_limited = self.peer.uid != 0 and not self.is_agent
         if is_limited and self._server.watching(self.peer.uid) >= _WATCHERS_PER_USER:
             raise DeniedError(f"you watch {_WATCHERS_PER_USER} times already; end one first")
         manages = self._manages(who)
 
         def watcher(chip: KeptChip, event: Event) -> None:
-            if asked.name in (None, chip.name) and (manages or self._sees(who, chip)):
+            if name in (None, chip.name) and (manages or self._sees(who, chip)):
                 self._tell(event)
 
         if self._unwatch is None:
             self._unwatch = self._custodian.watch(watcher)
-
-
-_Handler = Callable[[_Client, Identity, Any], Coroutine[Any, None, object]]
-_HANDLERS: Mapping[type, _Handler] = {
-    New: _Client._new,
-    Delete: _Client._delete,
-    Change: _Client._change,
-    ChangeAll: _Client._change_all,
-    SetOptions: _Client._set,
-    Own: _Client._own,
-    List: _Client._list,
-    Look: _Client._look,
-    Describe: _Client._describe,
-    Show: _Client._show,
-    Save: _Client._save,
-    Sources: _Client._sources,
-    State: _Client._state,
-    Watch: _Client._watch,
-}
 
 
 def _gid_of(group: str) -> int:

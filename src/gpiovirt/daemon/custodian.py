@@ -227,7 +227,7 @@ class Custodian:
             return ""
         offset = min(held)
         status = await chip.status(_STATUS_S)
-        consumer = status["lines"][offset]["consumer"] if status else ""
+        consumer = status.lines[offset].consumer if status else ""
         return f'line {offset} of {chip.name} is held by "{consumer or "?"}"'
 
     async def _remove(self, chip: KeptChip) -> None:

@@ -9,3 +9,8 @@ as its default says, one that is not known is ignored. Its answer is {"ok": ...}
 Whoever asks on behalf of another adds "as": {"uid", "gids"}; only root, the daemon's own user and the process
 of the HTTP API that the daemon started may.
 """
+
+__all__ = ["ID_MAX"]
+
+ID_MAX = (1 << 32) - 2
+"""The highest uid and gid: the next one is -1 to system calls"""

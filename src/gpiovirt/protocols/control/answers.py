@@ -18,6 +18,7 @@ __all__ = [
     "ChipState",
     "Consumer",
     "DaemonState",
+    "Direction",
     "Event",
     "LineEvent",
     "LineState",
@@ -202,7 +203,7 @@ class LossEvent(NamedTuple):
 
 
 Event = ChipEvent | OwnedEvent | SourceEvent | LineEvent | LossEvent
-_EVENTS: Mapping[object, type[Event]] = {
+_EVENTS: Mapping[str, type[Event]] = {
     name: kind for kind in get_args(Event) for name in get_args(get_type_hints(kind)["event"])
 }
 
@@ -235,7 +236,8 @@ def decode_answer(kind: type[_T], told: object) -> _T:
 
 def decode_event(told: Mapping[str, object]) -> Event:
     """PeerError if it is none."""
-    return decode_answer(_EVENTS.get(told.get("event"), ChipEvent), told)
+    name = told.get("event")
+    return decode_answer(_EVENTS.get(name, ChipEvent) if isinstance(name, str) else ChipEvent, told)
 
 
 @cache

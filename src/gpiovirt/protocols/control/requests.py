@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control import ID_MAX
 from gpiovirt.protocols.control.answers import (
     ChipDescription,
     ChipDetails,
@@ -19,7 +20,6 @@ from gpiovirt.protocols.control.answers import (
 
 __all__ = [
     "DRIVERS",
-    "ID_MAX",
     "Change",
     "ChangeAll",
     "Delete",
@@ -42,9 +42,6 @@ __all__ = [
 
 DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
 """Directories of the control files; chips without a name are numbered in one"""
-
-ID_MAX = (1 << 32) - 2
-"""The highest uid and gid: the next one is -1 to system calls"""
 
 _TEXT_MAX = 65536
 _NUMBER_MAX = (1 << 63) - 1
@@ -96,7 +93,8 @@ class New(NamedTuple):
 
     def as_change(self) -> Change:
         """A change of the chip of that name to what this would make, kept as it is."""
-        return Change(*(getattr(self, key) for key in Change._fields[:8]))
+        access = self.uid, self.gid, self.mode
+        return Change(self.name, self.definition, self.options, self.vm, self.poll_us, *access)
 
 
 class Delete(NamedTuple):
