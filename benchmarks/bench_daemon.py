@@ -14,6 +14,7 @@ from statistics import median, quantiles
 
 from benchmarks.harness import Row
 from gpiovirt.control.client import Client
+from gpiovirt.protocols.control.requests import Delete, New, State
 from gpiovirt.testing.daemon import Daemon
 
 CHIPS = 1000
@@ -29,8 +30,8 @@ def _one() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, Daemon(Path(folder), ["--sim", "a:8"]) as daemon:
         drivers = daemon.run / "bus/platform/drivers/gpio-virt-agg"
         with daemon.client() as client:
-            new = partial(client.call, "new", name="x", definition="a 0-3")
-            delete = partial(client.call, "delete", name="x")
+            new = partial(client.ask, New("a 0-3", "x"))
+            delete = partial(client.ask, Delete("x"))
             new_device = partial((drivers / "new_device").write_text, "a 0-3")
             delete_device = partial((drivers / "delete_device").write_text, "gpio-virt-agg.0")
             rows = [
@@ -87,7 +88,7 @@ def _many() -> list[Row]:
         with daemon.client() as client:
             started = time.perf_counter()
             for number in range(CHIPS):
-                client.call("new", name=f"chip{number}", definition=f"a {number}", permanent=True)
+                client.ask(New(name=f"chip{number}", definition=f"a {number}", permanent=True))
             made_s = time.perf_counter() - started
         workers = daemon.workers()
         proportional = sum(_rollup(pid, "Pss") for pid in workers) / len(workers)
@@ -107,7 +108,7 @@ def _many() -> list[Row]:
             os.kill(pid, signal.SIGKILL)
         started_s = _start(daemon)
         with daemon.client() as client:
-            live = sum(chip["state"] == "live" for chip in client.chips())
+            live = sum(chip.state == "live" for chip in client.chips())
     assert live == CHIPS
     return [
         Row(f"{CHIPS} chips of one line", memory),
@@ -128,6 +129,6 @@ def _start(daemon: Daemon) -> float:
     daemon.start()
     while True:
         with Client(str(daemon.run / "control")) as client:
-            if client.call("state")["live"] == CHIPS:
+            if client.ask(State()).live == CHIPS:
                 return time.perf_counter() - started
         time.sleep(0.05)

@@ -24,9 +24,11 @@ from gpiovirt.daemon.store import Store
 from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import HostError
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.protocols.control.requests import decode_request
 
 INVARIANT = (
-    "every packet is answered with an object that says ok or error, or ends its connection, and no other"
+    "every packet is answered with an object that says ok, as its request is answered, or error, or ends its "
+    "connection, and no other"
 )
 WORDS: list[Any] = [
     *(None, True, -1, 0, 3, 1 << 70, 2.5, "", "plc", "a/b", "\0", "\x1b[2J", "gpio-virt-agg.0", "nochip 0"),
@@ -135,6 +137,8 @@ def once(choose: random.Random) -> None:
         assert ("ok" in answer) != ("error" in answer), (packet, answer)
         assert "internal error" not in str(answer.get("error")), (packet, answer)
         assert str(answer.get("error", "")).isprintable(), (packet, answer)
+        if "ok" in answer:
+            decode_request(json.loads(packet)).answer(answer["ok"])
     told = _ask(other, b'{"do": "state"}')
     assert told is not None
     assert "ok" in told

@@ -143,7 +143,14 @@ def once(choose: random.Random) -> Counter[str]:
     definition = Definition.parse("plc", "s 0-1")
     addresses = tuple(LineAddress("s", LINES, offset) for offset in range(LINES))
     record = Record(definition, addresses=addresses, incarnation=new_incarnation())
-    chip = KeptChip(record, directories, reactor, _Nobody(reactor, os.getuid(), os.getgid()), lambda *_: None)
+    chip = KeptChip(
+        record,
+        directories,
+        reactor,
+        _Nobody(reactor, os.getuid(), os.getgid()),
+        lambda *_: None,
+        lambda: None,
+    )
     path = f"{directories.workers}/plc"
     with suppress(FileNotFoundError):
         os.unlink(path)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpiovirt.protocols.control.requests import Delete, New
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.testing.service_manager import ServiceManager
 from gpiovirt.testing.vmm import Vmm
@@ -76,7 +77,7 @@ class Machine:
         self.folder = folder
         self.daemon = Daemon(folder, **popen)
         with self.daemon.client() as client:
-            client.call("new", name="plc", definition="sim 2 5")
+            client.ask(New(name="plc", definition="sim 2 5"))
         self.counter = folder / "counter"
         run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--", sys.executable, "-c"]
         self.blinker = subprocess.Popen(
@@ -111,7 +112,7 @@ class Machine:
         self.until(lambda: self.count() >= goal)
 
     def worker(self) -> int:
-        return int(self.daemon.show("plc")["worker"])
+        return int(self.daemon.show("plc").chip.worker)
 
     def end(self) -> None:
         assert self.sampler.poll() is None, "an output moved"
@@ -166,8 +167,8 @@ def all_die(folder: Path, times: int) -> None:
     manager = ServiceManager(folder)
     daemon = Daemon(folder, env=manager.environment())
     with daemon.client() as client:
-        client.call("new", name="plc", definition="sim 2 5")
-        client.call("new", name="vm", definition="sim 6", vm=True)
+        client.ask(New(name="plc", definition="sim 2 5"))
+        client.ask(New(name="vm", definition="sim 6", vm=True))
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
     value, of_vm = world(5) / "value", world(6) / "value"
     long = subprocess.Popen([*run, "gpioset", "--mode=signal", "gpiochip0", "0=1"], env=daemon.environment)
@@ -195,7 +196,7 @@ def all_die(folder: Path, times: int) -> None:
                 vmm.driver.set_value(0, level)
                 assert vmm.driver.get_value(0) == level
                 assert of_vm.read_text() == f"{level}\n"
-            daemon.wait_for(lambda: daemon.show("plc")["lines"][0]["consumer"] == "gpioset")
+            daemon.wait_for(lambda: daemon.show("plc").lines[0].consumer == "gpioset")
             time.sleep(0.5)  # past when a program that does not come back has lost its lines
             assert world(2).joinpath("value").read_text() == "1\n"
             assert long.poll() is None
@@ -204,7 +205,7 @@ def all_die(folder: Path, times: int) -> None:
     manager.receive()  # its socket has room for a few messages
     with daemon.client() as client:
         for name in ("plc", "vm"):
-            client.call("delete", name=name, force=True)
+            client.ask(Delete(name=name, force=True))
             manager.receive()
     assert not manager.kept
     daemon.stop(signal.SIGINT)
@@ -215,11 +216,11 @@ def unplug(folder: Path, times: int) -> None:
     """The source chip vanishes and comes back, and the chip with it."""
     daemon = Daemon(folder)
     with daemon.client() as client:
-        client.call("new", name="plc", definition="sim 2 5")
+        client.ask(New(name="plc", definition="sim 2 5"))
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
     for _ in range(times):
         (CONFIG / "live").write_text("0")
-        daemon.wait_for(lambda: not any(line["there"] for line in daemon.show("plc")["lines"]))
+        daemon.wait_for(lambda: not any(line.there for line in daemon.show("plc").lines))
         gone = subprocess.run(
             [*run, "gpioget", "gpiochip0", "0"],
             env=daemon.environment,
@@ -229,7 +230,7 @@ def unplug(folder: Path, times: int) -> None:
         )
         assert "No such device" in gone.stderr, gone
         (CONFIG / "live").write_text("1")
-        daemon.wait_for(lambda: all(line["there"] for line in daemon.show("plc")["lines"]))
+        daemon.wait_for(lambda: all(line.there for line in daemon.show("plc").lines))
         subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
         assert (world(5) / "value").read_text() == "1\n"
     daemon.stop(signal.SIGINT)

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 from gpiovirt.control import pid_of_socket
 from gpiovirt.errors import GpiovirtError
+from gpiovirt.protocols.control.requests import List, New
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.testing.service_manager import ServiceManager
 from tests.guest.daemon_program import world
@@ -183,9 +184,9 @@ class Machine:
         self._keeping.start()
         with self.daemon.client() as client:
             safe = {str(offset): "safe=low" for offset in range(3)}
-            client.call("new", name="plc", definition="sim 2 5 6", options=safe, vm=True)
-            client.call("new", name="other", definition="sim 1 0", options={"1": "safe=low"})
-            client.call("new", name="toy", definition="s 0")
+            client.ask(New(name="plc", definition="sim 2 5 6", options=safe, vm=True))
+            client.ask(New(name="other", definition="sim 1 0", options={"1": "safe=low"}))
+            client.ask(New(name="toy", definition="s 0"))
         self._samples = folder / "samples"
         names = [f"{name}={world(offset) / 'value'}" for name, offset in LINES.items()]
         with self._samples.open("ab") as out:
@@ -221,7 +222,7 @@ class Machine:
             case "supervisor":
                 return self._supervisor
             case "worker":
-                return int(self.daemon.show("plc")["worker"])
+                return int(self.daemon.show("plc").chip.worker)
             case "custodian":
                 return self.daemon.process.pid
             case "fork-server":
@@ -257,7 +258,7 @@ class Machine:
 
     def _is_live(self) -> bool:
         with self.daemon.client() as client:
-            return all(chip["state"] == "live" for chip in client.call("list")["chips"])
+            return all(chip.state == "live" for chip in client.ask(List()).chips)
 
     def _holds(self, name: str, process: subprocess.Popen[Any] | None) -> bool:
         return process is not None and process.poll() is None and self.levels()[name] == "1"
@@ -275,7 +276,7 @@ class Machine:
         (self._supervisor,) = self._consumers() - before
 
     def _consumers(self) -> set[int]:
-        return {consumer["pid"] for consumer in self.daemon.show("plc")["consumers"]}
+        return {consumer.pid for consumer in self.daemon.show("plc").consumers}
 
     def _start_vmm(self) -> None:
         self._end(self._vmm)

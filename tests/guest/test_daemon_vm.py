@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gpiovirt.protocols.control.requests import New
 from gpiovirt.testing.daemon import Daemon
 from guests.guest import Guest, Qemu, Uml
 from guests.recipes import RECIPES, build_path
@@ -49,7 +50,7 @@ TIMES = int(os.environ.get("GPIOVIRT_FAULTS", "3"))
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path, ["--sim", "s:DOOR,LAMP,X,", "--wire", "s:0=s:1"]) as made:
         with made.client() as client:
-            client.call("new", name="plc", definition="s 0-3", vm=True)
+            client.ask(New(name="plc", definition="s 0-3", vm=True))
         yield made
         assert "fault of ours" not in made.log()
 
@@ -97,7 +98,7 @@ def kill_workers(daemon: Daemon, times: int, how: signal.Signals = signal.SIGKIL
             daemon.kill()
             time.sleep(0.1)
             daemon.start()
-        os.kill(daemon.show("plc")["worker"], how)
+        os.kill(daemon.show("plc").chip.worker, how)
         daemon.wait_for(lambda n=before + count: daemon.log().count("goes on with its lines") >= n)  # type: ignore[misc]
 
 
@@ -152,7 +153,7 @@ def test_a_killed_vm_gives_its_lines_back_and_the_next_is_served(daemon: Daemon)
     for _ in range(TIMES):
         with Qemu(vhost_gpio=[str(vm)]) as guest:
             guest.run(HOLD)
-            daemon.wait_for(lambda: daemon.show("plc")["lines"][2]["used"])
-            assert daemon.show("plc")["vm_consumer"]["pid"] > 0
+            daemon.wait_for(lambda: daemon.show("plc").lines[2].used)
+            assert daemon.show("plc").vm_consumer is not None
             assert guest.run("gpioinfo").check().count("X") == 1
-        daemon.wait_for(lambda: not daemon.show("plc")["lines"][2]["used"])
+        daemon.wait_for(lambda: not daemon.show("plc").lines[2].used)

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gpiovirt.control.client import RefusedError
+from gpiovirt.protocols.control.answers import RefusedError
+from gpiovirt.protocols.control.requests import Delete, Sources
 from gpiovirt.testing.api import ApiClient, connect_as
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import ROOT, let_all_pass
@@ -42,7 +43,7 @@ def path(daemon: Daemon) -> Iterator[str]:
     yield str(daemon.run / "api.sock")
     with daemon.client() as client:
         for chip in client.chips():
-            client.call("delete", name=chip["name"], force=True)
+            client.ask(Delete(name=chip.name, force=True))
 
 
 @pytest.fixture
@@ -313,12 +314,7 @@ class TestUsers:
 
     def test_others_of_the_apis_user_cannot_ask_for_others(self, api: ApiClient, daemon: Daemon) -> None:
         api("GET", "/chips")
-        process = f"/proc/{process_of(daemon)}"
-        uid = os.stat(process).st_uid
-        script = (
-            "from gpiovirt.control.client import Client\n"
-            f"Client({str(daemon.run / 'control')!r}, acting_for=(0, [])).call('sources')"
-        )
+        uid = os.stat(f"/proc/{process_of(daemon)}").st_uid
         # as the same user, but not the process that gpiovirtd started; root's pytest may read the sources
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.seteuid(uid)
@@ -328,10 +324,9 @@ class TestUsers:
                 daemon.client(acting_for=(0, [])) as client,
                 pytest.raises(RefusedError, match="act for"),
             ):
-                client.call("sources")
+                client.ask(Sources())
         finally:
             os.seteuid(0)
-        assert script
 
 
 class TestEvents:

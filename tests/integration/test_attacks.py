@@ -20,11 +20,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from gpiovirt.control.client import Client, RefusedError
+from gpiovirt.control.client import Client
 from gpiovirt.core.line import AS_IS
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.packets import encode
+from gpiovirt.protocols.control.answers import RefusedError
+from gpiovirt.protocols.control.requests import Delete, List, New, Show, State
 from gpiovirt.protocols.gpiochip.caller import encode_request
 from gpiovirt.testing.api import ApiClient
 from gpiovirt.testing.daemon import Daemon
@@ -52,8 +54,8 @@ def daemon(running: Daemon) -> Daemon:
     """With one chip, `plc`, of another user's."""
     with running.client() as client:
         for chip in client.chips():
-            client.call("delete", name=chip["name"], force=True)
-        client.call("new", name="plc", definition="sim 0-3", uid=OTHER)
+            client.ask(Delete(name=chip.name, force=True))
+        client.ask(New(name="plc", definition="sim 0-3", uid=OTHER))
     return running
 
 
@@ -113,7 +115,7 @@ def answers_within(daemon: Daemon, seconds: float) -> None:
     for _ in range(9):
         began = time.monotonic()
         with daemon.client() as client:
-            client.call("list")
+            client.ask(List())
         took.append(time.monotonic() - began)
     assert statistics.median(took) < seconds
 
@@ -153,12 +155,12 @@ class TestFiles:
             for _ in range(3):
                 with suppress(OSError):
                     socket.send_fds(sock, [b'{"do": "state"}'], [fd])
-            assert client.call("list")["chips"]
-            assert client.call("show", name="plc")["state"] == "live"
+            assert client.ask(List()).chips
+            assert client.ask(Show(name="plc")).chip.state == "live"
             assert daemon.stop() == 0
             threading.Thread(target=sock.close, daemon=True).start()
         daemon.start()
-        assert daemon.show("plc")["state"] == "live"
+        assert daemon.show("plc").chip.state == "live"
 
 
 class TestFloods:
@@ -197,14 +199,14 @@ class TestFloods:
                 with being(OTHER):
                     client = stack.enter_context(daemon.client())
                 try:
-                    client.call("list")
+                    client.ask(List())
                 except RefusedError as error:
                     refused += error.errno == errno.EMFILE
             assert refused == 80 - 64
             answers_within(daemon, 2.5)
 
     def test_watchers_and_a_chip_in_a_hurry_hold_up_nobody(self, daemon: Daemon) -> None:
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         device = str(daemon.run / "chips/plc")
         with ExitStack() as stack:
             told = 0
@@ -224,7 +226,7 @@ class TestFloods:
             stack.enter_context(attackers(3, hurry))
             time.sleep(0.3)
             answers_within(daemon, 1)
-        assert daemon.show("plc")["worker"] == worker
+        assert daemon.show("plc").chip.worker == worker
 
     def test_a_socket_whose_mode_changes_without_an_end_holds_up_nobody(self, daemon: Daemon) -> None:
         path = str(daemon.run / "chips/plc")
@@ -237,7 +239,7 @@ class TestFloods:
             time.sleep(0.3)
             answers_within(daemon, 2.5)
         os.chmod(path, 0o640)
-        daemon.wait_for(lambda: daemon.show("plc")["mode"] == 0o640)
+        daemon.wait_for(lambda: daemon.show("plc").chip.mode == 0o640)
 
     def test_garbage_does_not_fill_the_log(self, daemon: Daemon, log: Callable[[], str]) -> None:
         for path in ("control", "chips/plc"):
@@ -255,7 +257,7 @@ class TestBombs:
         api("GET", "/chips")
         began = time.process_time(), time.monotonic()
         with daemon.client() as client, pytest.raises(RefusedError, match="1024"):
-            client.call("new", definition=BOMB)
+            client.ask(New(definition=BOMB))
         assert api("POST", "/chips", {"name": "x", "lines": BOMB}).status in (400, 422)
         with pytest.raises(OSError):
             (daemon.run / "bus/platform/drivers/gpio-virt-agg/new_device").write_text(BOMB)
@@ -293,15 +295,15 @@ class TestBombs:
     def test_numbers_and_texts_of_any_size_are_refused_in_words(
         self, daemon: Daemon, log: Callable[[], str], do: str, what: dict[str, Any]
     ) -> None:
-        with daemon.client() as client, pytest.raises(RefusedError) as refused:
-            client.call(do, **what)
+        with pytest.raises(RefusedError) as refused:
+            daemon.call(do, **what)
         assert "internal error" not in str(refused.value)
         assert "Traceback" not in log()
 
     def test_chips_with_long_descriptions_are_all_listed(self, daemon: Daemon) -> None:
         with daemon.client() as client:
             for number in range(12):
-                client.call("new", name=f"w{number:02}", definition='"' + "x" * 60_000 + '"', wait=True)
+                client.ask(New(name=f"w{number:02}", definition='"' + "x" * 60_000 + '"', wait=True))
             assert len(client.chips()) == 13
 
 
@@ -316,7 +318,7 @@ class TestNames:
             text=True,
         ) as watching:
             with daemon.client() as client:
-                daemon.wait_for(lambda: client.call("state")["watchers"])
+                daemon.wait_for(lambda: client.ask(State()).watchers)
             device = DeviceSocket.open(str(daemon.run / "chips/plc"), "")
             held = request(device, 0, HOSTILE.encode())
             said = watching.communicate(timeout=20)[0]
@@ -361,7 +363,7 @@ class TestFaults:
         daemon.process.send_signal(signal.SIGSTOP)
         try:
             with daemon.client() as client, pytest.raises(HostError, match="is it stopped"):
-                client.call("list")
+                client.ask(List())
             assert api("GET", "/chips").status == 503
         finally:
             daemon.process.send_signal(signal.SIGCONT)
@@ -372,12 +374,12 @@ class TestFaults:
         try:
             subprocess.run(["mount", "-o", "remount,ro,bind", daemon.state], check=True)
             with daemon.client() as client, pytest.raises(RefusedError, match="Read-only"):
-                client.call("delete", name="plc")
-            assert daemon.show("plc")["state"] == "live"
+                client.ask(Delete(name="plc"))
+            assert daemon.show("plc").chip.state == "live"
             os.chmod(daemon.run / "chips/plc", 0o666)
             daemon.wait_for(lambda: "do not hold" in log())
             daemon.wait_for(lambda: os.stat(daemon.run / "chips/plc").st_mode & 0o777 == 0o660)
-            assert daemon.show("plc")["mode"] == 0o660
+            assert daemon.show("plc").chip.mode == 0o660
         finally:
             subprocess.run(["umount", daemon.state], check=True)
 
@@ -388,12 +390,12 @@ class TestFaults:
         with Daemon(tmp_path, ["--sim", "sim:64", "--no-files"], preexec_fn=few) as daemon:
             with daemon.client() as client, pytest.raises(RefusedError) as refused:
                 for line in range(64):
-                    client.call("new", definition=f"sim {line}")
+                    client.ask(New(definition=f"sim {line}"))
             assert "Too many open files" in str(refused.value)
             assert "Traceback" not in daemon.log()
             with daemon.client() as client:
                 for chip in client.chips():
-                    client.call("delete", name=chip["name"], force=True)
+                    client.ask(Delete(name=chip.name, force=True))
 
 
 class TestLeaks:
@@ -408,7 +410,7 @@ class TestLeaks:
                 assert client.chips() == []
                 for do in ("look", "show", "describe"):
                     with pytest.raises(RefusedError, match="no chip"):
-                        client.call(do, name="plc")
+                        daemon.call(do, name="plc")
         with suppress(PermissionError), being(stranger):
             assert "plc" not in os.listdir(drivers)
 
@@ -424,10 +426,10 @@ class TestLeaks:
 
 def test_the_end_of_a_connection_deletes_what_it_made_and_not_its_namesake(daemon: Daemon) -> None:
     owner: Client = daemon.client()
-    owner.call("new", name="mine", definition="sim 5", lifetime="connection")
+    owner.ask(New(name="mine", definition="sim 5", lifetime="connection"))
     with daemon.client() as client:
-        client.call("delete", name="mine")
-        client.call("new", name="mine", definition="sim 6")
+        client.ask(Delete(name="mine"))
+        client.ask(New(name="mine", definition="sim 6"))
         owner.close()
-        client.call("list")
-        assert client.call("show", name="mine")["lines"][0]["source"] == "sim:6"
+        client.ask(List())
+        assert client.ask(Show(name="mine")).lines[0].source == "sim:6"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gpiovirt.host.installation import how_to_install
+from gpiovirt.protocols.control.requests import Delete, New, Own
 from gpiovirt.testing.daemon import Daemon
 
 SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
@@ -54,12 +55,12 @@ def describe(folder: Path, **files: str) -> None:
 
 def new(daemon: Daemon, definition: str, **what: Any) -> None:
     with daemon.client() as client:
-        client.call("new", definition=definition, **what)
+        client.ask(New(definition, **what))
 
 
 def chips(daemon: Daemon) -> list[str]:
     with daemon.client() as client:
-        return [chip["name"] for chip in client.chips()]
+        return [chip.name for chip in client.chips()]
 
 
 def full(directory: Path, size: str) -> None:
@@ -167,12 +168,12 @@ class TestApply:
         assert chips(daemon) == []
         assert command(daemon, "apply") == "motor: made\nplc: made\n"
         plc, motor = daemon.show("plc"), daemon.show("motor")
-        assert [(line["name"], line["options"]) for line in plc["lines"]] == [
+        assert [(line.name, line.options) for line in plc.lines] == [
             ("DOOR", ""),
             ("MOTOR", "safe=low,name=MOTOR"),
         ]
-        assert (plc["permanent"], bool(plc["vm"])) == (True, True)
-        assert (motor["uid"], motor["mode"]) == (4242, 0o600)
+        assert (plc.chip.permanent, bool(plc.chip.vm)) == (True, True)
+        assert (motor.chip.uid, motor.chip.mode) == (4242, 0o600)
         assert command(daemon, "diff") == command(daemon, "apply") == ""
 
         describe(daemon.config, plc='lines = ["DOOR", "sim-a 3"]\n')
@@ -188,26 +189,26 @@ class TestApply:
             "+line sim-a 3",
         ]
         assert command(daemon, "apply") == "motor: deleted\nplc: changed\n"
-        assert [line["name"] for line in daemon.show("plc")["lines"]] == ["DOOR", ""]
+        assert [line.name for line in daemon.show("plc").lines] == ["DOOR", ""]
         assert chips(daemon) == ["plc"]
 
     def test_owner_and_mode_are_changed_while_the_chip_is_served(self, daemon: Daemon) -> None:
         describe(daemon.config, plc='lines = "sim-a 0"')
         command(daemon, "apply")
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         describe(daemon.config, plc='lines = "sim-a 0"\nowner = "4242"\nmode = "0666"')
         assert command(daemon, "apply") == "plc: changed\n"
-        plc = daemon.show("plc")
-        assert (plc["uid"], plc["mode"], plc["worker"]) == (4242, 0o666, worker)
+        plc = daemon.show("plc").chip
+        assert (plc.uid, plc.mode, plc.worker) == (4242, 0o666, worker)
 
     def test_what_a_file_does_not_say_is_as_it_is_by_default(self, daemon: Daemon) -> None:
         describe(daemon.config, plc='lines = "sim-a 0"')
         command(daemon, "apply")
         with daemon.client() as client:
-            client.call("own", name="plc", uid=4242, gid=-1, mode=0o600)
+            client.ask(Own(name="plc", uid=4242, gid=-1, mode=0o600))
         assert {"-owner = 4242", "-mode = 0600"} < set(command(daemon, "diff", status=1).splitlines())
         command(daemon, "apply")
-        assert (daemon.show("plc")["uid"], daemon.show("plc")["mode"]) == (os.getuid(), 0o660)
+        assert (daemon.show("plc").chip.uid, daemon.show("plc").chip.mode) == (os.getuid(), 0o660)
 
     def test_nothing_changes_while_one_file_is_wrong(self, daemon: Daemon) -> None:
         describe(daemon.config, good='lines = "sim-a 0"', bad='lines = "sim-a 1-"')
@@ -254,30 +255,30 @@ class TestApply:
 
     def test_a_chip_of_a_files_name_becomes_the_files(self, daemon: Daemon) -> None:
         new(daemon, "sim-a 0-1", name="plc", options={"1": "safe=low"})
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         describe(daemon.config, plc='lines = ["sim-a 0", {chip = "sim-a", offset = 1, options = "safe=low"}]')
         assert command(daemon, "apply") == "plc: saved\n"
-        plc = daemon.show("plc")
-        assert (plc["permanent"], plc["origin"]) == (True, f"{daemon.config}/plc.toml")
-        assert plc["worker"] == worker
+        plc = daemon.show("plc").chip
+        assert (plc.permanent, plc.origin) == (True, f"{daemon.config}/plc.toml")
+        assert plc.worker == worker
         (daemon.config / "plc.toml").unlink()
         assert command(daemon, "apply") == "plc: deleted\n"
 
     @pytest.mark.parametrize("lines", ["sim-a 0", "sim-a 1"])
     def test_a_chip_of_a_process_cannot_become_a_files(self, daemon: Daemon, lines: str) -> None:
         with daemon.client() as client:
-            client.call("new", definition="sim-a 0", name="plc", lifetime="connection")
+            client.ask(New(definition="sim-a 0", name="plc", lifetime="connection"))
             describe(daemon.config, plc=f'lines = "{lines}"')
             assert "plc.toml: plc ends with process" in command(daemon, "apply", status=1)
             assert "plc ends with process" in command(daemon, "save", "plc", "--force", status=1)
-            assert not daemon.show("plc")["permanent"]
+            assert not daemon.show("plc").chip.permanent
 
     def test_lines_go_from_one_chip_to_another(self, daemon: Daemon) -> None:
         describe(daemon.config, a='lines = "sim-a 0"', b='lines = "sim-a 1-3"')
         command(daemon, "apply")
         describe(daemon.config, a='lines = "sim-a 0 3"', b='lines = "sim-a 1"', c='lines = "sim-a 2"')
         assert sorted(command(daemon, "apply").splitlines()) == ["a: changed", "b: changed", "c: made"]
-        assert [line["source"] for line in daemon.show("a")["lines"]] == ["sim-a:0", "sim-a:3"]
+        assert [line.source for line in daemon.show("a").lines] == ["sim-a:0", "sim-a:3"]
 
     def test_chips_are_made_of_chips_in_any_order(self, daemon: Daemon) -> None:
         describe(daemon.config, a='lines = "b 0"', b='lines = "c 1"', c='lines = "sim-a 0-1"')
@@ -290,13 +291,13 @@ class TestApply:
             [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--", "gpiomon", "gpiochip0", "0"],
             env=daemon.environment,
         )
-        daemon.wait_for(lambda: daemon.show("plc")["lines"][0]["used"])
+        daemon.wait_for(lambda: daemon.show("plc").lines[0].used)
         (daemon.config / "plc.toml").unlink()
         told = command(daemon, "apply", status=1)
         assert told.startswith("gpiovirt: plc.toml: it is gone, but its chip plc cannot be deleted: line 0")
         user.kill()
         user.wait()
-        daemon.wait_for(lambda: not daemon.show("plc")["lines"][0]["used"])
+        daemon.wait_for(lambda: not daemon.show("plc").lines[0].used)
         assert command(daemon, "apply") == "plc: deleted\n"
 
 
@@ -321,20 +322,21 @@ class TestSave:
         assert command(daemon, "save", "plc") == f"plc: {path}\n"
         assert command(daemon, "diff") == command(daemon, "check") == ""
         before = daemon.show("plc")
-        assert before["permanent"]
+        assert before.chip.permanent
         with daemon.client() as client:
-            client.call("delete", name="plc")
+            client.ask(Delete(name="plc"))
         command(daemon, "apply")
         after = daemon.show("plc")
-        for key in ("lines", "uid", "gid", "mode", "poll_us", "origin", "num_lines"):
-            assert after[key] == before[key]
+        assert after.lines == before.lines
+        for key in ("uid", "gid", "mode", "poll_us", "origin", "num_lines"):
+            assert getattr(after.chip, key) == getattr(before.chip, key)
 
     def test_a_file_that_says_otherwise_is_overwritten_by_force_only(self, daemon: Daemon) -> None:
         describe(daemon.config, plc='lines = "sim-a 1"')
         new(daemon, "sim-a 0", name="plc")
         assert "exists and differs" in command(daemon, "save", "plc", status=1)
         assert (daemon.config / "plc.toml").read_text() == 'lines = "sim-a 1"'
-        assert not daemon.show("plc")["permanent"]
+        assert not daemon.show("plc").chip.permanent
         command(daemon, "save", "plc", "--force")
         assert command(daemon, "diff") == ""
 
@@ -344,7 +346,7 @@ class TestSave:
         command(daemon, "save", "plc")
         assert os.listdir(daemon.config) == ["other.toml"]
         assert (daemon.config / "other.toml").read_text().startswith("# the door")
-        assert daemon.show("plc")["origin"] == f"{daemon.config}/other.toml"
+        assert daemon.show("plc").chip.origin == f"{daemon.config}/other.toml"
 
     def test_all_are_those_that_no_file_describes(self, daemon: Daemon) -> None:
         new(daemon, "sim-a 0")
@@ -352,7 +354,7 @@ class TestSave:
         describe(daemon.config, described='lines = "sim-a 2"')
         command(daemon, "apply")
         with daemon.client() as client:
-            client.call("new", definition="sim-a 3", name="passing", lifetime="connection")
+            client.ask(New(definition="sim-a 3", name="passing", lifetime="connection"))
             command(daemon, "save", "--all")
         assert sorted(os.listdir(daemon.config)) == ["described.toml", "gpio-virt-agg.0.toml", "plc.toml"]
 
@@ -364,7 +366,7 @@ class TestSave:
             assert "No space left" in command(daemon, "save", "plc", "--force", status=1)
             assert os.listdir(daemon.config) == ["plc.toml"]
             assert (daemon.config / "plc.toml").read_text() == 'lines = "sim-a 1"'
-            assert not daemon.show("plc")["permanent"]
+            assert not daemon.show("plc").chip.permanent
         finally:
             subprocess.run(["umount", daemon.config], check=True)
 
@@ -374,7 +376,7 @@ class TestStart:
         (tmp_path / "chips.d").mkdir()
         describe(tmp_path / "chips.d", plc='lines = "DOOR"', bad='lines = "sim-a 100"')
         with configured(tmp_path) as daemon:
-            assert daemon.show("plc")["state"] == "live"
+            assert daemon.show("plc").chip.state == "live"
             assert "bad.toml: lines: sim-a has no line 100" in daemon.log()
             assert "not all of" in daemon.log()
 
@@ -382,14 +384,14 @@ class TestStart:
         (tmp_path / "chips.d").mkdir()
         describe(tmp_path / "chips.d", plc='lines = ["DOOR", "nested 0"]\nmode = "0600"')
         with configured(tmp_path) as daemon:
-            shown = daemon.show("plc")
-            assert (shown["state"], shown["mode"]) == ("waiting", 0o600)
-            assert shown["trouble"].startswith("no chip 'nested'")
+            shown = daemon.show("plc").chip
+            assert (shown.state, shown.mode) == ("waiting", 0o600)
+            assert shown.trouble.startswith("no chip 'nested'")
             assert "plc: made, waits: no chip 'nested'" in daemon.log()
             assert command(daemon, "diff") == command(daemon, "apply") == ""
             new(daemon, "sim-a 1", name="nested")
-            daemon.wait_for(lambda: daemon.show("plc")["state"] == "live")
-            assert [line["source"] for line in daemon.show("plc")["lines"]] == ["sim-b:0", "nested:0"]
+            daemon.wait_for(lambda: daemon.show("plc").chip.state == "live")
+            assert [line.source for line in daemon.show("plc").lines] == ["sim-b:0", "nested:0"]
 
     def test_only_chips_that_may_wait_do(self, daemon: Daemon) -> None:
         describe(daemon.config, plc='lines = "nochip 0"', far='lines = "sim-a 100"')
@@ -408,18 +410,18 @@ class TestStart:
             describe(tmp_path / "chips.d", bad="lines =\n")
             (tmp_path / "chips.d/gone.toml").symlink_to("/nowhere")
             daemon.start()
-            assert daemon.show("plc")["state"] == "live"
+            assert daemon.show("plc").chip.state == "live"
             assert "bad.toml: line 1, column 8" in daemon.log()
             assert "gone.toml: cannot be read: No such file or directory" in daemon.log()
             daemon.kill()
             shutil.rmtree(tmp_path / "chips.d")
             daemon.start()
-            assert daemon.show("plc")["state"] == "live"
+            assert daemon.show("plc").chip.state == "live"
             daemon.kill()
             (tmp_path / "chips.d").write_text("no directory")
             daemon.start()
             assert "cannot read the configuration" in daemon.log()
-            assert daemon.show("plc")["state"] == "live"
+            assert daemon.show("plc").chip.state == "live"
 
     def test_what_changed_while_it_was_away_is_applied(self, tmp_path: Path) -> None:
         (tmp_path / "chips.d").mkdir()
@@ -430,7 +432,7 @@ class TestStart:
             (tmp_path / "chips.d/plc.toml").unlink()
             daemon.start()
             assert chips(daemon) == ["motor"]
-            assert daemon.show("motor")["lines"][0]["source"] == "sim-a:1"
+            assert daemon.show("motor").lines[0].source == "sim-a:1"
             (tmp_path / "chips.d/motor.toml").unlink()
             ready = daemon.log().count("ready")
             daemon.process.send_signal(signal.SIGHUP)
@@ -441,6 +443,6 @@ class TestStart:
         (tmp_path / "chips.d").mkdir()
         describe(tmp_path / "chips.d", plc='lines = "DOOR"')
         with configured(tmp_path) as daemon:
-            assert daemon.show("plc")["origin"]
-            for pid in (daemon.process.pid, daemon.show("plc")["worker"]):
+            assert daemon.show("plc").chip.origin
+            for pid in (daemon.process.pid, daemon.show("plc").chip.worker):
                 assert "pydantic" not in Path(f"/proc/{pid}/maps").read_text()

@@ -103,11 +103,11 @@ def test_a_chip_in_use_is_not_deleted(drivers: Path, daemon: Daemon) -> None:
         ],
         env=daemon.environment,
     )
-    daemon.wait_for(lambda: daemon.show("gpio-virt-agg.0")["lines"][0]["used"])
+    daemon.wait_for(lambda: daemon.show("gpio-virt-agg.0").lines[0].used)
     assert error_of(drivers / "gpio-virt-agg/delete_device", "gpio-virt-agg.0") == "EBUSY"
     held.terminate()
     held.wait()
-    daemon.wait_for(lambda: not daemon.show("gpio-virt-agg.0")["lines"][0]["used"])
+    daemon.wait_for(lambda: not daemon.show("gpio-virt-agg.0").lines[0].used)
     (drivers / "gpio-virt-agg/delete_device").write_text("gpio-virt-agg.0")
 
 

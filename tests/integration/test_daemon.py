@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 
-from gpiovirt.control.client import RefusedError
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.child import process_start
+from gpiovirt.protocols.control.answers import ChipState, RefusedError
+from gpiovirt.protocols.control.requests import Change, ChangeAll, Delete, New, State
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import Installation, as_user, ordinary_uid
 
@@ -42,15 +43,14 @@ def run(daemon: Daemon, chip: str, *program: str) -> str:
     return subprocess.check_output(command, env=daemon.environment, text=True, timeout=30)
 
 
-def new(daemon: Daemon, definition: str, **what: Any) -> dict[str, Any]:
+def new(daemon: Daemon, definition: str, **what: Any) -> ChipState:
     with daemon.client() as client:
-        chip: dict[str, Any] = client.call("new", definition=definition, **what)
-        return chip
+        return client.ask(New(definition, **what))
 
 
 def refused(daemon: Daemon, do: str, **what: Any) -> RefusedError:
-    with daemon.client() as client, pytest.raises(RefusedError) as raised:
-        client.call(do, **what)
+    with pytest.raises(RefusedError) as raised:
+        daemon.call(do, **what)
     return raised.value
 
 
@@ -130,17 +130,17 @@ class Blinker:
 
 def test_a_chip_is_live_when_new_returns(daemon: Daemon) -> None:
     chip = new(daemon, "sim-a 0 3, sim-b 0-1", name="plc")
-    assert (chip["state"], chip["num_lines"]) == ("live", 4)
+    assert (chip.state, chip.num_lines) == ("live", 4)
     shown = run(daemon, "plc", "gpioinfo")
     assert "4 lines" in shown
     assert '"DOOR"' in shown
 
 
 def test_new_device_gives_the_lowest_free_number(daemon: Daemon) -> None:
-    assert [new(daemon, f"sim-a {i}")["name"] for i in range(3)] == [f"gpio-virt-agg.{i}" for i in range(3)]
+    assert [new(daemon, f"sim-a {i}").name for i in range(3)] == [f"gpio-virt-agg.{i}" for i in range(3)]
     with daemon.client() as client:
-        client.call("delete", name="gpio-virt-agg.1")
-    assert new(daemon, "sim-a 1")["name"] == "gpio-virt-agg.1"
+        client.ask(Delete(name="gpio-virt-agg.1"))
+    assert new(daemon, "sim-a 1").name == "gpio-virt-agg.1"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_cannot_be_made_is_refused_and_leaves_nothing(
 def test_delete_frees_lines_and_leaves_nothing(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-3", name="plc", vm=True)
     with daemon.client() as client:
-        client.call("delete", name="plc")
+        client.ask(Delete(name="plc"))
     for folder in ("chips", "vm"):
         assert os.listdir(daemon.run / folder) == []
     assert os.listdir(daemon.state) == []
@@ -176,27 +176,27 @@ def test_delete_frees_lines_and_leaves_nothing(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-3", name="again")
 
 
-def cpu_ns_of_connections(chip: dict[str, Any]) -> int:
+def cpu_ns_of_connections(chip: ChipState) -> int:
     """CPU time that the chip's worker takes while a few programs come and go."""
-    stat = Path(f"/proc/{chip['worker']}/schedstat")
+    stat = Path(f"/proc/{chip.worker}/schedstat")
     before = int(stat.read_text().split()[0])
     for _ in range(20):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as program:
-            program.connect(chip["device"])
+            program.connect(chip.device)
             time.sleep(0.015)
     return int(stat.read_text().split()[0]) - before
 
 
 def test_a_polled_chip_looks_for_more_before_it_sleeps(daemon: Daemon) -> None:
     new(daemon, "sim-a 0", name="plc")
-    sleeps = cpu_ns_of_connections(daemon.show("plc"))
+    sleeps = cpu_ns_of_connections(daemon.show("plc").chip)
     with daemon.client() as client:
-        client.call("change", name="plc", poll_us=10_000)
-    polls = cpu_ns_of_connections(daemon.show("plc"))
+        client.ask(Change(name="plc", poll_us=10_000))
+    polls = cpu_ns_of_connections(daemon.show("plc").chip)
     assert polls > 3 * sleeps
     daemon.stop()
     daemon.start()
-    assert daemon.show("plc")["poll_us"] == 10_000
+    assert daemon.show("plc").chip.poll_us == 10_000
     for poll_us in (-1, 10_001, "1"):
         refused(daemon, "change", name="plc", poll_us=poll_us)
 
@@ -205,10 +205,17 @@ def test_a_chip_in_use_is_deleted_by_force_only(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-2", name="plc")
     with Blinker(daemon, "plc") as blinker:
         error = refused(daemon, "delete", name="plc")
-        (opener,) = daemon.show("plc")["consumers"]
-        assert f'is held by "blinker" (pid {opener["pid"]}, uid {os.getuid()})' in str(error)
+        told = daemon.show("plc")
+        (opener,) = told.consumers
+        assert f'is held by "blinker" (pid {opener.pid}, uid {os.getuid()})' in str(error)
+        assert told.lines[0].holder == ("program", opener.pid, os.getuid())
+        assert told.lines[2].holder is None
+        shown = subprocess.check_output(
+            [sys.executable, "-m", "gpiovirt", "show", "plc"], env=daemon.environment, text=True
+        )
+        assert f'"blinker" (pid {opener.pid}, root)' in shown or os.getuid()
         with daemon.client() as client:
-            client.call("delete", name="plc", force=True)
+            client.ask(Delete(name="plc", force=True))
         assert blinker.process.wait(10) != 0  # its lines are gone, as when a chip is unplugged
 
 
@@ -216,11 +223,11 @@ def test_killing_a_worker_costs_its_programs_nothing(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-1, DOOR", name="plc")
     with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
         for count in range(1, 6):
-            former = daemon.show("plc")["worker"]
+            former = daemon.show("plc").chip.worker
             os.kill(former, signal.SIGKILL)
             blinker.has_gone_on()
             assert world.get("sim-a:1") == 1
-            assert daemon.show("plc")["worker"] != former
+            assert daemon.show("plc").chip.worker != former
             world.pull("sim-b:DOOR", "up" if count % 2 else "down")
             assert blinker.line() == ("RISING_EDGE" if count % 2 else "FALLING_EDGE")
 
@@ -228,12 +235,12 @@ def test_killing_a_worker_costs_its_programs_nothing(daemon: Daemon) -> None:
 def test_killing_the_daemon_costs_its_programs_nothing(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-1, DOOR", name="plc")
     with Blinker(daemon, "plc") as blinker:
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         for _ in range(3):
             daemon.kill()
             blinker.has_gone_on()
             daemon.start()
-            assert daemon.show("plc")["worker"] == worker
+            assert daemon.show("plc").chip.worker == worker
             blinker.has_gone_on()
 
 
@@ -243,28 +250,28 @@ def test_worker_and_daemon_can_be_killed_one_after_the_other(daemon: Daemon) -> 
         for _ in range(3):
             daemon.kill()
             daemon.start()
-            os.kill(daemon.show("plc")["worker"], signal.SIGKILL)
+            os.kill(daemon.show("plc").chip.worker, signal.SIGKILL)
             blinker.has_gone_on()
 
 
 def test_sighup_executes_the_daemon_again_in_place(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-1, DOOR", name="plc")
     with Blinker(daemon, "plc") as blinker:
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         before = daemon.log().count("ready")
         daemon.process.send_signal(signal.SIGHUP)
         daemon.wait_for(lambda: daemon.log().count("ready") > before)
         blinker.has_gone_on()
-        assert daemon.show("plc")["worker"] == worker
+        assert daemon.show("plc").chip.worker == worker
 
 
 def test_sigterm_leaves_the_chips_and_sigint_ends_them(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-1, DOOR", name="plc")
-    worker = daemon.show("plc")["worker"]
+    worker = daemon.show("plc").chip.worker
     assert daemon.stop() == 0
     assert "3 lines" in run(daemon, "plc", "gpioinfo")
     daemon.start()
-    assert daemon.show("plc")["worker"] == worker
+    assert daemon.show("plc").chip.worker == worker
     daemon.stop(signal.SIGINT)
     assert os.listdir(daemon.run / "chips") == []
     deadline = time.monotonic() + 5
@@ -283,11 +290,10 @@ def test_a_chip_ends_with_its_creator(daemon: Daemon) -> None:
     creator = subprocess.Popen(["sleep", "1000"])
     started = process_start(creator.pid)
     with daemon.client() as client:
-        what = {"lifetime": "process", "pid": creator.pid, "started": started}
-        client.call("new", definition="sim-a 0", name="plc", **what)
+        client.ask(New("sim-a 0", "plc", lifetime="process", pid=creator.pid, started=started))
         daemon.kill()
     daemon.start()
-    assert daemon.show("plc")["creator"] == creator.pid
+    assert daemon.show("plc").chip.creator == creator.pid
     creator.kill()
     creator.wait()
     daemon.wait_for(lambda: not os.path.exists(daemon.run / "chips/plc"))
@@ -297,7 +303,7 @@ def test_a_chip_ends_with_its_creator(daemon: Daemon) -> None:
 def test_a_chip_that_is_being_deleted_ends_with_the_daemon(daemon: Daemon, how: signal.Signals) -> None:
     for _ in range(5):
         new(daemon, "sim-a 0-2", name="plc", permanent=True)
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         deleting = threading.Thread(target=delete_if_it_lives, args=(daemon,))
         with Blinker(daemon, "plc"):
             deleting.start()
@@ -310,7 +316,7 @@ def test_a_chip_that_is_being_deleted_ends_with_the_daemon(daemon: Daemon, how: 
             deleting.join()
         wait_for_end(daemon, worker)
         daemon.wait_for(lambda: has_no_chips(daemon))
-    assert new(daemon, "sim-a 0-2", name="plc")["state"] == "live"
+    assert new(daemon, "sim-a 0-2", name="plc").state == "live"
 
 
 def wait_for_end(daemon: Daemon, pid: int) -> None:
@@ -319,7 +325,7 @@ def wait_for_end(daemon: Daemon, pid: int) -> None:
 
 def delete_if_it_lives(daemon: Daemon) -> None:
     with suppress(GpiovirtError), daemon.client() as client:
-        client.call("delete", name="plc", force=True)
+        client.ask(Delete(name="plc", force=True))
 
 
 def has_no_chips(daemon: Daemon) -> bool:
@@ -331,10 +337,10 @@ def has_no_chips(daemon: Daemon) -> bool:
 
 def test_a_chip_whose_creator_ended_meanwhile_takes_its_worker_along(daemon: Daemon) -> None:
     creator = subprocess.Popen(["sleep", "1000"])
-    what = {"lifetime": "process", "pid": creator.pid, "started": process_start(creator.pid)}
+    started = process_start(creator.pid)
     with daemon.client() as client:
-        client.call("new", definition="sim-a 0", name="plc", **what)
-        worker = daemon.show("plc")["worker"]
+        client.ask(New("sim-a 0", "plc", lifetime="process", pid=creator.pid, started=started))
+        worker = daemon.show("plc").chip.worker
         daemon.kill()
     creator.kill()
     creator.wait()
@@ -345,8 +351,8 @@ def test_a_chip_whose_creator_ended_meanwhile_takes_its_worker_along(daemon: Dae
 
 def test_a_chip_ends_with_the_connection_that_made_it(daemon: Daemon) -> None:
     with daemon.client() as client:
-        client.call("new", definition="sim-a 0", name="plc", lifetime="connection")
-        assert daemon.show("plc")["state"] == "live"
+        client.ask(New(definition="sim-a 0", name="plc", lifetime="connection"))
+        assert daemon.show("plc").chip.state == "live"
     daemon.wait_for(lambda: not os.path.exists(daemon.run / "chips/plc"))
 
 
@@ -366,10 +372,10 @@ def test_a_change_touches_no_line_that_stays(daemon: Daemon) -> None:
         assert world.get("sim-a:1") == 1
         error = refused(daemon, "change", name="plc", definition="sim-a 0-2 99")
         assert "has no line 99" in str(error)
-        assert daemon.show("plc")["num_lines"] == 3
-        client.call("change", name="plc", definition="sim-a 1 4")
+        assert daemon.show("plc").chip.num_lines == 3
+        client.ask(Change(name="plc", definition="sim-a 1 4"))
         assert world.get("sim-a:1") == 1
-        assert [line["source"] for line in daemon.show("plc")["lines"]] == ["sim-a:1", "sim-a:4"]
+        assert [line.source for line in daemon.show("plc").lines] == ["sim-a:1", "sim-a:4"]
         new(daemon, "sim-a 0 2", name="rest")
 
 
@@ -385,12 +391,12 @@ def test_a_line_is_never_moved_under_its_holder(daemon: Daemon) -> None:
         assert 'is held by "blinker"' in str(error)
         blinker.has_gone_on()
         with daemon.client() as client:
-            client.call("change", name="plc", definition="sim-a 0-2 5", options={"3": "safe=high"})
+            client.ask(Change(name="plc", definition="sim-a 0-2 5", options={"3": "safe=high"}))
         blinker.has_gone_on()
         assert world.get("sim-a:5") == 1
         levels = {line: world.get(f"sim-a:{line}") for line in (3, 4)}
         with daemon.client() as client:
-            client.call("change", name="plc", definition="sim-a 3 4 2", force=True)
+            client.ask(Change(name="plc", definition="sim-a 3 4 2", force=True))
         assert blinker.process.wait(10) != 0
         assert {line: world.get(f"sim-a:{line}") for line in (3, 4)} == levels
 
@@ -398,11 +404,11 @@ def test_a_line_is_never_moved_under_its_holder(daemon: Daemon) -> None:
 def test_a_program_of_a_deleted_chip_is_not_the_next_ones_of_its_name(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-2", name="plc")
     with Blinker(daemon, "plc") as blinker, daemon.client() as client:
-        os.kill(daemon.show("plc")["worker"], signal.SIGSTOP)  # nobody is there to tell the program
-        client.call("delete", name="plc", force=True)
-        client.call("new", name="plc", definition="sim-a 5-7")
+        os.kill(daemon.show("plc").chip.worker, signal.SIGSTOP)  # nobody is there to tell the program
+        client.ask(Delete(name="plc", force=True))
+        client.ask(New(name="plc", definition="sim-a 5-7"))
         assert blinker.process.wait(20) != 0
-        assert not any(line["used"] for line in daemon.show("plc")["lines"])
+        assert not any(line.used for line in daemon.show("plc").lines)
 
 
 def test_a_chip_is_not_made_of_itself(daemon: Daemon) -> None:
@@ -410,18 +416,18 @@ def test_a_chip_is_not_made_of_itself(daemon: Daemon) -> None:
     new(daemon, "a 0", name="b")
     assert "made of lines of its own" in str(refused(daemon, "change", name="a", definition="b 0"))
     with daemon.client() as client:
-        assert {chip["state"] for chip in client.chips()} == {"live"}
+        assert {chip.state for chip in client.chips()} == {"live"}
 
 
 def test_chips_exchange_lines_in_one_step(daemon: Daemon) -> None:
     new(daemon, "sim-a 0-1", name="a")
     new(daemon, "sim-a 2-3", name="b")
     run(daemon, "a", "gpioset", "gpiochip0", "1=1")
-    changes = [{"name": "a", "definition": "sim-a 0 3"}, {"name": "b", "definition": "sim-a 2 1"}]
+    changes = (Change("a", "sim-a 0 3"), Change("b", "sim-a 2 1"))
     with daemon.client() as client, daemon.simulator() as world:
-        client.call("change-all", changes=changes)
+        client.ask(ChangeAll(changes))
         assert world.get("sim-a:1") == 1
-    shown = {name: [line["source"] for line in daemon.show(name)["lines"]] for name in ("a", "b")}
+    shown = {name: [line.source for line in daemon.show(name).lines] for name in ("a", "b")}
     assert shown == {"a": ["sim-a:0", "sim-a:3"], "b": ["sim-a:2", "sim-a:1"]}
 
 
@@ -431,9 +437,9 @@ def test_a_safe_state_holds_when_program_and_worker_die_together(daemon: Daemon,
     with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
         assert world.get("sim-a:1") == 1
         for who in order.split(", "):
-            os.kill(blinker.process.pid if who == "program" else daemon.show("plc")["worker"], 9)
+            os.kill(blinker.process.pid if who == "program" else daemon.show("plc").chip.worker, 9)
         daemon.wait_for(lambda: world.get("sim-a:1") == 0, timeout_s=10)
-        daemon.wait_for(lambda: not any(line["used"] for line in daemon.show("plc")["lines"]))
+        daemon.wait_for(lambda: not any(line.used for line in daemon.show("plc").lines))
 
 
 def test_a_worker_that_hangs_with_its_program_dead_is_replaced(daemon: Daemon) -> None:
@@ -441,7 +447,7 @@ def test_a_worker_that_hangs_with_its_program_dead_is_replaced(daemon: Daemon) -
     with Blinker(daemon, "plc") as blinker, daemon.simulator() as world:
         daemon.kill()
         daemon.start()  # whose fork server is no parent of the worker
-        os.kill(daemon.show("plc")["worker"], signal.SIGSTOP)
+        os.kill(daemon.show("plc").chip.worker, signal.SIGSTOP)
         os.kill(blinker.process.pid, signal.SIGKILL)
         daemon.wait_for(lambda: world.get("sim-a:1") == 0, timeout_s=10)
 
@@ -461,8 +467,8 @@ def test_chips_can_be_made_of_lines_of_chips(daemon: Daemon) -> None:
     run(daemon, "outer", "gpioset", "gpiochip0", "0=1")
     with daemon.simulator() as world:
         assert world.get("sim-a:2") == 1
-        os.kill(daemon.show("inner")["worker"], signal.SIGKILL)
-        daemon.wait_for(lambda: all(line["there"] for line in daemon.show("outer")["lines"]))
+        os.kill(daemon.show("inner").chip.worker, signal.SIGKILL)
+        daemon.wait_for(lambda: all(line.there for line in daemon.show("outer").lines))
         assert world.get("sim-a:2") == 1
 
 
@@ -472,7 +478,7 @@ def test_state_that_is_none_is_told_and_left_alone(daemon: Daemon) -> None:
     (daemon.state / "broken.json").write_text('{"name": 3}')
     daemon.start()
     assert "broken.json is not the state of a chip" in daemon.log()
-    assert daemon.show("plc")["state"] == "live"
+    assert daemon.show("plc").chip.state == "live"
     assert (daemon.state / "broken.json").exists()
 
 
@@ -487,7 +493,7 @@ def test_who_breaks_the_control_protocol_is_answered_and_dropped(daemon: Daemon)
             assert sock.recv(4096) == b""
     assert "unknown request 'dance'" in str(refused(daemon, "dance"))
     with daemon.client() as client:
-        assert client.call("state")["chips"] == 0
+        assert client.ask(State()).chips == 0
 
 
 def test_a_client_without_a_daemon_says_how_to_start_one(tmp_path: Path) -> None:
@@ -508,9 +514,9 @@ def test_a_refusal_tells_which_line_it_is_about(daemon: Daemon, definition: str,
 
 def test_a_chip_that_ends_with_its_creator_cannot_be_permanent(daemon: Daemon) -> None:
     with daemon.client() as client:
-        client.call("new", definition="sim-a 0", name="plc", lifetime="connection")
+        client.ask(New(definition="sim-a 0", name="plc", lifetime="connection"))
         assert f"ends with process {daemon.process.pid}" in str(refused(daemon, "save", name="plc"))
-        assert not daemon.show("plc")["permanent"]
+        assert not daemon.show("plc").chip.permanent
 
 
 def test_a_chip_that_waits_for_its_lines_is_shown(tmp_path: Path) -> None:
@@ -519,10 +525,10 @@ def test_a_chip_that_waits_for_its_lines_is_shown(tmp_path: Path) -> None:
         former.stop(signal.SIGINT)
     with Daemon(tmp_path) as daemon:
         shown = daemon.show("plc")
-        assert (shown["state"], shown["lines"]) == ("waiting", [])
-        assert shown["options"] == {"0": "name=GATE", "1": "safe=low"}
+        assert (shown.chip.state, shown.lines) == ("waiting", ())
+        assert shown.options == {"0": "name=GATE", "1": "safe=low"}
         with daemon.client() as client:
-            client.call("delete", name="plc")
+            client.ask(Delete(name="plc"))
 
 
 def test_verbose_says_why_a_call_was_refused(tmp_path: Path) -> None:

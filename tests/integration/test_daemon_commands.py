@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gpiovirt.protocols.control.answers import ChipEvent
+from gpiovirt.protocols.control.requests import State
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import USERS, Installation, let_all_pass
 
@@ -79,11 +81,11 @@ def test_watch_goes_on_when_gpiovirtd_is_back(shell: Shell, daemon: Daemon) -> N
         text=True,
     )
     with daemon.client() as client:
-        daemon.wait_for(lambda: client.call("state")["watchers"])
+        daemon.wait_for(lambda: client.ask(State()).watchers)
     daemon.kill()
     daemon.start()
     with daemon.client() as client:
-        daemon.wait_for(lambda: client.call("state")["watchers"])
+        daemon.wait_for(lambda: client.ask(State()).watchers)
     shell("run --chip plc -- gpioset gpiochip0 1=1")
     printed, said = watch.communicate(timeout=20)
     assert [line.split()[1] for line in printed.splitlines()] == ["line-requested", "line-released"]
@@ -122,7 +124,7 @@ def test_watch_tells_what_happens(shell: Shell, daemon: Daemon) -> None:
         text=True,
     )
     with daemon.client() as client:
-        daemon.wait_for(lambda: client.call("state")["watchers"])
+        daemon.wait_for(lambda: client.ask(State()).watchers)
     shell("run --chip plc -- gpioset gpiochip0 1=1")
     shell("delete plc")
     printed, _ = watch.communicate(timeout=20)
@@ -149,7 +151,7 @@ class TestUsers:
         assert "Permission denied" in shell("run --chip plc -- gpioinfo", "gpvalice", status=1)
         assert "the chips are: none" in shell("show plc", "gpvalice", status=2)
         os.chmod(daemon.run / "chips/plc", 0o666)
-        daemon.wait_for(lambda: daemon.show("plc")["mode"] == 0o666)
+        daemon.wait_for(lambda: daemon.show("plc").chip.mode == 0o666)
         assert "4 lines" in shell("run --chip plc -- gpioinfo", "gpvalice")
 
     def test_chown_of_the_socket_holds_for_the_chip(self, shell: Shell, daemon: Daemon) -> None:
@@ -161,7 +163,7 @@ class TestUsers:
         daemon.kill()
         os.chmod(daemon.run / "chips/plc", 0o600)
         daemon.start()
-        assert (daemon.show("plc")["uid"], daemon.show("plc")["mode"]) == (USERS["gpvalice"], 0o600)
+        assert (daemon.show("plc").chip.uid, daemon.show("plc").chip.mode) == (USERS["gpvalice"], 0o600)
 
     def test_a_managers_definition_makes_root_open_gpio_devices_only(
         self, shell: Shell, tmp_path: Path
@@ -200,18 +202,18 @@ class TestUsers:
         with daemon.client(acting_for=(USERS["gpvalice"], [])) as alice:
             events = alice.watch()
             shell("delete his hers")
-            assert next(events) == {"event": "deleted", "chip": "hers"}
+            assert next(events) == ChipEvent("deleted", "hers")
 
     def test_nobody_reaches_the_lines_behind_a_chip(self, shell: Shell, daemon: Daemon) -> None:
         shell("new plc 'sim-a 0-3' --owner gpvalice")
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         for path in (daemon.run / "sources/sim-a", daemon.run / "workers/plc", f"/proc/{worker}/fd"):
             done = subprocess.run(["su", "gpvalice", "-c", f"ls {path}"], capture_output=True, check=False)
             assert done.returncode != 0
 
     def test_workers_are_nobody_and_can_nothing(self, shell: Shell, daemon: Daemon) -> None:
         shell("new plc 'sim-a 0-3'")
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         status = Path(f"/proc/{worker}/status").read_text()
         fields = dict(re.findall(r"^(\w+):\t(.*)$", status, re.M))
         assert 0 not in map(int, fields["Uid"].split())

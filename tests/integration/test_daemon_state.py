@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gpiovirt.control.client import RefusedError
+from gpiovirt.protocols.control.answers import RefusedError
+from gpiovirt.protocols.control.requests import Change, Delete, New, Own, Save
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.test_configuration import SIMS, chips, command, describe, full, new
 
@@ -62,16 +63,16 @@ def test_after_a_reboot_the_permanent_chips_are_back_and_no_others(daemon: Daemo
     command(daemon, "apply")
     command(daemon, "save", "gpio-virt-agg.1")
     with daemon.client() as client:
-        client.call("own", name="gpio-virt-agg.1", uid=4243, gid=4244, mode=0o600)
+        client.ask(Own(name="gpio-virt-agg.1", uid=4243, gid=4244, mode=0o600))
     before = {name: daemon.show(name) for name in ("gpio-virt-agg.1", "plc")}
     crash(daemon)
     daemon.start()
     assert chips(daemon) == ["gpio-virt-agg.1", "plc"]
     for name, chip in before.items():
         after = daemon.show(name)
-        assert {**after, "worker": 0} == {**chip, "worker": 0}
-        status = os.stat(after["device"])
-        assert (status.st_uid, status.st_gid) == (chip["uid"], chip["gid"])
+        assert after._replace(chip=after.chip._replace(worker=chip.chip.worker)) == chip
+        status = os.stat(after.chip.device)
+        assert (status.st_uid, status.st_gid) == (after.chip.uid, after.chip.gid)
     assert len(list(daemon.state.glob("*"))) == 2
     new(daemon, "sim-a 0")
     assert "gpio-virt-agg.0" in chips(daemon)
@@ -84,27 +85,22 @@ def test_a_full_disk_refuses_what_cannot_be_kept_and_loses_nothing(tmp_path: Pat
             made = []
             with daemon.client() as client, pytest.raises(RefusedError, match="No space left") as raised:
                 for line in range(8):
-                    client.call("new", definition=f"sim-a {line}", name=f"c{line}", permanent=True)
+                    client.ask(New(definition=f"sim-a {line}", name=f"c{line}", permanent=True))
                     made.append(f"c{line}")
             assert "cannot write" in str(raised.value)
             assert made
             before = {name: daemon.show(name) for name in made}
-            with daemon.client() as client:
-                for do, what in (
-                    ("change", {"definition": "sim-a 7"}),
-                    ("own", {"uid": 4242}),
-                    ("save", {"origin": "/other"}),
-                ):
-                    with pytest.raises(RefusedError, match="No space left"):
-                        client.call(do, name="c0", **what)
+            for request in (Change("c0", "sim-a 7"), Own("c0", 4242), Save("c0", origin="/other")):
+                with daemon.client() as client, pytest.raises(RefusedError, match="No space left"):
+                    client.ask(request)
             assert {name: daemon.show(name) for name in chips(daemon)} == before
             assert sorted(os.listdir(daemon.state)) == [f"{name}.json" for name in made]
             daemon.kill()
             daemon.start()
             assert {name: daemon.show(name) for name in chips(daemon)} == before
             with daemon.client() as client:
-                client.call("delete", name="c0")
-                client.call("new", definition="sim-a 7", name="again", permanent=True)
+                client.ask(Delete(name="c0"))
+                client.ask(New(definition="sim-a 7", name="again", permanent=True))
             assert chips(daemon) == ["again", *made[1:]]
     finally:
         subprocess.run(["umount", tmp_path / "state"], check=True)

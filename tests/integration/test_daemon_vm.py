@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gpiovirt.host.received import send
+from gpiovirt.protocols.control.requests import Delete, New
 from gpiovirt.protocols.vhost_user import messages as m
 from gpiovirt.protocols.vhost_user.messages import Request
 from gpiovirt.testing.daemon import Daemon
@@ -28,7 +29,7 @@ from tests.silent_file import silent_file
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path, ["--sim", "s:4", "--wire", "s:0=s:1"]) as made:
         with made.client() as client:
-            client.call("new", name="plc", definition="s 0-3", vm=True)
+            client.ask(New(name="plc", definition="s 0-3", vm=True))
         yield made
         assert "fault of ours" not in made.log()
         assert "Traceback" not in made.log()
@@ -72,7 +73,7 @@ def keeper(daemon: Daemon) -> int:
 
 
 def worker(daemon: Daemon) -> int:
-    return int(daemon.show("plc")["worker"])
+    return int(daemon.show("plc").chip.worker)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
@@ -148,7 +149,7 @@ def test_vm_that_ends_while_its_worker_is_replaced_gives_its_lines_back(daemon: 
     os.kill(worker(daemon), signal.SIGKILL)
     vmm.disconnect()
     daemon.wait_for(lambda: "is gone; its lines are released" in daemon.log())
-    assert not daemon.show("plc")["lines"][0]["used"]
+    assert not daemon.show("plc").lines[0].used
     with Vmm() as following:
         following.connect(str(daemon.run / "vm/plc"))
         following.start()
@@ -158,7 +159,7 @@ def test_vm_that_ends_while_its_worker_is_replaced_gives_its_lines_back(daemon: 
 def test_keeper_ends_with_its_chip(daemon: Daemon, vmm: Vmm) -> None:
     pid = keeper(daemon)
     with daemon.client() as client:
-        client.call("delete", name="plc", force=True)
+        client.ask(Delete(name="plc", force=True))
     assert vmm.sock is not None
     assert vmm.sock.recv(1) == b""
     daemon.wait_for(lambda: not os.path.exists(f"/proc/{pid}"))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gpiovirt.protocols.control.requests import New
 from gpiovirt.protocols.gpiochip import wire
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import Installation, as_user, ordinary_uid
@@ -26,7 +27,7 @@ SIMS = ["--sim", "sim-a:8"]
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path, SIMS) as made, made.client() as client:
-        client.call("new", name="plc", definition="sim-a 0-3")
+        client.ask(New(name="plc", definition="sim-a 0-3"))
         yield made
 
 
@@ -83,13 +84,13 @@ class Talker:
 
 def used(daemon: Daemon) -> list[int]:
     """Lines that a program holds; the chip itself may hold one for its holder to come back to."""
-    return [line["offset"] for line in daemon.show("plc")["lines"] if line["consumer"] == "talker"]
+    return [line.offset for line in daemon.show("plc").lines if line.consumer == "talker"]
 
 
 def kill_worker(daemon: Daemon) -> None:
-    former = daemon.show("plc")["worker"]
+    former = daemon.show("plc").chip.worker
     os.kill(former, signal.SIGKILL)
-    daemon.wait_for(lambda: daemon.show("plc")["worker"] not in (former, None))
+    daemon.wait_for(lambda: daemon.show("plc").chip.worker not in (former, None))
 
 
 def test_a_programs_close_frees_its_lines_before_and_after_a_worker_was_replaced(daemon: Daemon) -> None:
@@ -116,7 +117,7 @@ def test_a_chip_whose_server_is_away_keeps_no_other_chip_waiting(daemon: Daemon)
             talker(f"! far{i} = request('/dev/gpiochip0', _{i}=OUT)")
         talker("! near = request('/dev/gpiochip1', _0=OUT)")
         talker("! far0.get_value(0); near.get_value(0)")
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         daemon.kill()
         os.kill(worker, signal.SIGKILL)
         talker(
@@ -136,7 +137,7 @@ def test_a_worker_that_is_stopped_keeps_no_other_chip_waiting(daemon: Daemon) ->
     with Talker(daemon, *options) as talker:
         talker("! far = request('/dev/gpiochip0', _0=OUT); near = request('/dev/gpiochip1', _0=OUT)")
         talker("! far.get_value(0); near.get_value(0)")
-        worker = daemon.show("plc")["worker"]
+        worker = daemon.show("plc").chip.worker
         os.kill(worker, signal.SIGSTOP)
         talker("! thread = threading.Thread(target=far.set_value, args=(0, Value.ACTIVE), daemon=True)")
         talker("! thread.start(); time.sleep(0.1)")
@@ -227,7 +228,7 @@ def attack(tmp_path: Path) -> Iterator[Callable[[Path, bytes], list[str]]]:
 def test_a_file_that_nobody_can_close_does_not_reach_a_worker(
     daemon: Daemon, attack: Callable[[Path, bytes], list[str]], packet: bytes
 ) -> None:
-    worker = daemon.show("plc")["worker"]
+    worker = daemon.show("plc").chip.worker
     before = len(os.listdir(f"/proc/{worker}/fd"))
     assert all(attack(daemon.run / "chips/plc", packet))
     began = time.monotonic()
@@ -236,7 +237,7 @@ def test_a_file_that_nobody_can_close_does_not_reach_a_worker(
     assert time.monotonic() - began < 5
     # the attacker hangs in its own trap, and its connection with it
     daemon.wait_for(lambda: len(os.listdir(f"/proc/{worker}/fd")) <= before + 1)
-    assert daemon.show("plc")["worker"] == worker
+    assert daemon.show("plc").chip.worker == worker
 
 
 def flood(python: str, path: str) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gpiovirt.configuration.files import format_chip
 from gpiovirt.configuration.model import Chip, chip_of, parse_chip
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.answers import ChipState
 from gpiovirt.virtual import grammar
 from gpiovirt.virtual.grammar import ChipLines, NamedLine
 
@@ -79,10 +80,27 @@ def test_a_chip_that_the_daemon_had_is_the_same_chip_when_described(raw: dict[st
     chip = described(raw)
     if chip is None:
         return
-    wanted = chip.arguments()
-    wanted["uid"] = max(wanted["uid"], os.getuid())
-    wanted["gid"] = max(wanted["gid"], os.getgid())
-    shown = {**wanted, "vm": "/socket" if wanted["vm"] else None, "lines": []}
-    again = chip_of(shown)
-    assert again.arguments() == {**wanted, "definition": again.definition}
+    wanted = chip.wanted()
+    wanted = wanted._replace(uid=max(wanted.uid, os.getuid()), gid=max(wanted.gid, os.getgid()))
+    told = ChipState(
+        name=wanted.name,
+        definition=wanted.definition,
+        num_lines=len(chip.lines_of()),
+        uid=wanted.uid,
+        gid=wanted.gid,
+        mode=wanted.mode,
+        state="live",
+        trouble="",
+        permanent=False,
+        origin="",
+        driver="",
+        vm="/socket" if wanted.vm else None,
+        poll_us=wanted.poll_us,
+        device="/chip",
+        worker=1,
+        restarts=0,
+        creator=None,
+    )
+    again = chip_of(told, wanted.options)
+    assert again.wanted() == wanted._replace(definition=again.definition)
     assert [line.source for line in again.lines_of()] == [line.source for line in chip.lines_of()]

@@ -10,6 +10,8 @@ import pytest
 
 from gpiovirt.configuration.model import InvalidChipError, chip_of, parse_chip
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.answers import ChipState
+from gpiovirt.protocols.control.requests import New
 
 FULL: dict[str, Any] = {
     "lines": [
@@ -27,22 +29,21 @@ FULL: dict[str, Any] = {
 
 
 def test_tables_of_lines_become_what_the_daemon_keeps_by_offset() -> None:
-    assert parse_chip(FULL, "plc").arguments() == {
-        "name": "plc",
-        "definition": "START, sim-a 0-2, sim-b 1, DOOR",
-        "options": {"4": "active-low,debounce=5ms,safe=low,name=LAMP", "5": "pull-up"},
-        "uid": 0,
-        "gid": 12,
-        "mode": 0o640,
-        "vm": True,
-        "poll_us": 200,
-    }
+    assert parse_chip(FULL, "plc").wanted() == New(
+        "START, sim-a 0-2, sim-b 1, DOOR",
+        "plc",
+        {"4": "active-low,debounce=5ms,safe=low,name=LAMP", "5": "pull-up"},
+        vm=True,
+        poll_us=200,
+        uid=0,
+        gid=12,
+        mode=0o640,
+    )
 
 
 def test_lines_can_be_one_text_as_for_new_device() -> None:
-    arguments = parse_chip({"lines": "sim-a 0 3, sim-b 0-1"}, "plc").arguments()
-    assert arguments["definition"] == "sim-a 0 3, sim-b 0-1"
-    assert (arguments["uid"], arguments["gid"], arguments["mode"], arguments["vm"]) == (-1, -1, 0o660, False)
+    wanted = parse_chip({"lines": "sim-a 0 3, sim-b 0-1"}, "plc").wanted()
+    assert wanted == New("sim-a 0 3, sim-b 0-1", "plc", mode=0o660)
 
 
 def test_a_name_of_its_own_comes_before_the_given_one() -> None:
@@ -105,44 +106,50 @@ def test_everything_wrong_is_told_at_once() -> None:
 def test_owner_and_group_must_be_there() -> None:
     chip = parse_chip({"lines": "a", "owner": "nobody-of-this-name", "group": "no-such-group"}, "plc")
     with pytest.raises(InvalidChipError) as raised:
-        chip.arguments()
+        chip.wanted()
     assert raised.value.problems == (
         "owner: there is no user 'nobody-of-this-name'",
         "group: there is no group 'no-such-group'",
     )
 
 
-def shown(**what: Any) -> dict[str, Any]:
-    return {
-        "name": "plc",
-        "definition": "START sim-a 0-1 3, sim-b 7",
-        "options": {},
-        "uid": os.getuid(),
-        "gid": 54321,
-        "mode": 0o600,
-        "vm": None,
-        "poll_us": 0,
-        "lines": [{"name": name} for name in ("START", "", "", "", "LAMP")],
-        **what,
-    }
+def told(vm: str | None = None, poll_us: int = 0) -> ChipState:
+    return ChipState(
+        name="plc",
+        definition="START sim-a 0-1 3, sim-b 7",
+        num_lines=5,
+        uid=os.getuid(),
+        gid=54321,
+        mode=0o600,
+        state="live",
+        trouble="",
+        permanent=False,
+        origin="",
+        driver="",
+        vm=vm,
+        poll_us=poll_us,
+        device="/some/chip",
+        worker=1,
+        restarts=0,
+        creator=None,
+    )
 
 
 def test_a_chip_of_the_daemon_with_plain_lines_keeps_its_definition() -> None:
-    chip = chip_of(shown())
+    chip = chip_of(told(), {})
     assert chip.lines == "START sim-a 0-1 3, sim-b 7"
     assert (chip.group, chip.mode, chip.vm) == ("54321", "0600", False)
 
 
 def test_a_chip_of_the_daemon_is_described_by_what_makes_the_same_again() -> None:
-    options = {"2": "name=MOTOR", "LAMP": "active-low,safe=low"}
-    there = shown(options=options, vm="/some/socket", poll_us=50)
-    chip = chip_of(there)
-    again = chip.arguments()
-    assert again["options"] == {"2": "name=MOTOR", "4": "active-low,safe=low"}
+    options = {"2": "name=MOTOR", "4": "active-low,safe=low"}
+    chip = chip_of(told("/some/socket", 50), options)
+    assert chip.wanted() == New(
+        chip.definition, "plc", options, vm=True, poll_us=50, uid=os.getuid(), gid=54321, mode=0o600
+    )
     assert [str(line) for line in chip.lines_of()] == ["START", "sim-a 0", "sim-a 1", "sim-a 3", "sim-b 7"]
-    assert (again["vm"], again["poll_us"]) == (True, 50)
 
 
 def test_a_line_by_name_of_a_chip_that_waits_cannot_be_described() -> None:
     with pytest.raises(UsageError, match="waits for its lines"):
-        chip_of(shown(options={"LAMP": "active-low"}, lines=[]))
+        chip_of(told(), {"LAMP": "active-low"})

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gpiovirt.configuration.model import Chip, chip_of
 from gpiovirt.control.access import group_name, user_name
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control import answers as protocol
 
 __all__ = [
     "AccessChange",
@@ -26,6 +26,8 @@ __all__ = [
     "chip_summary",
     "consumers",
     "daemon_state",
+    "line_states",
+    "source",
 ]
 
 Direction = Literal["input", "output"]
@@ -78,6 +80,17 @@ class ChipSummary(_Told):
     """The process that it ends with, if there is one."""
 
 
+class LineHolder(_Told):
+    """The process that holds a line; pid and uid are 0 if it is the one that serves the line."""
+
+    kind: Literal["program", "vm", "chip", "hog"]
+    """A program, a virtual machine's VMM, a virtual chip made of the line, or the simulator."""
+    pid: int
+    """Its process."""
+    uid: int
+    """The user's number."""
+
+
 class LineState(_Told):
     """A line of a virtual chip."""
 
@@ -95,6 +108,8 @@ class LineState(_Told):
     """What its holder calls itself."""
     used: bool
     """Somebody holds it."""
+    holder: LineHolder | None
+    """Who that is, by the kernel's word; null where nobody holds it, or only the name is known."""
     options: str
     """What it is for consumers that do not ask for something else, as pull-up,debounce=5ms,safe=low."""
 
@@ -185,48 +200,48 @@ class AccessChange(BaseModel):
     """As of a file, in octal; without, as it is."""
 
 
-def _summary(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: told[key] for key in ChipSummary.model_fields if key in told},
-        "owner": user_name(told["uid"]),
-        "group": group_name(told["gid"]),
-        "mode": f"{told['mode']:04o}",
-    }
+def _summary(told: protocol.ChipState) -> dict[str, Any]:
+    owner, group = user_name(told.uid), group_name(told.gid)
+    return {**told._asdict(), "owner": owner, "group": group, "mode": f"{told.mode:04o}"}
 
 
-def chip_summary(told: Mapping[str, Any]) -> ChipSummary:
-    """Of what the control protocol says of a chip."""
+def chip_summary(told: protocol.ChipState) -> ChipSummary:
+    """Of a chip."""
     return ChipSummary.model_validate(_summary(told))
 
 
-def consumers(shown: Mapping[str, Any]) -> list[Consumer]:
-    """Of the control protocol's `show`."""
-    found = [("process", peer) for peer in shown["consumers"]]
-    if shown["vm_consumer"] is not None:
-        found.append(("vm", shown["vm_consumer"]))
+def line_states(told: protocol.ChipDetails) -> list[LineState]:
+    """Of a chip's lines."""
     return [
-        Consumer.model_validate({**peer, "kind": kind, "user": user_name(peer["uid"])})
-        for kind, peer in found
+        LineState.model_validate({**line._asdict(), "holder": line.holder and line.holder._asdict()})
+        for line in told.lines
     ]
 
 
-def chip_details(shown: Mapping[str, Any]) -> ChipDetails:
-    """Of the control protocol's `show`."""
+def consumers(told: protocol.ChipDetails) -> list[Consumer]:
+    """Of who has a chip open."""
+    found: list[tuple[Literal["process", "vm"], protocol.Consumer]]
+    found = [("process", peer) for peer in told.consumers]
+    if told.vm_consumer is not None:
+        found.append(("vm", told.vm_consumer))
+    return [Consumer(kind=kind, user=user_name(peer.uid), **peer._asdict()) for kind, peer in found]
+
+
+def chip_details(told: protocol.ChipDetails) -> ChipDetails:
+    """Of a chip and its lines."""
     description = None
     with suppress(UsageError):
-        description = chip_of(shown)
-    return ChipDetails.model_validate(
-        {
-            **_summary(shown),
-            "lines": shown["lines"],
-            "consumers": consumers(shown),
-            "description": description,
-        }
+        description = chip_of(told.chip, told.options)
+    return ChipDetails(
+        **_summary(told.chip), lines=line_states(told), consumers=consumers(told), description=description
     )
 
 
-def daemon_state(told: Mapping[str, Any], uid: int) -> DaemonState:
-    """Of the control protocol's `state`, for `uid`."""
-    return DaemonState.model_validate(
-        {**{key: told[key] for key in DaemonState.model_fields if key in told}, "user": user_name(uid)}
-    )
+def source(told: protocol.SourceState) -> Source:
+    """Of a chip to take lines of."""
+    return Source.model_validate(protocol.encode_answer(told))
+
+
+def daemon_state(told: protocol.DaemonState, uid: int) -> DaemonState:
+    """Of the daemon, for `uid`."""
+    return DaemonState.model_validate({**told._asdict(), "user": user_name(uid)})

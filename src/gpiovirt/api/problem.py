@@ -19,8 +19,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from gpiovirt.configuration.model import Chip, InvalidChipError, describe
-from gpiovirt.control.client import RefusedError
 from gpiovirt.errors import GpiovirtError
+from gpiovirt.protocols.control.answers import RefusedError
 
 __all__ = ["MEDIA_TYPE", "Fault", "Problem", "ProblemError", "install", "problem_of_chip", "responses"]
 

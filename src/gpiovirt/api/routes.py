@@ -33,6 +33,8 @@ from gpiovirt.api.model import (
     chip_summary,
     consumers,
     daemon_state,
+    line_states,
+    source,
 )
 from gpiovirt.api.problem import Fault, Problem, ProblemError, install, problem_of_chip, responses
 from gpiovirt.api.stream import MEDIA_TYPE as EVENT_STREAM
@@ -40,8 +42,10 @@ from gpiovirt.api.stream import EventStream, Streams, encode
 from gpiovirt.configuration.model import Chip, InvalidChipError
 from gpiovirt.control.access import Identity, gid_of, parse_mode, uid_of
 from gpiovirt.control.async_client import AsyncClient
-from gpiovirt.control.client import RefusedError
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control import answers as protocol
+from gpiovirt.protocols.control.answers import RefusedError
+from gpiovirt.protocols.control.requests import Delete, Look, Own, Save, Show, Sources, State, Watch
 
 __all__ = ["create_app"]
 
@@ -120,16 +124,16 @@ async def make_chip(
 ) -> Response:
     """Make a chip. It is live when this is answered."""
     streams: Streams = request.app.state.streams
-    arguments = await run_in_threadpool(chip.arguments)
+    wanted = await run_in_threadpool(chip.wanted)
     client = await AsyncClient.connect(request.app.state.control, peer)
     holds = False
     try:
         if lifetime is not None:
             streams.take(peer.uid)
             holds = True
-            arguments["lifetime"] = "connection"
+            wanted = wanted._replace(lifetime="connection")
         try:
-            told = await client.call("new", **arguments)
+            told = await client.ask(wanted)
         except RefusedError as error:
             raise problem_of_chip(error, chip) from error
         made = (await run_in_threadpool(chip_summary, told)).model_dump()
@@ -137,7 +141,7 @@ async def make_chip(
         if lifetime is None:
             client.close()
             return JSONResponse(made, 201, headers)
-        await client.call("watch", name=chip.name)
+        await client.ask(Watch(chip.name))
     except BaseException:
         client.close()
         if holds:
@@ -149,7 +153,7 @@ async def make_chip(
 @router.get("/chips/{name}", tags=["chips"], responses=responses(403, 404))
 async def show_chip(name: Name, daemon: Daemon) -> ChipDetails:
     """A chip, its lines, and who has it open."""
-    return await run_in_threadpool(chip_details, await daemon.call("show", name=name))
+    return await run_in_threadpool(chip_details, await daemon.ask(Show(name)))
 
 
 @router.put("/chips/{name}", tags=["chips"], responses=responses(400, 403, 404, 409, 413, 422))
@@ -164,12 +168,13 @@ async def change_chip(
     Without `owner` or `group`, these stay. A chip keeps its name. A line that somebody holds does not become
     another, unless forced: then whoever holds it loses it.
     """
-    await daemon.call("look", name=name)
+    await daemon.ask(Look(name))
     if chip.name != name:
         what = f"it is {chip.name!r} here, and {name!r} in the path; a chip keeps its name"
         raise ProblemError(422, f"name: {what}", errors=[Fault(path="name", detail=what)])
+    wanted = await run_in_threadpool(chip.wanted)
     try:
-        told = await daemon.call("change", force=force, **await run_in_threadpool(chip.arguments))
+        told = await daemon.ask(wanted.as_change()._replace(force=force))
     except RefusedError as error:
         raise problem_of_chip(error, chip) from error
     return await run_in_threadpool(chip_summary, told)
@@ -188,19 +193,18 @@ async def delete_chip(
     force: Annotated[bool, Query(description="Even if one of its lines is in use.")] = False,
 ) -> Response:
     """Delete a chip; its lines go to their safe states."""
-    await daemon.call("delete", name=name, force=force)
+    await daemon.ask(Delete(name, force))
     return Response(status_code=204)
 
 
 @router.patch("/chips/{name}/access", tags=["chips"], responses=responses(400, 403, 404, 413, 422))
 async def change_access(name: Name, access: AccessChange, daemon: Daemon) -> ChipSummary:
     """Say who may use a chip: its owner, group and mode, as of a file."""
-    ids = await run_in_threadpool(_ids, access)
-    told = await daemon.call("own", name=name, mode=parse_mode(access.mode), **ids)
+    told = await daemon.ask(await run_in_threadpool(_own, name, access))
     return await run_in_threadpool(chip_summary, told)
 
 
-def _ids(access: AccessChange) -> dict[str, int]:
+def _own(name: str, access: AccessChange) -> Own:
     ids = {}
     for key, text, id_of, argument in (
         ("owner", access.owner, uid_of, "uid"),
@@ -210,7 +214,7 @@ def _ids(access: AccessChange) -> dict[str, int]:
             ids[argument] = id_of(text)
         except UsageError as error:
             raise InvalidChipError([f"{key}: {error}"]) from error
-    return ids
+    return Own(name, mode=parse_mode(access.mode), **ids)
 
 
 @router.post("/chips/{name}/save", tags=["chips"], responses=responses(403, 404, 422))
@@ -220,33 +224,32 @@ async def save_chip(
     permanent: Annotated[bool, Query(description="false: it is gone then.")] = True,
 ) -> ChipSummary:
     """Have a chip there after a reboot, too."""
-    told = await daemon.call("save", name=name, permanent=permanent)
+    told = await daemon.ask(Save(name, permanent))
     return await run_in_threadpool(chip_summary, told)
 
 
 @router.get("/chips/{name}/lines", tags=["chips"], responses=responses(403, 404))
 async def list_lines(name: Name, daemon: Daemon) -> list[LineState]:
     """A chip's lines, by offset; none while it waits for them."""
-    shown = await daemon.call("show", name=name)
-    return [LineState.model_validate(line) for line in shown["lines"]]
+    return line_states(await daemon.ask(Show(name)))
 
 
 @router.get("/chips/{name}/consumers", tags=["chips"], responses=responses(403, 404))
 async def list_consumers(name: Name, daemon: Daemon) -> list[Consumer]:
     """Who has a chip open."""
-    return await run_in_threadpool(consumers, await daemon.call("show", name=name))
+    return await run_in_threadpool(consumers, await daemon.ask(Show(name)))
 
 
 @router.get("/sources", tags=["daemon"], responses=responses(403))
 async def list_sources(daemon: Daemon) -> list[Source]:
     """Chips to take lines of, for those who may."""
-    return [Source.model_validate(source) for source in await daemon.call("sources")]
+    return [source(told) for told in await daemon.ask(Sources())]
 
 
 @router.get("/state", tags=["daemon"], responses=responses(403))
 async def show_state(daemon: Daemon, peer: Peer) -> DaemonState:
     """The daemon, as you see it."""
-    return await run_in_threadpool(daemon_state, await daemon.call("state"), peer.uid)
+    return await run_in_threadpool(daemon_state, await daemon.ask(State()), peer.uid)
 
 
 @router.get(
@@ -270,7 +273,7 @@ async def watch_events(
     try:
         client = await AsyncClient.connect(request.app.state.control, peer)
         try:
-            await client.call("watch", name=chip)
+            await client.ask(Watch(chip))
         except BaseException:
             client.close()
             raise
@@ -296,21 +299,21 @@ async def show_metrics(request: Request, peer: Peer) -> Response:
     """Metrics of the chips that you may see."""
     control = request.app.state.control
     async with await AsyncClient.connect(control, peer) as client:
-        state = await client.call("state")
-        names = [chip["name"] for chip in await client.chips()]
+        state = await client.ask(State())
+        names = [chip.name for chip in await client.chips()]
     shares = [names[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(names)))]
     shown = await asyncio.gather(*(_show(control, peer, share) for share in shares))
-    chips = sorted((chip for share in shown for chip in share), key=lambda chip: str(chip["name"]))
+    chips = sorted((chip for share in shown for chip in share), key=lambda told: told.chip.name)
     content = await run_in_threadpool(metrics.exposition, state, chips)
     return Response(content, media_type=metrics.MEDIA_TYPE)
 
 
-async def _show(control: str, peer: Identity, names: Iterable[str]) -> list[dict[str, Any]]:
+async def _show(control: str, peer: Identity, names: Iterable[str]) -> list[protocol.ChipDetails]:
     found = []
     async with await AsyncClient.connect(control, peer) as client:
         for name in names:
             try:
-                found.append(await client.call("show", name=name))
+                found.append(await client.ask(Show(name)))
             except RefusedError:  # it was deleted meanwhile
                 continue
     return found

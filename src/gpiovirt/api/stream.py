@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from gpiovirt.api.problem import ProblemError
 from gpiovirt.control.async_client import AsyncClient
+from gpiovirt.protocols.control.answers import encode_answer
 
 __all__ = ["MEDIA_TYPE", "EventStream", "Streams", "encode"]
 
@@ -101,8 +102,8 @@ class EventStream(Response):
                 continue
             if event is None:
                 return
-            await send(_body(encode(str(event["event"]), event)))
-            if event["event"] == "deleted" and event["chip"] == self._owns:
+            await send(_body(encode(event.event, encode_answer(event))))
+            if event.event == "deleted" and event.chip == self._owns:
                 return
 
 

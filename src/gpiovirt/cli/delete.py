@@ -7,6 +7,7 @@ import argparse
 
 from gpiovirt.control.client import Client
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.requests import Delete
 
 __all__ = ["configure", "main"]
 
@@ -31,6 +32,6 @@ def main(options: argparse.Namespace) -> int:
     if bool(options.names) == options.all:
         raise UsageError("name the chips to delete, or say --all")
     with Client() as client:
-        for name in options.names or [chip["name"] for chip in client.chips()]:
-            client.call("delete", name=name, force=options.force)
+        for name in options.names or [chip.name for chip in client.chips()]:
+            client.ask(Delete(name, options.force))
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 from gpiovirt.cli.show import describe
 from gpiovirt.control import pid_of_socket
@@ -13,6 +12,7 @@ from gpiovirt.control.client import Client
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError
+from gpiovirt.protocols.control.answers import ChipState
 from gpiovirt.sources.finder import Finder
 
 EPILOG = """\
@@ -49,7 +49,7 @@ def main(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _chips_of_daemon() -> list[dict[str, Any]]:
+def _chips_of_daemon() -> list[ChipState]:
     try:
         with Client() as client:
             return client.chips()

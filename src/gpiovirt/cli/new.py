@@ -11,6 +11,7 @@ from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.control.client import Client
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.child import process_start
+from gpiovirt.protocols.control.requests import New
 from gpiovirt.virtual.options import parse_options
 
 __all__ = ["configure", "main", "parse_lines"]
@@ -59,28 +60,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Make it."""
-    wanted = {
-        "name": options.name,
-        "definition": options.lines,
-        "uid": uid_of(options.owner),
-        "gid": gid_of(options.group),
-        "mode": parse_mode(options.mode),
-        "vm": options.vm,
-        "poll_us": options.poll_us,
-        "options": parse_lines("--line", options.line),
-    }
+    wanted = New(
+        options.lines,
+        options.name,
+        parse_lines("--line", options.line),
+        vm=options.vm,
+        poll_us=options.poll_us,
+        uid=uid_of(options.owner),
+        gid=gid_of(options.group),
+        mode=parse_mode(options.mode),
+    )
     creator = os.getppid() if options.while_me else options.creator
     with Client() as client:
-        if creator is None:
-            chip = client.call("new", **wanted)
-        else:
+        if creator is not None:
             started = process_start(creator)
             if not started:
                 raise HostError(f"--while {creator}: there is no such process")
-            chip = client.call("new", lifetime="process", pid=creator, started=started, **wanted)
-    print(f"{chip['name']} {chip['device']} {chip['num_lines']} lines")
-    if chip["vm"]:
-        print(f"{chip['name']} for VMs: {chip['vm']} (gpiovirt vm-args qemu {chip['name']})")
+            wanted = wanted._replace(lifetime="process", pid=creator, started=started)
+        chip = client.ask(wanted)
+    print(f"{chip.name} {chip.device} {chip.num_lines} lines")
+    if chip.vm:
+        print(f"{chip.name} for VMs: {chip.vm} (gpiovirt vm-args qemu {chip.name})")
     return 0
 
 

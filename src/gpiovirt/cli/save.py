@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 from gpiovirt.cli.configuration import add_directory, directory_of, need_libraries, tell
 from gpiovirt.control.client import Client
 from gpiovirt.errors import GpiovirtError, UsageError
+from gpiovirt.protocols.control.requests import Describe, Save
 
 __all__ = ["configure", "main"]
 
@@ -42,7 +42,7 @@ def main(options: argparse.Namespace) -> int:
     failed = False
     with Client() as client:
         names = options.names or [
-            chip["name"] for chip in client.chips() if not chip["origin"] and not chip["creator"]
+            chip.name for chip in client.chips() if not chip.origin and not chip.creator
         ]
         for name in names:
             try:
@@ -59,14 +59,14 @@ def _save(client: Client, name: str, directory: str, force: bool) -> str:
     from gpiovirt.configuration.model import chip_of
     from gpiovirt.configuration.plan import is_described, origin_of
 
-    shown: dict[str, Any] = client.call("show", name=name)
-    if shown["creator"]:
-        raise UsageError(f"{name} ends with process {shown['creator']}, so it cannot be saved")
-    chip = chip_of(shown)
+    told = client.ask(Describe(name))
+    if told.chip.creator:
+        raise UsageError(f"{name} ends with process {told.chip.creator}, so it cannot be saved")
+    chip = chip_of(*told)
     path = file_of(name, directory)
-    if not is_described(client, path, shown):
+    if not is_described(client, path, told):
         if os.path.lexists(path) and not force:
             raise UsageError(f"{path} exists and differs; --force overwrites it")
         write(path, chip)
-    client.call("save", name=name, permanent=True, origin=origin_of(path))
+    client.ask(Save(name, origin=origin_of(path)))
     return path

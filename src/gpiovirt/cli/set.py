@@ -7,6 +7,7 @@ import argparse
 
 from gpiovirt.cli.new import parse_lines
 from gpiovirt.control.client import Client
+from gpiovirt.protocols.control.requests import SetOptions
 
 __all__ = ["configure", "main"]
 
@@ -35,5 +36,5 @@ def main(options: argparse.Namespace) -> int:
     """Set them."""
     wanted = parse_lines("", options.lines)
     with Client() as client:
-        client.call("set", name=options.name, options=wanted, replace=options.replace, force=options.force)
+        client.ask(SetOptions(options.name, wanted, options.replace, options.force))
     return 0

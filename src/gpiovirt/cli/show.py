@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from gpiovirt.control.access import group_name, user_name
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
+from gpiovirt.protocols.control.answers import ChipState, LineState, encode_answer
+from gpiovirt.protocols.control.requests import Show
 
 __all__ = ["configure", "describe", "main"]
 
@@ -28,39 +29,42 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print it."""
     with Client() as client:
-        chip = client.call("show", name=options.name)
+        told = client.ask(Show(options.name))
     if options.json:
-        print(json.dumps(chip, indent=2))
+        print(json.dumps(encode_answer(told), indent=2))
         return 0
+    chip = told.chip
     print(describe(chip))
-    print(f"  lines: {printable(chip['definition'])}")
-    print(f"  for programs: gpiovirt run --chip {chip['name']} -- PROGRAM  ({chip['device']})")
-    if chip["vm"]:
-        print(f"  for VMs: gpiovirt vm-args qemu {chip['name']}  ({chip['vm']})")
-    if chip["poll_us"]:
-        print(f"  polled for {chip['poll_us']} us after each request")
-    if chip["creator"]:
-        print(f"  ends with process {chip['creator']}")
-    for consumer in chip["consumers"]:
-        print(f"  open by process {consumer['pid']} of {user_name(consumer['uid'])}")
-    if chip["vm_consumer"]:
-        print(f"  used by a VM, process {chip['vm_consumer']['pid']}")
-    for line in chip["lines"]:
+    print(f"  lines: {printable(chip.definition)}")
+    print(f"  for programs: gpiovirt run --chip {chip.name} -- PROGRAM  ({chip.device})")
+    if chip.vm:
+        print(f"  for VMs: gpiovirt vm-args qemu {chip.name}  ({chip.vm})")
+    if chip.poll_us:
+        print(f"  polled for {chip.poll_us} us after each request")
+    if chip.creator:
+        print(f"  ends with process {chip.creator}")
+    for consumer in told.consumers:
+        print(f"  open by process {consumer.pid} of {user_name(consumer.uid)}")
+    if told.vm_consumer:
+        print(f"  used by a VM, process {told.vm_consumer.pid}")
+    for line in told.lines:
         print(_line(line))
     return 0
 
 
-def describe(chip: dict[str, Any]) -> str:
+def describe(chip: ChipState) -> str:
     """One line about a chip."""
-    access = f"{user_name(chip['uid'])}:{group_name(chip['gid'])} {chip['mode']:04o}"
-    saved = "saved" if chip["permanent"] else "until reboot"
-    state = chip["state"] + (f" ({printable(chip['trouble'])})" if chip["trouble"] else "")
-    return f"{chip['name']} {chip['num_lines']} lines, {access}, {state}, {saved}"
+    access = f"{user_name(chip.uid)}:{group_name(chip.gid)} {chip.mode:04o}"
+    saved = "saved" if chip.permanent else "until reboot"
+    state = chip.state + (f" ({printable(chip.trouble)})" if chip.trouble else "")
+    return f"{chip.name} {chip.num_lines} lines, {access}, {state}, {saved}"
 
 
-def _line(line: dict[str, Any]) -> str:
-    consumer, used = printable(line["consumer"]), line["used"]
-    holder = f'"{consumer}"' if consumer else "in use" if used else "unused"
-    more = "".join(f", {text}" for text in (line["options"], not line["there"] and "gone") if text)
-    name, source = printable(line["name"]) or "-", printable(line["source"])
-    return f"  {line['offset']:4} {name:20} {line['direction']:7} {source:24} {holder}{more}"
+def _line(line: LineState) -> str:
+    consumer = printable(line.consumer)
+    holder = f'"{consumer}"' if consumer else "in use" if line.used else "unused"
+    if line.holder and line.holder.pid:
+        holder += f" (pid {line.holder.pid}, {user_name(line.holder.uid)})"
+    more = "".join(f", {text}" for text in (line.options, not line.there and "gone") if text)
+    name, source = printable(line.name) or "-", printable(line.source)
+    return f"  {line.offset:4} {name:20} {line.direction:7} {source:24} {holder}{more}"

@@ -7,14 +7,13 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
-from typing import Any
 
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError
+from gpiovirt.protocols.control.answers import Event, encode_answer
 
 __all__ = ["configure", "main"]
 
@@ -49,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
                     sys.stderr.write("gpiovirt: gpiovirtd is back\n")
                 was_there = True
                 for event in islice(events, left):
-                    print(json.dumps(event) if options.json else _text(event), flush=True)
+                    print(json.dumps(encode_answer(event)) if options.json else _text(event), flush=True)
                     left = None if left is None else left - 1
         except HostError:
             if not was_there:
@@ -67,10 +66,10 @@ def _await_daemon() -> None:
             return
 
 
-def _text(event: Mapping[str, Any]) -> str:
+def _text(event: Event) -> str:
     rest = [
         f"{key}={printable(str(value))}"
-        for key, value in event.items()
+        for key, value in event._asdict().items()
         if key not in ("event", "chip", "timestamp_ns")
     ]
-    return " ".join([str(event["chip"]), str(event["event"]), *rest])
+    return " ".join([event.chip, event.event, *rest])

@@ -81,7 +81,7 @@ def read(paths: Iterable[str]) -> Configuration:
     for path in paths:
         try:
             entry = parse_file(path)
-            entry.chip.arguments()
+            entry.chip.wanted()
         except InvalidChipError as error:
             problems += [f"{os.path.basename(path)}: {problem}" for problem in error.problems]
         else:

@@ -24,6 +24,8 @@ from pydantic_core import ErrorDetails
 
 from gpiovirt.control.access import gid_of, group_name, parse_mode, uid_of, user_name
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.answers import ChipState
+from gpiovirt.protocols.control.requests import New
 from gpiovirt.virtual import grammar
 from gpiovirt.virtual.grammar import MAX_OFFSET, ChipLines, NamedLine
 from gpiovirt.virtual.limits import LINES_MAX, POLL_US_MAX, check_name
@@ -213,11 +215,8 @@ class Chip(_Model):
             items += grammar.parse(entry) if isinstance(entry, str) else [entry.item]
         return grammar.format_definition(items)
 
-    def arguments(self) -> dict[str, Any]:
-        """What `new` and `change` of the control protocol take; InvalidChipError for an unknown owner.
-
-        An owner or group that is not given is -1.
-        """
+    def wanted(self) -> New:
+        """The request that makes it; InvalidChipError for an unknown owner. One that is not given is -1."""
         found = []
         ids = {"uid": -1, "gid": -1}
         for key, text, id_of, name in (
@@ -230,15 +229,16 @@ class Chip(_Model):
                 found.append(f"{key}: {error}")
         if found:
             raise InvalidChipError(found)
-        return {
-            "name": self.name,
-            "definition": self.definition,
-            "options": self.options(),
-            **ids,
-            "mode": parse_mode(self.mode),
-            "vm": self.vm,
-            "poll_us": self.poll_us,
-        }
+        return New(
+            self.definition,
+            self.name,
+            self.options(),
+            vm=self.vm,
+            poll_us=self.poll_us,
+            uid=ids["uid"],
+            gid=ids["gid"],
+            mode=parse_mode(self.mode),
+        )
 
     def options(self) -> dict[str, str]:
         """The options in the lines' tables, by offset."""
@@ -286,36 +286,26 @@ def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
         raise InvalidChipError(problems(error)) from error
 
 
-def chip_of(shown: Mapping[str, Any]) -> Chip:
-    """The description of a chip, from the answer to the control protocol's `show`.
+def chip_of(told: ChipState, options: Mapping[str, str]) -> Chip:
+    """The description of a chip, from the answer to the control protocol's `describe`.
 
-    UsageError if a line that is not there now cannot be identified by its name, InvalidChipError if
-    it has names that a description cannot have.
+    UsageError if it waits for a line that has options, InvalidChipError if it has names that a
+    description cannot have.
     """
-    options = {_offset(line, shown): text for line, text in shown["options"].items()}
+    for line in options:
+        if not line.isdecimal():
+            raise UsageError(f"{told.name} waits for its lines: which one is {line!r} cannot be told")
     return parse_chip(
         {
-            "name": shown["name"],
-            "lines": _described(shown["definition"], options),
-            "owner": user_name(shown["uid"]),
-            "group": group_name(shown["gid"]),
-            "mode": f"{shown['mode']:04o}",
-            "vm": shown["vm"] is not None,
-            "poll_us": shown["poll_us"],
+            "name": told.name,
+            "lines": _described(told.definition, {int(line): text for line, text in options.items()}),
+            "owner": user_name(told.uid),
+            "group": group_name(told.gid),
+            "mode": f"{told.mode:04o}",
+            "vm": told.vm is not None,
+            "poll_us": told.poll_us,
         }
     )
-
-
-def _offset(line: str, shown: Mapping[str, Any]) -> int:
-    """The daemon knows lines by offset or by name."""
-    if line.isdecimal():
-        return int(line)
-    names = [told["name"] for told in shown.get("lines", ())]
-    if names.count(line) != 1:
-        raise UsageError(
-            f"{shown['name']} waits for its lines: {line!r} cannot be resolved before they are there"
-        )
-    return names.index(line)
 
 
 def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:

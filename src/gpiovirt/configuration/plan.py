@@ -11,29 +11,30 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import unified_diff
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gpiovirt.configuration.files import Configuration, Entry, parse_file
 from gpiovirt.configuration.model import Chip, InvalidChipError, chip_of
 from gpiovirt.control.access import group_name, user_name
-from gpiovirt.control.client import Client, RefusedError
+from gpiovirt.control.client import Client
 from gpiovirt.errors import GpiovirtError, UsageError
+from gpiovirt.protocols.control.answers import ChipDescription, ChipState, Ownership, RefusedError
+from gpiovirt.protocols.control.requests import Change, ChangeAll, Delete, Describe, New, Own, Save, State
 from gpiovirt.virtual.definition import Definition
 
 __all__ = ["Result", "Step", "execute", "is_described", "make_plan", "origin_of"]
 
 _MAY_DEPEND = (errno.EBUSY, errno.ENODEV, errno.ENOENT, errno.ERANGE)  # on what another step does
 
-_DONE = {"new": "made", "change": "changed", "own": "changed", "save": "saved", "delete": "deleted"}
+_DONE: Mapping[type, str] = {New: "made", Change: "changed", Own: "changed", Save: "saved", Delete: "deleted"}
 
 
 class Step(NamedTuple):
-    """What is to be done to one chip: `do`, of the control protocol."""
+    """What is to be asked for, of one chip; the first says what is to be done."""
 
-    do: str
+    requests: tuple[New | Change | Own | Save | Delete, ...]
     name: str
     file: str
-    arguments: Mapping[str, Any]
     before: str
     after: str
     chip: Chip | None = None
@@ -41,7 +42,7 @@ class Step(NamedTuple):
     @property
     def done(self) -> str:
         """In a word: made, changed, deleted, or saved as it is."""
-        return _DONE[self.do]
+        return _DONE[type(self.requests[0])]
 
     def diff(self) -> str:
         """What differs, as diff -u has it."""
@@ -70,77 +71,85 @@ def origin_of(path: str) -> str:
 
 def make_plan(client: Client, configuration: Configuration, directory: str) -> list[Step]:
     """What to do, deletions first; only chips that came from `directory` are deleted."""
-    default = client.call("state")["default"]
-    present: dict[str, Mapping[str, Any]] = {}
+    default = client.ask(State()).default
+    present: dict[str, ChipDescription] = {}
     for chip in client.chips():
         with suppress(RefusedError):  # it was deleted meanwhile
-            present[chip["name"]] = client.call("describe", name=chip["name"])
-    steps = [_deletion(chip) for chip in present.values() if _is_orphan(chip, configuration, directory)]
+            present[chip.name] = client.ask(Describe(chip.name))
+    steps = [_deletion(told) for told in present.values() if _is_orphan(told.chip, configuration, directory)]
     for name, entry in configuration.entries.items():
         steps += _steps(entry, present.get(name), default)
     return steps
 
 
-def is_described(client: Client, path: str, shown: Mapping[str, Any]) -> bool:
+def is_described(client: Client, path: str, told: ChipDescription) -> bool:
     """Whether a file describes this chip as it is."""
     try:
         entry = parse_file(path)
-        steps = list(_steps(entry, shown, client.call("state")["default"]))
+        steps = list(_steps(entry, told, client.ask(State()).default))
     except InvalidChipError:
         return False
-    return entry.chip.name == shown["name"] and all(step.do == "save" for step in steps)
+    return entry.chip.name == told.chip.name and all(isinstance(step.requests[0], Save) for step in steps)
 
 
-def _is_orphan(chip: Mapping[str, Any], configuration: Configuration, directory: str) -> bool:
-    origin = chip["origin"]
+def _is_orphan(chip: ChipState, configuration: Configuration, directory: str) -> bool:
     return (
-        bool(origin)
-        and os.path.dirname(origin) == os.path.realpath(directory)
-        and chip["name"] not in configuration.entries
+        bool(chip.origin)
+        and os.path.dirname(chip.origin) == os.path.realpath(directory)
+        and chip.name not in configuration.entries
     )
 
 
-def _deletion(shown: Mapping[str, Any]) -> Step:
-    name = shown["name"]
-    return Step("delete", name, os.path.basename(shown["origin"]), {"name": name}, _present(shown), "")
+def _deletion(told: ChipDescription) -> Step:
+    name = told.chip.name
+    return Step((Delete(name),), name, os.path.basename(told.chip.origin), _present(told), "")
 
 
-def _steps(entry: Entry, shown: Mapping[str, Any] | None, default: Mapping[str, int]) -> Iterator[Step]:
-    chip = entry.chip
-    wanted = chip.arguments()
-    for key in ("uid", "gid"):
-        if wanted[key] < 0:
-            wanted[key] = default[key]
-    origin = origin_of(entry.path)
-    wanted.update(permanent=True, origin=origin)
+def _steps(entry: Entry, told: ChipDescription | None, default: Ownership) -> Iterator[Step]:
+    chip, origin = entry.chip, origin_of(entry.path)
+    wanted = chip.wanted()._replace(permanent=True, origin=origin)
+    wanted = wanted._replace(
+        uid=default.uid if wanted.uid < 0 else wanted.uid, gid=default.gid if wanted.gid < 0 else wanted.gid
+    )
     after = _text(_owned(chip, wanted), origin)
-    if shown is None:
-        yield Step("new", chip.name, entry.file, wanted, "", after, chip)
+    if told is None:
+        yield Step((wanted,), chip.name, entry.file, "", after, chip)
         return
-    same_use = _definition(wanted).may_be(_definition({**shown, "vm": shown["vm"] is not None}))
-    same_access = all(shown[key] == wanted[key] for key in ("uid", "gid", "mode"))
-    if same_use and same_access and shown["permanent"] and shown["origin"] == origin:
+    there = told.chip
+    access = (wanted.uid, wanted.gid, wanted.mode)
+    save = Save(chip.name, origin=origin)
+    requests: tuple[Change | Own | Save, ...]
+    if not _definition(wanted).may_be(_definition(_as_wanted(told))):
+        requests = (wanted.as_change()._replace(permanent=True, origin=origin),)
+    elif (there.uid, there.gid, there.mode) != access:
+        requests = (Own(chip.name, *access), save)
+    elif there.permanent and there.origin == origin:
         return
-    do = "change" if not same_use else "save" if same_access else "own"
-    yield Step(do, chip.name, entry.file, wanted, _present(shown), after, chip)
+    else:
+        requests = (save,)
+    yield Step(requests, chip.name, entry.file, _present(told), after, chip)
 
 
-def _definition(told: Mapping[str, Any]) -> Definition:
+def _as_wanted(told: ChipDescription) -> New:
+    chip = told.chip
+    return New(chip.definition, chip.name, told.options, chip.vm is not None, chip.poll_us)
+
+
+def _definition(wanted: New) -> Definition:
     return Definition.parse(
-        told["name"], told["definition"], told["options"], vm=told["vm"], poll_us=told["poll_us"]
+        wanted.name, wanted.definition, wanted.options, vm=wanted.vm, poll_us=wanted.poll_us
     )
 
 
-def _owned(chip: Chip, wanted: Mapping[str, Any]) -> Chip:
-    return chip.model_copy(
-        update={"owner": user_name(wanted["uid"]), "group": group_name(wanted["gid"])},
-    )
+def _owned(chip: Chip, wanted: New) -> Chip:
+    return chip.model_copy(update={"owner": user_name(wanted.uid), "group": group_name(wanted.gid)})
 
 
-def _present(shown: Mapping[str, Any]) -> str:
+def _present(told: ChipDescription) -> str:
     """The description of a chip that is there."""
+    chip = told.chip
     try:
-        return _text(chip_of(shown), shown["origin"] if shown["permanent"] else "", shown["creator"])
+        return _text(chip_of(*told), chip.origin if chip.permanent else "", chip.creator)
     except UsageError as error:
         return f"# {error}\n"
 
@@ -185,7 +194,7 @@ def execute(
                 yield Result(step, "")
         again = [step for step, error in refused if error.errno in _MAY_DEPEND]
         if len(refused) == len(pending):
-            together = [step for step in again if step.do == "change"]
+            together = [step for step in again if isinstance(step.requests[0], Change)]
             again = []
             if _do_together(client, together, force):
                 refused = [(step, error) for step, error in refused if step not in together]
@@ -203,8 +212,9 @@ def _do_together(client: Client, steps: Sequence[Step], force: bool) -> bool:
     """Whether several chips could be changed in one."""
     if len(steps) < 2:
         return False
+    changes = [request for step in steps for request in step.requests if isinstance(request, Change)]
     try:
-        client.call("change-all", changes=[dict(step.arguments) for step in steps], force=force)
+        client.ask(ChangeAll(tuple(changes), force))
     except RefusedError:
         return False
     return True
@@ -212,22 +222,19 @@ def _do_together(client: Client, steps: Sequence[Step], force: bool) -> bool:
 
 def _leave_waiting(client: Client, step: Step) -> Result | None:
     """Have a chip that waits for its lines; None if that is of no use."""
-    if step.do != "new":
+    request = step.requests[0]
+    if not isinstance(request, New):
         return None
     try:
-        chip = client.call("new", **step.arguments, wait=True)
+        chip = client.ask(request._replace(wait=True))
     except RefusedError:
         return None
-    return Result(step, "", chip["trouble"])
+    return Result(step, "", chip.trouble)
 
 
 def _do(client: Client, step: Step, force: bool) -> None:
-    arguments = step.arguments
-    if step.do != "own":
-        client.call(step.do, **arguments, **({"force": True} if force and step.do != "save" else {}))
-        return
-    client.call("own", **{key: arguments[key] for key in ("name", "uid", "gid", "mode")})
-    client.call("save", **{key: arguments[key] for key in ("name", "permanent", "origin")})
+    for request in step.requests:
+        client.ask(request._replace(force=force) if isinstance(request, Change | Delete) else request)
 
 
 def _problem(step: Step, error: GpiovirtError) -> str:

@@ -12,10 +12,10 @@ from struct import Struct
 from typing import NamedTuple
 
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control import ID_MAX
 
 __all__ = [
     "GROUP",
-    "ID_MAX",
     "Identity",
     "gid_of",
     "group_name",
@@ -27,9 +27,6 @@ __all__ = [
 
 GROUP = "gpiovirt"
 """Its members make, change and delete chips"""
-
-ID_MAX = (1 << 32) - 2
-"""The highest uid and gid: the next one is -1 to system calls"""
 
 _ucred = Struct("iII")  # unix(7)
 _SO_PEERGROUPS = 59  # asm-generic/socket.h

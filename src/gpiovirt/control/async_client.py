@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, TypeVar
 
 from gpiovirt.control.access import Identity
-from gpiovirt.control.client import result_of, unreachable
-from gpiovirt.errors import HostError
+from gpiovirt.control.client import unreachable
+from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
+from gpiovirt.protocols.control.answers import ChipState, Event, decode_event, result_of
+from gpiovirt.protocols.control.requests import List, Request, encode_request
 
 __all__ = ["AsyncClient"]
 
 _ANSWER_S = 10.0
 _CONNECT_S = 5.0
 _AGAIN_S = 0.01
+_T = TypeVar("_T")
 
 
 class AsyncClient:
@@ -27,7 +30,7 @@ class AsyncClient:
 
     def __init__(self, sock: socket.socket, acting_for: Identity) -> None:
         self._socket = sock
-        self._as = {"uid": acting_for.uid, "gids": sorted(acting_for.gids)}
+        self._acting_for = acting_for
 
     @classmethod
     async def connect(cls, path: str, acting_for: Identity) -> AsyncClient:
@@ -63,14 +66,14 @@ class AsyncClient:
         """End the connection."""
         self._socket.close()
 
-    async def call(self, do: str, **arguments: Any) -> Any:
+    async def ask(self, request: Request[_T]) -> _T:
         """Ask for something; the answer."""
         loop = asyncio.get_running_loop()
-        request = encode({"do": do, **arguments, "as": self._as})
+        packet = encode(encode_request(request, self._acting_for))
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await loop.sock_sendall(self._socket, request)
-                return result_of(await self._receive())
+                await loop.sock_sendall(self._socket, packet)
+                return request.answer(result_of(await self._receive()))
         except TimeoutError:
             raise HostError(f"gpiovirtd does not answer within {_ANSWER_S:g} s") from None
         except OSError as error:
@@ -82,18 +85,18 @@ class AsyncClient:
             raise HostError("gpiovirtd has ended")
         return decode(packet)
 
-    async def chips(self) -> list[dict[str, Any]]:
+    async def chips(self) -> list[ChipState]:
         """All chips that may be seen, by name."""
-        chips: list[dict[str, Any]] = []
+        chips: list[ChipState] = []
         while True:
-            answer = await self.call("list", after=chips[-1]["name"] if chips else "")
-            chips += answer["chips"]
-            if not answer["more"]:
+            page = await self.ask(List(chips[-1].name if chips else ""))
+            chips += page.chips
+            if not page.more:
                 return chips
 
-    async def event(self) -> dict[str, Any] | None:
-        """After call("watch"): the next event, None when the daemon ends. A cancelled wait loses none."""
+    async def event(self) -> Event | None:
+        """After asking for Watch: the next event, None when the daemon ends. A cancelled wait loses none."""
         try:
-            return await self._receive()
-        except (OSError, HostError):
+            return decode_event(await self._receive())
+        except (OSError, GpiovirtError):
             return None

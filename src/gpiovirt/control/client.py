@@ -1,57 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Client for gpiovirtd's control socket.
-
-SOCK_SEQPACKET at DIRECTORY/control, a JSON object a packet. A request is {"do": NAME, ...}; its answer is
-{"ok": ...} or {"error": TEXT, "errno": NUMBER}, with "line": OFFSET beside it if it is about one line of a
-chip. After "watch" events come, an object each.
-
-    new       definition, name, options (texts by line), vm, poll_us, uid, gid, mode, driver,
-              permanent, origin (the file that describes it),
-              lifetime ("connection", or "process" with its pid and when it started),
-              wait (be there, too, if lines are not yet)                               -> the chip
-    delete    name, force
-    change    name, what of `new` is to be otherwise, force                          -> the chip
-    change-all  changes (objects, as of change), force: all or none                  -> the chips
-    set       name, options (of some lines), replace (drop what they have), force    -> the chip
-    own       name, uid, gid, mode (-1: as it is)                                    -> the chip
-    list      after (a name)                                                         -> chips by name; more
-    look      name                                                                   -> the chip
-    describe  name                                                  -> the chip and its options
-    show      name                                                                   -> the chip and its lines
-    save      name, permanent, origin                                                -> the chip
-    sources                                                                          -> chips to take lines of
-    state                                                                            -> of the daemon
-    watch     name (all, without)
-
-No files are taken beside a request. Whoever asks on behalf of another adds "as": {"uid", "gids"}; only root,
-the daemon's own user and the process of the HTTP API that the daemon started may.
-"""
+"""Client for gpiovirtd's control socket, DIRECTORY/control; gpiovirt.protocols.control has what is said."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from gpiovirt.control import runtime_directories
-from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
 from gpiovirt.host.unix_socket import limit_waits
+from gpiovirt.protocols.control.answers import ChipState, Event, decode_event, result_of
+from gpiovirt.protocols.control.requests import List, Request, Watch, encode_request
 
-__all__ = ["Client", "RefusedError", "control_socket", "result_of", "unreachable"]
+__all__ = ["Client", "control_socket", "unreachable"]
 
 _ANSWER_S = 30  # deletions and new chips take up to a few
-
-
-class RefusedError(UsageError):
-    """The daemon says no; `errno` is what it says."""
-
-    def __init__(self, message: str, number: int, line: int | None = None) -> None:
-        super().__init__(message)
-        self.errno = number
-        self.line = line
+_T = TypeVar("_T")
 
 
 def control_socket() -> str:
@@ -76,20 +44,13 @@ def _too_late() -> HostError:
     return error
 
 
-def result_of(answer: Mapping[str, Any]) -> Any:
-    """What an answer says; RefusedError if that is no."""
-    if "error" in answer:
-        raise RefusedError(str(answer["error"]), int(answer.get("errno", errno.EIO)), answer.get("line"))
-    return answer["ok"]
-
-
 class Client:
     """A connection to a daemon. HostError if it cannot be had, RefusedError for what it refuses."""
 
-    def __init__(self, path: str | None = None, acting_for: tuple[int, Sequence[int]] | None = None) -> None:
+    def __init__(self, path: str | None = None, acting_for: tuple[int, Iterable[int]] | None = None) -> None:
         """`acting_for` is the (uid, gids) of who asks through us."""
         path = path or control_socket()
-        self._as = None if acting_for is None else {"uid": acting_for[0], "gids": list(acting_for[1])}
+        self._acting_for = acting_for
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._patience(_ANSWER_S)
         try:
@@ -115,20 +76,17 @@ class Client:
     def _patience(self, seconds: int) -> None:
         limit_waits(self._socket, seconds, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
 
-    def call(self, do: str, **arguments: Any) -> Any:
+    def ask(self, request: Request[_T]) -> _T:
         """Ask for something; the answer. HostError if that takes too long."""
-        request = {"do": do, **arguments}
-        if self._as is not None:
-            request["as"] = self._as
         try:
-            self._socket.send(encode(request), socket.MSG_NOSIGNAL)
+            self._socket.send(encode(encode_request(request, self._acting_for)), socket.MSG_NOSIGNAL)
         except BlockingIOError:
             raise _too_late() from None
         except ConnectionError:
             pass  # it has said why before it hung up
         except OSError as error:
             raise HostError.of("cannot send to gpiovirtd", error) from error
-        return result_of(self._receive())
+        return request.answer(result_of(self._receive()))
 
     def _receive(self) -> dict[str, Any]:
         try:
@@ -144,24 +102,24 @@ class Client:
             raise HostError("gpiovirtd has ended")
         return decode(packet)
 
-    def chips(self) -> list[dict[str, Any]]:
+    def chips(self) -> list[ChipState]:
         """All chips that we may see, by name."""
-        chips: list[dict[str, Any]] = []
+        chips: list[ChipState] = []
         while True:
-            answer = self.call("list", after=chips[-1]["name"] if chips else "")
-            chips += answer["chips"]
-            if not answer["more"]:
+            page = self.ask(List(chips[-1].name if chips else ""))
+            chips += page.chips
+            if not page.more:
                 return chips
 
-    def watch(self, name: str | None = None) -> Iterator[dict[str, Any]]:
+    def watch(self, name: str | None = None) -> Iterator[Event]:
         """Every event from now on, until the daemon ends."""
-        self.call("watch", name=name)
+        self.ask(Watch(name))
         self._patience(0)
         return self._events()
 
-    def _events(self) -> Iterator[dict[str, Any]]:
+    def _events(self) -> Iterator[Event]:
         while True:
             try:
-                yield self._receive()
+                yield decode_event(self._receive())
             except GpiovirtError:
                 return

@@ -6,13 +6,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Protocol
 
 from gpiovirt.core.task import start
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.sources import DaemonSources
 from gpiovirt.daemon.store import Record, new_incarnation
 from gpiovirt.errors import DeviceBusyError, GpiovirtError, HostError, LineBusyError, UsageError
+from gpiovirt.protocols.control.answers import ChipEvent, Event
 from gpiovirt.sources.finder import LineAddress
 from gpiovirt.virtual.custody import HeldLine, make_safe, release, take
 
@@ -44,7 +45,7 @@ class CustodianPort(Protocol):
     def forget(self, chip: KeptChip) -> None:
         """The service manager no longer needs to keep them."""
 
-    def on_event(self, chip: KeptChip, event: str, details: Mapping[str, Any]) -> None:
+    def on_event(self, chip: KeptChip, event: Event) -> None:
         """Tell whoever watches."""
 
 
@@ -159,7 +160,7 @@ class Change:
                 chip.own(definition.uid, definition.gid, definition.mode)
             self._custodian.keep(chip)
             await chip.go_live()
-            self._custodian.on_event(chip, "changed", {})
+            self._custodian.on_event(chip, ChipEvent("changed", chip.name))
 
     async def _restore(self, former: Sequence[tuple[KeptChip, Record, list[HeldLine]]]) -> None:
         for chip, record, _ in former:

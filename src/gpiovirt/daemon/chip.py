@@ -9,14 +9,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
-from gpiovirt.core.holder import HolderKind
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
+from gpiovirt.daemon.told import Status, Use, decode_status, decode_told
 from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
 from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
@@ -26,6 +26,7 @@ from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
+from gpiovirt.protocols.control.answers import ChipEvent, Event, SourceEvent
 from gpiovirt.sources.line_files import (
     FDS_OF_LINE,
     KernelLine,
@@ -36,7 +37,7 @@ from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
 from gpiovirt.virtual.memory import copy_lines, held_lines, new_memory
 from gpiovirt.virtual.options import format_options
 
-__all__ = ["MEMORY", "KeptChip", "Use"]
+__all__ = ["MEMORY", "KeptChip"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,30 +45,25 @@ _END_S = 0.5
 _LIVE_NS = 10_000_000_000
 _UNSERVED_S = 1.0  # after so long without a worker, lines are made safe here
 _STARTING_S = 2.0  # and so much later if one has been started, since the machine may be busy
-_NAME_MAX = 64
-_NUMBER_MAX = (1 << 63) - 1
-_CONSUMERS_MAX = 256
 MEMORY = "state"
-"""What a chip's memory is called beside its lines"""
-_KINDS = frozenset(kind.value for kind in HolderKind)
+"""The name of a chip's memory, beside its lines"""
 
-Told = Callable[["KeptChip", str, Mapping[str, Any]], None]
-
-
-class Use(NamedTuple):
-    """Who uses a chip, as its worker last said: number of lines held, and the VM's process (0: none)."""
-
-    lines: int = 0
-    vm: int = 0
+Told = Callable[["KeptChip", Event], None]
 
 
 class KeptChip:
-    """One chip. `tell` is called with (chip, event, details) when something happens to it."""
+    """One chip. `tell` is called with what happens to it, `need_lines` when lines are to be looked for."""
 
     simulates = False
 
     def __init__(
-        self, record: Record, directories: Directories, reactor: Reactor, forkserver: Forkserver, tell: Told
+        self,
+        record: Record,
+        directories: Directories,
+        reactor: Reactor,
+        forkserver: Forkserver,
+        tell: Told,
+        need_lines: Callable[[], None],
     ) -> None:
         self.record = record
         self.lock = Lock()
@@ -82,6 +78,7 @@ class KeptChip:
         self._vm_path = f"{directories.vms}/{record.name}"
         self._reactor = reactor
         self._tell = tell
+        self._need_lines = need_lines
         self.custody = Custody(record.name, reactor, self._on_gone, self._on_back)
         self.handle = WorkerHandle(
             record.name, f"{directories.workers}/{record.name}", self, reactor, forkserver
@@ -107,7 +104,7 @@ class KeptChip:
         return self.custody.lines
 
     @property
-    def state(self) -> str:
+    def state(self) -> Literal["live", "starting", "waiting"]:
         """live; starting; waiting for lines."""
         if not self.lines:
             return "waiting"
@@ -285,13 +282,13 @@ class KeptChip:
         line = self.lines[offset]
         _log.warning("%s: line %d (%s) is gone", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, "line-gone", {"offset": offset, "source": str(line.address)})
+        self._tell(self, SourceEvent("line-gone", self.name, offset, str(line.address)))
 
     def _on_back(self, offset: int) -> None:
         line = self.lines[offset]
         _log.info("%s: line %d (%s) is back", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, "line-back", {"offset": offset, "source": str(line.address)})
+        self._tell(self, SourceEvent("line-back", self.name, offset, str(line.address)))
 
     def _tell_line(self, offset: int) -> None:
         if self.handle.is_ready:
@@ -369,7 +366,7 @@ class KeptChip:
         if self.watched:
             self.watch(True)
         self._ready.set("")
-        self._tell(self, "live", {})
+        self._tell(self, ChipEvent("live", self.name))
 
     def on_failed(self, message: str) -> None:
         """A worker cannot serve it."""
@@ -379,40 +376,19 @@ class KeptChip:
 
     def on_told(self, body: Mapping[str, Any]) -> None:
         """The worker reports who uses it, or what happens to its lines."""
-        match body:
-            case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
-                self.use = Use(lines, vm)
-                self.handle.watch_over(bool(lines or vm))
-            case {"event": "lost", "count": int(number)} if _are_numbers(number):
-                self._tell(self, "lost", {"count": number})
-            case {
-                "event": ("requested" | "released" | "config") as what,
-                "timestamp_ns": int(timestamp_ns),
-                "offset": int(offset),
-                "direction": ("input" | "output") as direction,
-                "consumer": str(consumer),
-                "used": bool(used),
-            } if 0 <= offset < len(self.lines) and _are_numbers(timestamp_ns):
-                self._tell(
-                    self,
-                    f"line-{what}",
-                    {
-                        "timestamp_ns": timestamp_ns,
-                        "offset": offset,
-                        "direction": direction,
-                        "consumer": _name(consumer),
-                        "used": used,
-                    },
-                )
-            case _:
-                raise PeerError("a malformed event")
+        told = decode_told(body, self.name, len(self.lines))
+        if isinstance(told, Use):
+            self.use = told
+            self.handle.watch_over(bool(told.lines or told.vm))
+        else:
+            self._tell(self, told)
 
     def on_lost(self) -> None:
         """The worker is gone. Holders may come back for their lines when there is another."""
         self._stop_waiting()
         self._is_waited_for = False
         self._unserved = self._reactor.call_later(_UNSERVED_S, self._make_safe)
-        self._tell(self, "worker-ended", {})
+        self._tell(self, ChipEvent("worker-ended", self.name))
 
     def _make_safe(self) -> None:
         """No worker serves it: holders have lost their lines. A starting worker gets some more time."""
@@ -442,15 +418,15 @@ class KeptChip:
             self.listen()
             self.handle.start()
         else:
-            self._tell(self, "waiting", {})
+            self._need_lines()
 
-    async def status(self, timeout_s: float) -> dict[str, Any] | None:
+    async def status(self, timeout_s: float) -> Status | None:
         """What its worker says about it; None if there is no worker, or none that answers."""
         try:
             answer = await self.handle.ask(timeout_s, do="status")
         except HostError:
             return None
-        return _checked(answer.body.get("status"), len(self.lines))
+        return decode_status(answer.body.get("status"), len(self.lines))
 
     def watch(self, on: bool) -> None:
         """Have the worker tell what happens to the lines."""
@@ -466,58 +442,6 @@ def _file(kind: str, fds: list[int]) -> LineFile | None:
     if kind == "lent":
         return RemoteLine(DeviceSocket(socket.socket(fileno=fds.pop(0))), fds.pop(0))
     return None
-
-
-def _checked(status: Any, num_lines: int) -> dict[str, Any] | None:
-    """What a worker says, if it has the right form; otherwise None."""
-    match status:
-        case {"consumers": list(consumers), "vm": vm, "lines": list(lines)} if len(lines) == num_lines:
-            if all(map(_is_line, lines)) and all(map(_is_peer, consumers)) and (vm is None or _is_peer(vm)):
-                return {
-                    "consumers": [_peer(consumer) for consumer in consumers[:_CONSUMERS_MAX]],
-                    "vm": None if vm is None else _peer(vm),
-                    "lines": [
-                        {**line, "consumer": _name(line["consumer"]), "holder": _holder(line)}
-                        for line in lines
-                    ],
-                }
-    return None
-
-
-def _is_line(line: object) -> bool:
-    match line:
-        case {"direction": "input" | "output", "consumer": str(), "used": bool()}:
-            return True
-    return False
-
-
-def _holder(line: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What is known of who has the line but its name; a worker of a former version says nothing of it."""
-    match line.get("holder"):
-        case {"kind": str(kind), "pid": int(pid), "uid": int(uid)} if kind in _KINDS:
-            return {"kind": kind, "pid": pid, "uid": uid} if _are_numbers(pid, uid) else None
-    return None
-
-
-def _is_peer(peer: object) -> bool:
-    match peer:
-        case {"pid": int(pid), "uid": int(uid), "gid": int(gid)}:
-            return _are_numbers(pid, uid, gid)
-    return False
-
-
-def _peer(told: Mapping[str, Any]) -> dict[str, int]:
-    return {key: int(told[key]) for key in ("pid", "uid", "gid")}
-
-
-def _are_numbers(*numbers: int) -> bool:
-    """Of a size that watchers can receive."""
-    return all(0 <= number <= _NUMBER_MAX for number in numbers)
-
-
-def _name(text: str) -> str:
-    """A name that a worker reports, of valid length and characters."""
-    return text[:_NAME_MAX].encode(errors="replace").decode()
 
 
 def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int) -> None:

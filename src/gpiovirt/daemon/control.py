@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The control socket: callers are identified by kernel peer credentials, and get what those allow.
 
-The protocol is described in gpiovirt.control.client. Whoever may neither manage nor use a chip sees
+What can be said is in gpiovirt.protocols.control. Whoever may neither manage nor use a chip sees
 nothing of it: for them it is not there. A caller has one question under way, and a share of each turn.
 """
 
@@ -12,25 +12,52 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpiovirt import __version__
-from gpiovirt.control.access import GROUP, ID_MAX, Identity, gid_of, identity_of
-from gpiovirt.core.line import PLAIN
+from gpiovirt.control.access import GROUP, Identity, gid_of, identity_of
 from gpiovirt.core.task import Future, start
-from gpiovirt.core.text import printable
+from gpiovirt.daemon.answers import chip_description, chip_details, chip_state
 from gpiovirt.daemon.chip import KeptChip
-from gpiovirt.daemon.custodian import DRIVERS, Custodian, take_numbered_name
-from gpiovirt.daemon.store import Record, new_incarnation
+from gpiovirt.daemon.custodian import Custodian
+from gpiovirt.daemon.wanted import changed, new_record, with_options
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.host.packets import Channel, encode
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
-from gpiovirt.virtual.definition import MODE, Definition
-from gpiovirt.virtual.grammar import parse
-from gpiovirt.virtual.options import format_options, parse_options
+from gpiovirt.protocols.control.answers import (
+    ChipState,
+    DaemonState,
+    Event,
+    LossEvent,
+    Ownership,
+    Page,
+    acceptance,
+    encode_answer,
+    refusal,
+)
+from gpiovirt.protocols.control.requests import (
+    Change,
+    ChangeAll,
+    Delete,
+    Describe,
+    List,
+    Look,
+    New,
+    Own,
+    Request,
+    Save,
+    SetOptions,
+    Show,
+    Sources,
+    State,
+    Watch,
+    decode_acting_for,
+    decode_request,
+)
+from gpiovirt.virtual.definition import MODE
 
 __all__ = ["ControlServer"]
 
@@ -41,11 +68,7 @@ _CLIENTS_PER_USER = 64
 _WATCHERS_PER_USER = 16
 _MESSAGES_PER_TURN = 4
 _STATUS_S = 1.0
-_CHANGES_MAX = 256
-_TEXT_MAX = 65536
 _PAGE_BYTES = 1 << 16
-_DIGITS_MAX = 5
-_SHOWN_MAX = 40
 
 
 class DeniedError(UsageError):
@@ -66,7 +89,8 @@ class ControlServer:
         self.uid = os.geteuid()
         # looked up once: whoever knows groups may be far away, and take its time
         self.manager_gid = _gid_of(GROUP)
-        self.default_gid = os.getegid() if self.uid else max(_gid_of("gpio"), 0)
+        default_gid = os.getegid() if self.uid else max(_gid_of("gpio"), 0)
+        self.default = Ownership(self.uid, default_gid, MODE)
         self.clients: list[_Client] = []
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._per_user = min(_CLIENTS_PER_USER, max(soft // 8, 2))
@@ -153,51 +177,44 @@ class _Client:
             self.refuse(UsageError(str(error)))
             self._close()
 
-    def _handle(self, body: dict[str, Any]) -> None:
-        what = body.get("do")
-        handler = _HANDLERS.get(what) if isinstance(what, str) else None
+    def _handle(self, body: Mapping[str, Any]) -> None:
         try:
-            who = self._who(body)
-            if handler is None:
-                raise UsageError(f"unknown request {what!r}; expected one of: {', '.join(_HANDLERS)}")
+            who = self._who(body.get("as"))
+            request = decode_request(body)
         except GpiovirtError as error:
             self.refuse(error)
             return
-        outcome = start(handler(self, who, body))
+        outcome = start(self._do(who, request))
         if outcome.is_done:
-            self._settle(outcome, what)
+            self._settle(outcome, request)
             return
         self._is_busy = True
 
         def done() -> None:
             self._is_busy = False
-            self._settle(outcome, what)
+            self._settle(outcome, request)
             if self in self._server.clients:
                 self._server.reactor.remove_reader(self._channel.fileno())
                 self.begin()
 
         outcome.then(done)
 
-    def _settle(self, outcome: Future[Any], what: object) -> None:
+    def _settle(self, outcome: Future[object], request: object) -> None:
         try:
-            self._answer({"ok": outcome.result()})
+            self._answer(acceptance(outcome.result()))
         except GpiovirtError as error:
             self.refuse(error)
         except Exception as error:
-            _log.exception("internal error answering %r", what)
-            self._answer({"error": f"internal error in gpiovirtd: {error}", "errno": errno.EIO})
+            _log.exception("internal error answering a %s", type(request).__name__)
+            self.refuse(HostError(f"internal error in gpiovirtd: {error}"))
 
-    def _who(self, body: dict[str, Any]) -> Identity:
+    def _who(self, other: object) -> Identity:
         """Who asks: our peer, or whom they act for."""
-        other = body.get("as")
         if other is None:
             return self.peer
         if self.peer.uid not in (0, self._server.uid) and not self.is_agent:
             raise DeniedError("only root, the daemon's own user and its HTTP API may act for others")
-        match other:
-            case {"uid": int(uid), "gids": list(gids)} if all(isinstance(gid, int) for gid in gids):
-                return Identity(uid, frozenset(gids))
-        raise UsageError("as: expected {uid, gids}")
+        return Identity(*decode_acting_for(other))
 
     def _answer(self, answer: Mapping[str, Any]) -> None:
         try:
@@ -207,16 +224,15 @@ class _Client:
 
     def refuse(self, error: GpiovirtError) -> None:
         """Say no."""
-        where = {} if error.line is None else {"line": error.line}
-        self._answer({"error": printable(str(error)), "errno": error.errno, **where})
+        self._answer(refusal(error))
 
-    def tell(self, event: Mapping[str, Any], packet: bytes) -> None:
+    def _tell(self, event: Event) -> None:
         """An event; one that a slow reader has no room for is counted, and the count told when there is."""
         try:
             if self._lost:
-                self._channel.send({"event": "lost", "chip": event["chip"], "count": self._lost})
+                self._channel.send(encode_answer(LossEvent("lost", event.chip, self._lost)))
                 self._lost = 0
-            self._channel.send_packet(packet)
+            self._channel.send(encode_answer(event))
         except BlockingIOError:
             self._lost += 1
         except OSError:
@@ -235,14 +251,10 @@ class _Client:
             if self._custodian.chips.get(chip.name) is chip:
                 start(self._custodian.delete(chip.name, True))
 
-    # what can be asked
+    # who may
 
     def _manages(self, who: Identity) -> bool:
         return who.may_manage(self._server.uid, self._server.manager_gid)
-
-    def _check_manager(self, who: Identity) -> None:
-        if not self._manages(who):
-            raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
 
     def _sees(self, who: Identity, chip: KeptChip) -> bool:
         definition = chip.record.definition
@@ -254,266 +266,124 @@ class _Client:
             return chips
         return [chip for chip in chips if self._sees(who, chip)]
 
-    def _find(self, who: Identity, body: dict[str, Any]) -> KeptChip:
-        name = _text(body, "name")
+    def _find(self, who: Identity, name: str) -> KeptChip:
         chip = self._custodian.chips.get(name)
         if chip is None or not self._sees(who, chip):
             there = ", ".join(other.name for other in self._seen(who))
             raise NoSuchDeviceError(f"no chip {name!r}; the chips are: {there or 'none'}")
         return chip
 
-    async def _new(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        self._check_manager(who)
-        driver = _text(body, "driver", "")
-        if driver and driver not in DRIVERS:
-            raise UsageError(f"driver: {driver!r} is not one of {', '.join(DRIVERS)}")
-        name = _text(body, "name", "")
-        permanent = bool(body.get("permanent"))
-        if name and (numbered := take_numbered_name(name)):
-            if not permanent:
-                raise UsageError(f"{name!r}: names of this form are reserved for new_device")
-            driver = numbered
-        if not name:
-            driver = driver or DRIVERS[0]
-            name = self._custodian.next_name(driver)
-        default = {"uid": self._server.uid, "gid": self._server.default_gid}
-        definition = Definition.parse(
-            name, _text(body, "definition"), _options(body), **{**default, **_rest(body)}
-        )
-        creator, creator_fd = self._creator(body)
-        record = Record(
-            definition,
-            driver,
-            permanent,
-            _text(body, "origin", ""),
-            creator,
-            incarnation=new_incarnation(),
-        )
-        chip = await self._custodian.new(record, creator_fd, creator is None and bool(body.get("wait")))
-        if body.get("lifetime") == "connection":
+    # what is done
+
+    async def _do(self, who: Identity, asked: Request[Any]) -> object:
+        """What anybody may ask, of chips that they see."""
+        match asked:
+            case List():
+                return self._page(who, asked.after)
+            case Look():
+                return chip_state(self._find(who, asked.name))
+            case Describe():
+                return chip_description(self._find(who, asked.name))
+            case Show():
+                chip = self._find(who, asked.name)
+                return chip_details(chip, await chip.status(_STATUS_S))
+            case State():
+                return self._state(who)
+            case Watch():
+                self._watch(who, asked.name)
+                return None
+        if not self._manages(who):
+            raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
+        return await self._manage(asked)
+
+    async def _manage(self, asked: Request[Any]) -> object:
+        """What managers may."""
+        custodian = self._custodian
+        match asked:
+            case New():
+                return chip_state(await self._new(asked))
+            case Delete():
+                await custodian.delete(asked.name, asked.force)
+                return None
+            case Change():
+                (state,) = await self._change([asked], asked.force)
+                return state
+            case ChangeAll():
+                return await self._change(asked.changes, asked.force)
+            case SetOptions():
+                (chip,) = await custodian.change(
+                    [asked.name], lambda chip: with_options(chip, asked), asked.force
+                )
+                return chip_state(chip)
+            case Own():
+                chip = custodian.find(asked.name)
+                await custodian.own(chip, asked.uid, asked.gid, asked.mode)
+                return chip_state(chip)
+            case Save():
+                chip = custodian.find(asked.name)
+                await custodian.make_permanent(chip, asked.permanent, asked.origin)
+                return chip_state(chip)
+            case Sources():
+                return tuple(await custodian.list_sources())
+        raise NotImplementedError(asked)
+
+    async def _new(self, asked: New) -> KeptChip:
+        record = new_record(asked, self._server.default, self._custodian.next_name)
+        creator, creator_fd = _creator(asked)
+        may_wait = creator is None and asked.wait
+        chip = await self._custodian.new(record._replace(creator=creator), creator_fd, may_wait)
+        if asked.lifetime == "connection":
             if self not in self._server.clients:
-                await self._custodian.delete(name, True)
+                await self._custodian.delete(chip.name, True)
             self._owned.append(chip)
-        return _summary(chip)
+        return chip
 
-    @staticmethod
-    def _creator(body: dict[str, Any]) -> tuple[tuple[int, int] | None, int]:
-        """(process that the chip ends with, a pidfd of it)"""
-        match body.get("lifetime"):
-            case None:
-                return None, -1
-            case "connection":
-                return (os.getpid(), process_start(os.getpid())), -1
-            case "process":
-                pid, started = _number(body, "pid", 0), _number(body, "started", 0, (1 << 63) - 1)
-                try:
-                    fd = os.pidfd_open(pid)
-                except (OSError, OverflowError) as error:
-                    raise UsageError(f"lifetime: there is no process {pid}") from error
-                if not started or process_start(pid) != started:
-                    os.close(fd)
-                    raise UsageError("lifetime: that process has ended already")
-                return (pid, started), fd
-        raise UsageError("lifetime: expected connection or process")
-
-    async def _delete(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        self._check_manager(who)
-        await self._custodian.delete(_text(body, "name"), bool(body.get("force")))
-        return {}
-
-    async def _change(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        self._check_manager(who)
-        name = self._find(who, body).name
-        force = bool(body.get("force"))
-        (chip,) = await self._custodian.change([name], lambda chip: _changed(chip, body), force)
-        return _summary(chip)
-
-    async def _change_all(self, who: Identity, body: dict[str, Any]) -> list[dict[str, Any]]:
-        self._check_manager(who)
-        changes = body.get("changes")
-        if not isinstance(changes, list) or not 0 < len(changes) <= _CHANGES_MAX:
-            raise UsageError(f"changes: expected a list of 1 to {_CHANGES_MAX}")
-        if not all(isinstance(change, dict) for change in changes):
-            raise UsageError("changes: expected objects, as of change")
-        names = [self._find(who, change).name for change in changes]
-        by_name = dict(zip(names, changes, strict=True))
-        force = bool(body.get("force"))
-        made = await self._custodian.change(names, lambda chip: _changed(chip, by_name[chip.name]), force)
-        return [_summary(chip) for chip in made]
-
-    async def _set(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        """Options of some lines, the others as they are."""
-        self._check_manager(who)
-        name = self._find(who, body).name
-        (changed,) = await self._custodian.change(
-            [name], lambda chip: _with_options(chip, body), bool(body.get("force"))
+    async def _change(self, changes: Sequence[Change], force: bool) -> tuple[ChipState, ...]:
+        by_name = {change.name: change for change in changes}
+        chips = await self._custodian.change(
+            [change.name for change in changes], lambda chip: changed(chip, by_name[chip.name]), force
         )
-        return _summary(changed)
+        return tuple(map(chip_state, chips))
 
-    async def _own(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        self._check_manager(who)
-        chip = self._find(who, body)
-        uid, gid, mode = (_number(body, key, -1) for key in ("uid", "gid", "mode"))
-        await self._custodian.own(chip, uid, gid, mode)
-        return _summary(chip)
-
-    async def _save(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        self._check_manager(who)
-        chip = self._find(who, body)
-        origin = _text(body, "origin") if "origin" in body else None
-        await self._custodian.make_permanent(chip, bool(body.get("permanent", True)), origin)
-        return _summary(chip)
-
-    async def _list(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        after = _text(body, "after", "")
+    def _page(self, who: Identity, after: str) -> Page:
         seen = sorted((chip.name, chip) for chip in self._seen(who) if chip.name > after)
-        page: list[dict[str, Any]] = []
+        page: list[ChipState] = []
         size = 0
         for _, chip in seen[:_PER_PAGE]:
-            page.append(_summary(chip))
-            size += len(encode(page[-1]))
+            page.append(chip_state(chip))
+            size += len(encode(encode_answer(page[-1])))
             if size > _PAGE_BYTES:
                 break
-        return {"chips": page, "more": len(seen) > len(page)}
+        return Page(tuple(page), len(seen) > len(page))
 
-    async def _look(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        return _summary(self._find(who, body))
-
-    async def _describe(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        chip = self._find(who, body)
-        return {**_summary(chip), "options": chip.record.definition.texts()}
-
-    async def _show(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        chip = self._find(who, body)
-        return _details(chip, await chip.status(_STATUS_S))
-
-    async def _sources(self, who: Identity, _body: dict[str, Any]) -> list[dict[str, Any]]:
-        self._check_manager(who)
-        return await self._custodian.list_sources()
-
-    async def _state(self, who: Identity, _body: dict[str, Any]) -> dict[str, Any]:
+    def _state(self, who: Identity) -> DaemonState:
         seen = self._seen(who)
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "chips": len(seen),
-            "live": sum(chip.state == "live" for chip in seen),
-            "lines": sum(len(chip.lines) for chip in seen),
-            "restarts": sum(chip.handle.restarts for chip in seen),
-            "watchers": self._custodian.num_watchers,
-            "default": {"uid": self._server.uid, "gid": self._server.default_gid, "mode": MODE},
-            "manager": self._manages(who),
-        }
+        return DaemonState(
+            version=__version__,
+            pid=os.getpid(),
+            chips=len(seen),
+            live=sum(chip.state == "live" for chip in seen),
+            lines=sum(len(chip.lines) for chip in seen),
+            restarts=sum(chip.handle.restarts for chip in seen),
+            watchers=self._custodian.num_watchers,
+            default=self._server.default,
+            manager=self._manages(who),
+        )
 
-    async def _watch(self, who: Identity, body: dict[str, Any]) -> dict[str, Any]:
-        name = body.get("name")
+    def _watch(self, who: Identity, name: str | None) -> None:
         if name is not None:
-            self._find(who, body)
+            self._find(who, name)
         is_limited = self.peer.uid != 0 and not self.is_agent
         if is_limited and self._server.watching(self.peer.uid) >= _WATCHERS_PER_USER:
             raise DeniedError(f"you have {_WATCHERS_PER_USER} watches already; end one first")
         manages = self._manages(who)
 
-        def watcher(chip: KeptChip, event: Mapping[str, Any]) -> None:
-            if (name is None or chip.name == name) and (manages or self._sees(who, chip)):
-                self.tell(event, encode(event))
+        def watcher(chip: KeptChip, event: Event) -> None:
+            if name in (None, chip.name) and (manages or self._sees(who, chip)):
+                self._tell(event)
 
         if self._unwatch is None:
             self._unwatch = self._custodian.watch(watcher)
-        return {}
-
-
-def _changed(chip: KeptChip, body: dict[str, Any]) -> Record:
-    """The chip's record, with what a request says otherwise."""
-    record, definition = chip.record, chip.record.definition
-    lines = _text(body, "definition", definition.lines)
-    options = _options(body) if "options" in body else definition.options_for(parse(lines))
-    rest = {key: getattr(definition, key) for key in ("vm", "poll_us", "uid", "gid", "mode")}
-    return record._replace(
-        definition=Definition.parse(record.name, lines, options, **{**rest, **_rest(body)}),
-        permanent=bool(body.get("permanent", record.permanent)),
-        origin=_text(body, "origin", record.origin),
-    )
-
-
-def _with_options(chip: KeptChip, body: dict[str, Any]) -> Record:
-    """The chip's record, with what a request says of some lines."""
-    definition = chip.record.definition
-    if not chip.lines:
-        raise UsageError(f"{chip.name} waits for its lines; their options can be set when they are there")
-    wanted = dict(definition.texts())
-    names = chip.names()
-    for key, text in _options(body).items():
-        if key.isdecimal():
-            offset = int(key) if len(key) <= _DIGITS_MAX else len(names)
-        elif names.count(key) == 1:
-            offset = names.index(key)
-        else:
-            raise UsageError(f"{chip.name} has no line {key[:_SHOWN_MAX]!r}; use its offset or name")
-        if not 0 <= offset < len(names):
-            raise UsageError(
-                f"{chip.name} has no line {key[:_SHOWN_MAX]}; its offsets are 0 to {len(names) - 1}"
-            )
-        former = PLAIN if body.get("replace") else definition.by_offset()[offset]
-        wanted[str(offset)] = format_options(parse_options(text, former))
-    options = {key: parse_options(text) for key, text in wanted.items()}
-    return chip.record._replace(definition=definition._replace(options=options))
-
-
-_Handler = Callable[[_Client, Identity, dict[str, Any]], Coroutine[Any, None, Any]]
-_HANDLERS: dict[str, _Handler] = {
-    "new": _Client._new,
-    "delete": _Client._delete,
-    "change": _Client._change,
-    "change-all": _Client._change_all,
-    "set": _Client._set,
-    "own": _Client._own,
-    "list": _Client._list,
-    "look": _Client._look,
-    "describe": _Client._describe,
-    "show": _Client._show,
-    "save": _Client._save,
-    "sources": _Client._sources,
-    "state": _Client._state,
-    "watch": _Client._watch,
-}
-
-
-def _text(body: dict[str, Any], key: str, default: str | None = None) -> str:
-    value = body.get(key, default)
-    if not isinstance(value, str) or len(value) > _TEXT_MAX:
-        raise UsageError(f"{key}: expected a string")
-    if "\0" in value and key != "name":  # no chip has one: it is not found
-        raise UsageError(f"{key}: a NUL cannot be in a name")
-    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise UsageError(f"{key}: expected a string of characters")
-    return value
-
-
-def _number(body: dict[str, Any], key: str, default: int, most: int = ID_MAX) -> int:
-    value = body.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= most:
-        raise UsageError(f"{key}: expected a number")
-    return value
-
-
-def _options(body: dict[str, Any]) -> dict[str, str]:
-    value = body.get("options", {})
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise UsageError("options: expected an object of strings, by line")
-    return dict(value)
-
-
-def _rest(body: dict[str, Any]) -> dict[str, Any]:
-    """What else a definition has, as far as it is given: -1 leaves owner, group and mode."""
-    given: dict[str, Any] = {
-        key: number for key in ("uid", "gid", "mode") if (number := _number(body, key, -1)) >= 0
-    }
-    if "vm" in body:
-        given["vm"] = bool(body["vm"])
-    if "poll_us" in body:
-        given["poll_us"] = _number(body, "poll_us", 0)
-    return given
 
 
 def _gid_of(group: str) -> int:
@@ -524,50 +394,18 @@ def _gid_of(group: str) -> int:
         return -1
 
 
-def _summary(chip: KeptChip) -> dict[str, Any]:
-    record, definition = chip.record, chip.record.definition
-    return {
-        "name": record.name,
-        "definition": definition.lines,
-        "num_lines": definition.num_lines,
-        "uid": definition.uid,
-        "gid": definition.gid,
-        "mode": definition.mode,
-        "state": chip.state,
-        "trouble": chip.trouble,
-        "permanent": record.permanent,
-        "origin": record.origin,
-        "driver": record.driver,
-        "vm": chip.vm_path,
-        "poll_us": definition.poll_us,
-        "device": chip.device_path,
-        "worker": chip.handle.pid,
-        "restarts": chip.handle.restarts,
-        "creator": record.creator[0] if record.creator else None,
-    }
-
-
-def _details(chip: KeptChip, status: dict[str, Any] | None) -> dict[str, Any]:
-    names, options, held = chip.names(), chip.options(), set(chip.held())
-    lines = []
-    for offset, line in enumerate(chip.lines):
-        told = status["lines"][offset] if status else {}
-        lines.append(
-            {
-                "offset": offset,
-                "name": names[offset],
-                "source": str(line.address),
-                "there": line.file is not None,
-                "direction": told.get("direction", "output" if line.is_output else "input"),
-                "consumer": told.get("consumer", ""),
-                "used": told.get("used", offset in held),
-                "options": format_options(options[offset]),
-            }
-        )
-    return {
-        **_summary(chip),
-        "options": chip.record.definition.texts(),
-        "lines": lines,
-        "consumers": status["consumers"] if status else [],
-        "vm_consumer": status["vm"] if status else None,
-    }
+def _creator(asked: New) -> tuple[tuple[int, int] | None, int]:
+    """(process that the chip ends with, a pidfd of it)"""
+    match asked.lifetime:
+        case None:
+            return None, -1
+        case "connection":
+            return (os.getpid(), process_start(os.getpid())), -1
+    try:
+        fd = os.pidfd_open(asked.pid)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"lifetime: there is no process {asked.pid}") from error
+    if not asked.started or process_start(asked.pid) != asked.started:
+        os.close(fd)
+        raise UsageError("lifetime: that process has ended already")
+    return (asked.pid, asked.started), fd

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -38,11 +37,12 @@ from gpiovirt.errors import (
 from gpiovirt.host.child import process_start
 from gpiovirt.host.notify import keep_fds
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.protocols.control.answers import ChipEvent, Event, OwnedEvent, SourceState
 from gpiovirt.sources.finder import Finder, HotPlug, LineAddress
 from gpiovirt.sources.line_files import KernelLine
 from gpiovirt.virtual.custody import HeldLine, release, take
 
-__all__ = ["DRIVERS", "Custodian", "Watcher", "take_numbered_name"]
+__all__ = ["Custodian", "Watcher"]
 
 _log = logging.getLogger(__name__)
 
@@ -50,18 +50,10 @@ _LOOK_AGAIN_S = 0.25
 _LOOKS_MAX = 64  # at a time: each may start a worker
 _STATUS_S = 1.0
 _STATE_EVENTS = "live", "worker-ended", "deleted"
-DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
-_NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9][0-9]*)")
 
-Watcher = Callable[[KeptChip, Mapping[str, Any]], None]
+Watcher = Callable[[KeptChip, Event], None]
 _Files = dict[str, int]
 _NOTHING: Mapping[str, Sequence[LineAddress]] = {}
-
-
-def take_numbered_name(name: str) -> str:
-    """The driver whose new_device gives names of this form; empty if the name is of no such form."""
-    match = _NUMBERED.fullmatch(name)
-    return match[1] if match else ""
 
 
 class Custodian:
@@ -110,7 +102,9 @@ class Custodian:
         return chip.as_source() if chip is not None else None
 
     def _kept_chip(self, record: Record) -> KeptChip:
-        return KeptChip(record, self.directories, self._reactor, self._forkserver, self.on_event)
+        return KeptChip(
+            record, self.directories, self._reactor, self._forkserver, self.on_event, self._look_soon
+        )
 
     # what is asked for
 
@@ -233,10 +227,10 @@ class Custodian:
             return ""
         offset = min(held)
         status = await chip.status(_STATUS_S)
-        line = status["lines"][offset] if status else {}
-        who: object = f'"{line.get("consumer") or "?"}"'
-        if holder := line.get("holder"):
-            who = Holder(line["consumer"], HolderKind(holder["kind"]), holder["pid"], holder["uid"])
+        line = status.lines[offset] if status else None
+        who: object = f'"{line.consumer or "?"}"' if line else '"?"'
+        if line and line.holder:
+            who = Holder(line.consumer, HolderKind(line.holder.kind), *line.holder[1:])
         return f"line {offset} of {chip.name} is held by {who}"
 
     async def _remove(self, chip: KeptChip) -> None:
@@ -252,7 +246,7 @@ class Custodian:
             self._store.remove(chip.name)
         finally:
             del self._going[chip.name]
-        self.on_event(chip, "deleted", {})
+        self.on_event(chip, ChipEvent("deleted", chip.name))
 
     def _condemn(self, record: Record) -> None:
         """If we end first, the next gpiovirtd deletes it: until then its record is that of an orphan."""
@@ -306,7 +300,7 @@ class Custodian:
             self._store.save(former)
             raise HostError.of(f"cannot change who may use {chip.name}", error) from error
         chip.record = former._replace(definition=wanted)
-        self.on_event(chip, "owned", {"uid": wanted.uid, "gid": wanted.gid, "mode": wanted.mode})
+        self.on_event(chip, OwnedEvent("owned", chip.name, wanted.uid, wanted.gid, wanted.mode))
 
     async def make_permanent(self, chip: KeptChip, permanent: bool, origin: str | None) -> None:
         """Make it permanent, or not; `origin` (None: as it is) is the file that describes it."""
@@ -339,57 +333,29 @@ class Custodian:
         """The number of watchers."""
         return len(self._watchers)
 
-    async def list_sources(self) -> list[dict[str, Any]]:
+    async def list_sources(self) -> list[SourceState]:
         """The chips that lines can be taken of, and their lines."""
-        found: list[dict[str, Any]] = []
         with self.sources() as sources:
-            for source in sources.kernel():
-                infos = map(source.line_info, range(source.info.num_lines))
-                lines = [
-                    {
-                        "name": info.name,
-                        "consumer": info.consumer,
-                        "direction": info.direction.name.lower(),
-                    }
-                    for info in infos
-                ]
-                found.append(
-                    {"name": source.info.name, "label": source.info.label, "kind": "kernel", "lines": lines}
-                )
-        if self.simulation.labels:
-            for chip, lines in zip(self.simulation.chips, await self.simulation.lines(), strict=True):
-                label = chip.info.label
-                told = [
-                    {
-                        "name": chip.line_info(offset).name,
-                        "consumer": str(line["consumer"])[:64],
-                        "direction": "output" if line["direction"] == "output" else "input",
-                    }
-                    for offset, line in zip(range(chip.info.num_lines), lines, strict=True)
-                ]
-                found.append({"name": label, "label": label, "kind": "simulated", "lines": told})
-        return found
+            found = sources.states()
+        return found + await self.simulation.states()
 
     # what happens
 
-    def on_event(self, chip: KeptChip, event: str, details: Mapping[str, Any]) -> None:
-        if event in ("line-gone", "waiting"):
+    def on_event(self, chip: KeptChip, event: Event) -> None:
+        if event.event == "line-gone":
             self._look_soon()
-        elif event == "line-back":
+        elif event.event == "line-back":
             self.keep(chip)
-        elif event == "live":
+        elif event.event == "live":
             self._drop_restored(chip.name)  # its worker also had them
             self.on_attributes_changed(chip.name)  # while there was no gpiovirtd
             self._look_soon()  # chips made of its lines can have them now
             if self._watchers and not chip.watched:
                 chip.watch(True)
-        if event == "waiting":
-            return
-        if event in _STATE_EVENTS:
+        if event.event in _STATE_EVENTS:
             self.on_state()
-        told = {"event": event, "chip": chip.name, **details}
         for watcher in list(self._watchers):
-            watcher(chip, told)
+            watcher(chip, event)
 
     def on_attributes_changed(self, name: str) -> None:
         """Somebody changed owner, group or mode of a chip's socket: apply that to all its sockets.

@@ -13,12 +13,14 @@ from gpiovirt.daemon.sources import OwnChip
 from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.protocols.control.answers import SourceLine, SourceState
 
 __all__ = ["Simulation"]
 
 _log = logging.getLogger(__name__)
 
 _STATUS_S = 0.5
+_NAME_MAX = 64
 
 
 class Simulation:
@@ -85,15 +87,30 @@ class Simulation:
         """The chips to take lines from, for one look."""
         return [chip.anew() for chip in self.chips]
 
-    async def lines(self) -> list[list[dict[str, Any]]]:
-        """The lines of each chip as they are now; HostError if the simulator does not answer."""
+    async def states(self) -> list[SourceState]:
+        """The chips and their lines, as they are now; HostError if the simulator does not answer."""
+        if not self.labels:
+            return []
         answer = await self.handle.ask(_STATUS_S, do="status")
-        match answer.body:
-            case {"status": {"chips": list(chips)}} if len(chips) == len(self.chips):
-                return chips
-        raise HostError("the simulator breaks the protocol")
+        try:
+            told = answer.body["status"]["chips"]
+            return [_state(chip, lines) for chip, lines in zip(self.chips, told, strict=True)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise HostError("the simulator breaks the protocol") from error
 
     def close(self) -> None:
         """End the simulator."""
         if self.labels:
             self.handle.close()
+
+
+def _state(chip: OwnChip, told: Sequence[Mapping[str, Any]]) -> SourceState:
+    lines = [
+        SourceLine(
+            chip.line_info(offset).name,
+            str(line["consumer"])[:_NAME_MAX],
+            "output" if line["direction"] == "output" else "input",
+        )
+        for offset, line in zip(range(chip.info.num_lines), told, strict=True)
+    ]
+    return SourceState(chip.info.label, chip.info.label, "simulated", tuple(lines))

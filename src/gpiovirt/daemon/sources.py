@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from gpiovirt.core.chip import ChipInfo
@@ -21,6 +21,7 @@ from gpiovirt.errors import ChipGoneError, HostError, LineBusyError, NoSuchChipE
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.packets import close_files
 from gpiovirt.host.received import Kind, kind_of, name_of
+from gpiovirt.protocols.control.answers import SourceLine, SourceState
 from gpiovirt.sources.finder import Finder, LineAddress
 from gpiovirt.sources.line_files import LineFile, RemoteLine
 from gpiovirt.virtual.custody import KernelSource, SourceChip
@@ -127,6 +128,10 @@ class DaemonSources:
         """The kernel's chips, by number."""
         return [self._source(device) for device in self._look.all()]
 
+    def states(self) -> list[SourceState]:
+        """The kernel's chips and their lines, as they are now."""
+        return [SourceState(*chip.info[:2], "kernel", tuple(_lines(chip))) for chip in self.kernel()]
+
     def all(self) -> list[SourceChip]:
         return [*self.kernel(), *self._simulated]
 
@@ -156,3 +161,10 @@ class DaemonSources:
         if chip is None or chip.info[1:] != address[:2]:
             raise NoSuchChipError(f"no chip {address.label!r} with {address.num_lines} lines is there")
         return chip
+
+
+def _lines(chip: KernelSource) -> Iterator[SourceLine]:
+    for info in map(chip.line_info, range(chip.info.num_lines)):
+        yield SourceLine(
+            info.name, info.consumer, "output" if info.direction is Direction.OUTPUT else "input"
+        )

@@ -16,19 +16,22 @@ import re
 import stat
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import mfusepy
 
 from gpiovirt.control.access import GROUP, gid_of, group_name, user_name
 from gpiovirt.control.client import Client
 from gpiovirt.errors import GpiovirtError, UsageError
+from gpiovirt.protocols.control.answers import ChipDetails, ChipState
+from gpiovirt.protocols.control.requests import Delete, Look, New, Own, Request, Show
 from gpiovirt.virtual import aggregator_grammar, grammar
 
 __all__ = ["DRIVERS", "ControlFileSystem"]
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _WRITE_MAX = 4096  # a page, as sysfs has it
 
 
@@ -47,29 +50,30 @@ DRIVERS: Mapping[str, Callable[[str], str]] = {"gpio-virt-agg": _proposals, "gpi
 _ENTRY = ("new_device", "delete_device")
 
 
-def _lines(chip: Mapping[str, Any]) -> str:
-    return "".join(f"{line['offset']} {line['source']}\n" for line in chip["lines"])
+def _lines(told: ChipDetails) -> str:
+    return "".join(f"{line.offset} {line.source}\n" for line in told.lines)
 
 
-def _names(chip: Mapping[str, Any]) -> str:
-    return "".join(f"{line['name']}\n" for line in chip["lines"])
+def _names(told: ChipDetails) -> str:
+    return "".join(f"{line.name}\n" for line in told.lines)
 
 
-def _owner(chip: Mapping[str, Any]) -> str:
-    return f"{user_name(chip['uid'])}:{group_name(chip['gid'])} {chip['mode']:04o}\n"
+def _owner(told: ChipDetails) -> str:
+    chip = told.chip
+    return f"{user_name(chip.uid)}:{group_name(chip.gid)} {chip.mode:04o}\n"
 
 
-def _exports(chip: Mapping[str, Any]) -> str:
-    return f"device {chip['device']}\n" + (f"vm {chip['vm']}\n" if chip["vm"] else "")
+def _exports(told: ChipDetails) -> str:
+    return f"device {told.chip.device}\n" + (f"vm {told.chip.vm}\n" if told.chip.vm else "")
 
 
-_ATTRIBUTES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "label": lambda chip: f"{chip['name']}\n",
+_ATTRIBUTES: Mapping[str, Callable[[ChipDetails], str]] = {
+    "label": lambda told: f"{told.chip.name}\n",
     "lines": _lines,
     "names": _names,
     "owner": _owner,
     "exports": _exports,
-    "state": lambda chip: f"{chip['state']}\n",
+    "state": lambda told: f"{told.chip.state}\n",
 }
 
 
@@ -100,24 +104,24 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
         uid, gid, pid = mfusepy.fuse_get_context()
         return Client(self._control, acting_for=(uid, [gid, *_groups_of(pid)]))
 
-    def _ask(self, do: str, **what: Any) -> Any:
+    def _ask(self, request: Request[_T]) -> _T:
         try:
             with self._client() as client:
-                return client.call(do, **what)
+                return client.ask(request)
         except GpiovirtError as error:
             raise mfusepy.FuseOSError(error.errno) from error
 
-    def _chips(self, driver: str) -> list[dict[str, Any]]:
+    def _chips(self, driver: str) -> list[ChipState]:
         try:
             with self._client() as client:
                 chips = client.chips()
         except GpiovirtError as error:
             raise mfusepy.FuseOSError(error.errno) from error
-        return [chip for chip in chips if (chip["driver"] or "gpio-virt-agg") == driver]
+        return [chip for chip in chips if (chip.driver or "gpio-virt-agg") == driver]
 
-    def _chip(self, driver: str, name: str) -> dict[str, Any]:
-        chip: dict[str, Any] = self._ask("look", name=name)
-        if (chip["driver"] or "gpio-virt-agg") != driver:
+    def _chip(self, driver: str, name: str) -> ChipState:
+        chip = self._ask(Look(name))
+        if (chip.driver or "gpio-virt-agg") != driver:
             raise mfusepy.FuseOSError(errno.ENOENT)
         return chip
 
@@ -136,8 +140,8 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
                 return self._attributes(stat.S_IFREG | (0o220 if self._gid else 0o200), gid=self._gid)
             case [driver, name] if driver in DRIVERS:
                 chip = self._chip(driver, name)
-                mode = chip["mode"] | chip["mode"] >> 2 & 0o111  # who may use it may look into it
-                return self._attributes(stat.S_IFDIR | mode, chip["uid"], chip["gid"])
+                mode = chip.mode | chip.mode >> 2 & 0o111  # who may use it may look into it
+                return self._attributes(stat.S_IFDIR | mode, chip.uid, chip.gid)
             case [driver, name, attribute] if driver in DRIVERS and attribute in _ATTRIBUTES:
                 self._chip(driver, name)
                 return self._attributes(stat.S_IFREG | 0o444)
@@ -154,7 +158,7 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
             case []:
                 return [".", "..", *DRIVERS]
             case [driver]:
-                return [".", "..", *_ENTRY, *(chip["name"] for chip in self._chips(driver))]
+                return [".", "..", *_ENTRY, *(chip.name for chip in self._chips(driver))]
         return [".", "..", *_ATTRIBUTES]
 
     # what can be done
@@ -163,7 +167,7 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
         """An attribute of a chip."""
         match self._split(path):
             case [_, name, attribute]:
-                text = _ATTRIBUTES[attribute](self._ask("show", name=name))
+                text = _ATTRIBUTES[attribute](self._ask(Show(name)))
                 return text.encode()[offset : offset + size]
         raise mfusepy.FuseOSError(errno.EIO)
 
@@ -184,7 +188,7 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
             text = data.decode(errors="surrogateescape").strip()
             with self._client() as client:
                 if entry == "new_device":
-                    client.call("new", definition=DRIVERS[driver](text), driver=driver)
+                    client.ask(New(DRIVERS[driver](text), driver=driver))
                 else:
                     self._delete(client, driver, text)
         except GpiovirtError as error:
@@ -198,16 +202,16 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
     def _delete(client: Client, driver: str, name: str) -> None:
         if not re.fullmatch(rf"{re.escape(driver)}\.\d+", name):
             raise UsageError(f"{name!r} is not the name of a chip here; they are like {driver}.0")
-        client.call("delete", name=name)
+        client.ask(Delete(name))
 
     def chmod(self, path: str, mode: int) -> int:
         """Of a chip: of its sockets."""
-        self._ask("own", name=self._own_name(path), mode=mode & 0o666)
+        self._ask(Own(self._own_name(path), mode=mode & 0o666))
         return 0
 
     def chown(self, path: str, uid: int, gid: int) -> int:
         """Of a chip: of its sockets."""
-        self._ask("own", name=self._own_name(path), uid=_or_none(uid), gid=_or_none(gid))
+        self._ask(Own(self._own_name(path), _or_none(uid), _or_none(gid)))
         return 0
 
     def _own_name(self, path: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from gpiovirt.control import pid_of_socket
 from gpiovirt.control.client import Client
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.errors import HostError
+from gpiovirt.host.packets import PACKET_MAX, decode, encode
+from gpiovirt.protocols.control.answers import ChipDetails, result_of
+from gpiovirt.protocols.control.requests import Show
 
 __all__ = ["Daemon"]
 
@@ -93,11 +97,17 @@ class Daemon:
         """A connection to its control socket."""
         return Client(str(self.run / "control"), **options)
 
-    def show(self, name: str) -> dict[str, Any]:
+    def call(self, do: str, **what: Any) -> Any:
+        """What its control socket answers to this request, be it one or not; RefusedError."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(self.run / "control"))
+            sock.send(encode({"do": do, **what}))
+            return result_of(decode(sock.recv(PACKET_MAX)))
+
+    def show(self, name: str) -> ChipDetails:
         """All about a chip."""
         with self.client() as client:
-            shown: dict[str, Any] = client.call("show", name=name)
-            return shown
+            return client.ask(Show(name))
 
     def simulator(self) -> SimClient:
         """The world's side of its simulated lines."""
