@@ -30,7 +30,7 @@ def test_no_output_moves_and_no_request_is_lost(what: str) -> None:
     result = uml(
         f"cd {ROOT} && guests/gpio-sim sim 8 >/dev/null && "
         f"{sys.executable} -m tests.guest.daemon_program {what} {TIMES}",
-        timeout_s=60 + 15 * TIMES,
+        timeout_s=60 + 40 * TIMES,
     )
     assert result.status == 0, result.stdout + result.stderr
     assert result.stdout == "nothing moved, nothing was lost\n"

@@ -27,7 +27,7 @@ WITH_THE_WORKER = (
 @pytest.mark.usefixtures("has_uml")
 @pytest.mark.parametrize("cases", [LEAVE_THE_WORKER, WITH_THE_WORKER], ids=["worker lives", "worker dies"])
 def test_lines_of_the_dead_become_safe_and_others_stay(cases: tuple[str, ...]) -> None:
-    outcomes = suffer(cases, 30 + 20 * len(cases))
+    outcomes = suffer(cases, 60 + 40 * len(cases))
     assert [outcome.case for outcome in outcomes] == list(cases)
     for outcome in outcomes:
         assert None not in outcome.safe.values(), outcome

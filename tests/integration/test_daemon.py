@@ -209,7 +209,7 @@ def test_a_chip_in_use_is_deleted_by_force_only(daemon: Daemon) -> None:
         (opener,) = told.consumers
         assert f'is held by "blinker" (pid {opener.pid}, uid {os.getuid()})' in str(error)
         assert told.lines[0].holder == ("program", opener.pid, os.getuid())
-        assert told.lines[2].holder is None
+        assert told.lines[1].holder == ("program", opener.pid, os.getuid())
         shown = subprocess.check_output(
             [sys.executable, "-m", "gpiovirt", "show", "plc"], env=daemon.environment, text=True
         )

@@ -370,7 +370,7 @@ def test_memory_that_a_vm_can_shorten_is_told_where_others_are_served(
         vmm.connect(str(tmp_path / "a"))
         vmm.start()
         assert vmm.driver.get_value(0) == 0
-        assert ("can shorten the file of its memory" in service.log()) is warned
+        assert ("can truncate its memory file" in service.log()) is warned
 
 
 def test_line_that_another_vm_holds_is_refused_to_the_second(tmp_path: Path) -> None:

@@ -333,7 +333,15 @@ class TestFound:
         assert world.owner.handed == [{"a": 1}]
 
     @pytest.mark.parametrize(
-        "said", [{"spec": {"bad": 1}}, {"spec": []}, {"ready": True}, {"use": {}}, {"failed": "\x1b"}]
+        "said",
+        [
+            {"spec": None},
+            {"spec": {"bad": 1}},
+            {"spec": []},
+            {"ready": True},
+            {"use": {}},
+            {"failed": "\x1b"},
+        ],
     )
     def test_one_that_makes_no_sense_is_replaced(self, world: World, said: Any) -> None:
         worker = self.find(world, said)

@@ -330,7 +330,7 @@ class WorkerHandle:
             self._record()
         try:
             match self._state, body:
-                case _State.MEETS, {"spec": None}:
+                case _State.MEETS, {"spec": None} if not self.is_found:
                     wanted, files = self._owner.serve()
                     self._state = _State.TAKES
                     self.send({"do": "serve", "spec": wanted}, files)
