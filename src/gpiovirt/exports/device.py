@@ -25,6 +25,7 @@ from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.gpio_device import EVENTS_KEPT
 from gpiovirt.host.log import RateLimitedLog
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.received import send
 from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of, refuse_files
 from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape, File, refusal, wire
 from gpiovirt.protocols.gpiochip.caller import encode_request
@@ -33,7 +34,8 @@ from gpiovirt.protocols.gpiochip.v2 import get_line
 __all__ = ["DeviceServer"]
 
 _log = logging.getLogger(__name__)
-_DONT_WAIT = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+_DONT_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_OPENED = wire.encode_answer(wire.OPEN_TAG, Answer(0))
 _FDS_OF_FILE = 2  # a connection, and the write end of its pipe
 _FDS_RESERVED = 64
 _TURNED_AWAY_MAX = 16  # connections over the limit that are kept until they can be told so
@@ -212,7 +214,7 @@ class _Open:
     def _answer(self, tag: int, answer: Answer, files: Sequence[int] = ()) -> None:
         packet = wire.encode_answer(tag, answer)
         if files:
-            socket.send_fds(self._socket, [packet], files, _DONT_WAIT)
+            send(self._socket, packet, files, _DONT_WAIT)
         else:
             self._socket.send(packet, _DONT_WAIT)
 
@@ -348,7 +350,7 @@ class _LinesConnection(_Open):
 
     def send_pipe(self) -> None:
         """Give the ends of the pipe away that are the other's."""
-        self._answer(wire.OPEN_TAG, Answer(0), (self.fifo.reader, self.fifo.their_writer))
+        send(self._socket, _OPENED, (self.fifo.reader, self.fifo.their_writer), _DONT_WAIT)
         self.fifo.close_reader()
 
     def hang_up(self) -> None:

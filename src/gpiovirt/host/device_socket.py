@@ -15,6 +15,7 @@ from fcntl import F_GETPIPE_SZ, fcntl
 
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.fifo import PipeFifo
+from gpiovirt.host.received import receive
 from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape, fifo_of, wire
 from gpiovirt.uapi import gpio as u
@@ -25,7 +26,8 @@ _PATIENCE_S = 10.0  # a process that has not answered by then is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
 _FILES = 2  # of an open: both ends of a pipe; of a request: the new file's socket
 _STRAY_MAX = 4  # packets before an answer: to an earlier question, and a hang-up
-_DONT_WAIT = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_NOW = int(socket.MSG_DONTWAIT)
+_DONT_WAIT = _NOW | int(socket.MSG_NOSIGNAL)
 _NO_FIFO = PipeFifo(FifoShape(1, 1, False))
 
 
@@ -110,7 +112,7 @@ class DeviceSocket:
 
     def receive(self) -> Answer | None:
         """The answer to the question if it has come."""
-        return self._answer(socket.MSG_DONTWAIT)
+        return self._answer(_NOW)
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
         """The answer, waited for; TimeoutError if it does not come."""
@@ -154,9 +156,7 @@ class DeviceSocket:
                     packet = self._receive(wire.PACKET_MAX, flags)
                     fds: list[int] = []
                 else:
-                    packet, fds, _, _ = socket.recv_fds(
-                        self._socket, wire.PACKET_MAX, _FILES, socket.MSG_CMSG_CLOEXEC | flags
-                    )
+                    packet, fds, _ = receive(self._socket, wire.PACKET_MAX, _FILES, flags)
             except BlockingIOError:
                 return None
             if not packet:
@@ -181,7 +181,7 @@ class DeviceSocket:
             raise PeerError(f"an answer with {len(fds)} files")
         try:
             if self._opens_file:
-                return answer._replace(file=self._opened(fds[0], shape))
+                return Answer(0, answer.reply, self._opened(fds[0], shape), answer.fd_at)
             for fd in fds:
                 fcntl(fd, F_GETPIPE_SZ)
         except OSError as error:

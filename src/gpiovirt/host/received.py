@@ -21,6 +21,9 @@ _EVENTFD = "anon_inode:[eventfd]"
 _SOCKET = "socket:["
 _STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 _fd_size = array("i").itemsize
+# as numbers: each | of the enumerations takes a microsecond
+_CLOEXEC, _CTRUNC = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
+_NOSIGNAL = int(socket.MSG_NOSIGNAL)
 
 
 class Kind(Enum):
@@ -72,18 +75,18 @@ def receive(sock: socket.socket, size: int, fds_max: int, flags: int = 0) -> tup
     OSError as recvmsg(2).
     """
     space = socket.CMSG_LEN(fds_max * _fd_size) if fds_max else 0  # CMSG_SPACE may have room for one more
-    data, ancillary, got, _ = sock.recvmsg(size, space, flags | socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, got, _ = sock.recvmsg(size, space, flags | _CLOEXEC)
     fds = array("i")
     for level, kind, content in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(content[: len(content) - len(content) % _fd_size])
-    return data, list(fds), bool(got & socket.MSG_CTRUNC)
+    return data, fds.tolist(), got & _CTRUNC != 0
 
 
 def send(sock: socket.socket, data: bytes, fds: Sequence[int], flags: int = 0) -> int:
     """Send bytes with files beside them; the number of bytes sent. OSError as sendmsg(2)."""
     beside = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-    return sock.sendmsg([data], beside, flags | socket.MSG_NOSIGNAL)
+    return sock.sendmsg([data], beside, flags | _NOSIGNAL)
 
 
 def untouchable(fds: Iterable[int]) -> list[int]:

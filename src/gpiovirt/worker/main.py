@@ -46,7 +46,7 @@ _FILES_MAX = 1 << 12
 _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
 _CLAIM_S = 0.4  # holders that the previous worker served come back within milliseconds
 _LENDER_S = 0.25  # a lender that has not answered by then is gone
-_USE_S = 0.02  # the custodian is told once of all lines that were held and released meanwhile
+_USE_S = 0.25  # the custodian is told once of all lines that were held and released meanwhile
 _EVENTS_PER_S = 200  # reported to the custodian: more are only counted
 
 
