@@ -234,7 +234,7 @@ class Machine:
             case "control-files":
                 return _find(b"gpiovirt.files.main")
             case "api":
-                return _find(b"gpiovirt.api.main")
+                return _find(b"gpiovirt.api.main", b"gpiovirt-api")
         raise ValueError(target)
 
     def repair(self, needed: Iterable[str]) -> None:
@@ -243,7 +243,7 @@ class Machine:
         if not self.bystander.is_answered():
             self.bystander.process.kill()
             self.bystander = Blinker(self.daemon, "plc", 1, self._folder)
-        assert self.other.is_answered(), self.daemon.log()
+        _until(self.other.is_answered)
         if not self._holds("program", self._program):
             self._start_program()
         if not self._holds("vmm", self._vmm):
@@ -253,7 +253,7 @@ class Machine:
         )
         for target in needed:
             if target == "api":
-                _until(lambda: _succeeds(self._ask_api))
+                _until(lambda: _succeeds(self._ask_api), 120)  # it has much to import
             _until(lambda t=target: _succeeds(lambda: self.pid(t)))  # type: ignore[misc]
 
     def _is_live(self) -> bool:
