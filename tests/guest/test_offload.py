@@ -293,13 +293,13 @@ def test_labels_that_the_driver_could_misread_are_quoted(machine: Machine) -> No
 
 
 REFUSED = [
-    (["--sim", "s:1", "--kernel", "s"], "--kernel s: it is simulated"),
+    (["--sim", "s:1", "--kernel", "s"], "--kernel s: a simulated chip is unknown"),
     (["--kernel", "plc"], "--kernel plc: no chip 'plc'; make it with --chip 'plc=gpiochip0 0-3'"),
     (["--sim", "s:1", "--chip", "plc=s 0", "--kernel", "plc"], "line s:0 is simulated"),
     (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "b"], "line a:0 is of a virtual chip"),
     (["--chip", "a=sim 0", "--chip", "b=a 0", "--kernel", "a"], "the lines of 'a' are the kernel's"),
     (["--chip", "a=sim 0", "--kernel", "a", "--vm", "a=/run/s"], "the kernel holds its lines"),
-    (["--chip", "a=sim 0", "--kernel", "a", "--line", "a:0=pull-up"], "keeps no settings"),
+    (["--chip", "a=sim 0", "--kernel", "a", "--line", "a:0=pull-up"], "keeps no options"),
 ]
 CALLS = """
 import sys
