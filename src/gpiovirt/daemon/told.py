@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from gpiovirt.errors import PeerError
+from gpiovirt.protocols.control import NUMBER_MAX
 from gpiovirt.protocols.control.answers import (
     Consumer,
     Direction,
@@ -19,7 +20,6 @@ from gpiovirt.protocols.control.answers import (
 __all__ = ["LineUse", "Status", "Use", "decode_status", "decode_told"]
 
 _NAME_MAX = 64
-_NUMBER_MAX = (1 << 63) - 1
 _CONSUMERS_MAX = 256
 _EVENTS: Mapping[object, Literal["line-requested", "line-released", "line-config"]] = {
     "requested": "line-requested",
@@ -87,7 +87,7 @@ def decode_status(told: object, num_lines: int) -> Status | None:
 
 def _are_numbers(*numbers: int) -> bool:
     """Of a size that those who are told can have."""
-    return all(0 <= number <= _NUMBER_MAX for number in numbers)
+    return all(0 <= number <= NUMBER_MAX for number in numbers)
 
 
 def _name(text: str) -> str:

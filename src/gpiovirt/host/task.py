@@ -52,28 +52,24 @@ class Task:
 
     def name(self) -> str:
         """comm, made printable."""
-        comm = os.open("comm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-        try:
-            return printable(os.read(comm, 64).decode(errors="replace").strip())
-        finally:
-            os.close(comm)
+        return printable(self._read("comm", 64).decode(errors="replace").strip())
 
     def process(self) -> tuple[int, int]:
         """(pid, effective uid) of its process."""
-        status = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-        try:
-            _, _, after = os.read(status, 4096).partition(b"\nTgid:\t")  # proc_pid_status(5)
-        finally:
-            os.close(status)
+        _, _, after = self._read("status", 4096).partition(b"\nTgid:\t")  # proc_pid_status(5)
         pid, _, after = after.partition(b"\n")
         return int(pid), int(after.partition(b"\nUid:\t")[2].split(None, 2)[1])
 
     def _parent(self) -> int:
-        stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
+        return int(self._read("stat", 1024).rpartition(b") ")[2].split()[1])  # proc_pid_stat(5)
+
+    def _read(self, name: str, size: int) -> bytes:
+        """The beginning of a file in the task's directory."""
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
-            return int(os.read(stat, 1024).rpartition(b") ")[2].split()[1])  # proc_pid_stat(5)
+            return os.read(fd, size)
         finally:
-            os.close(stat)
+            os.close(fd)
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes of the task's memory; OSError or OverflowError if they are not all there."""

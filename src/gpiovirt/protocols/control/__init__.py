@@ -10,7 +10,9 @@ Whoever asks on behalf of another adds "as": {"uid", "gids"}; only root, the dae
 of the HTTP API that the daemon started may.
 """
 
-__all__ = ["ID_MAX"]
+__all__ = ["ID_MAX", "NUMBER_MAX"]
 
 ID_MAX = (1 << 32) - 2
 """The highest uid and gid: the next one is -1 to system calls"""
+NUMBER_MAX = (1 << 63) - 1
+"""The highest of all other numbers"""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args, get_origin
 
 from gpiovirt.core.text import printable
 from gpiovirt.errors import GpiovirtError, PeerError, UsageError
+from gpiovirt.protocols.control import NUMBER_MAX
 
 __all__ = [
     "ChipDescription",
@@ -39,7 +40,6 @@ __all__ = [
     "result_of",
 ]
 
-_NUMBER_MAX = (1 << 63) - 1
 _T = TypeVar("_T")
 
 Direction = Literal["input", "output"]
@@ -277,7 +277,7 @@ def _decode(kind: Any, told: Any, key: str) -> Any:
             return told
     elif parts:
         return None if told is None else _decode(parts[0], told, key)
-    elif type(told) is kind and not (kind is int and abs(told) > _NUMBER_MAX):
+    elif type(told) is kind and not (kind is int and abs(told) > NUMBER_MAX):
         return told
     raise PeerError(f"gpiovirtd breaks the protocol ({key}); is it of another version?")
 

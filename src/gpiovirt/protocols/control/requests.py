@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from gpiovirt.errors import UsageError
-from gpiovirt.protocols.control import ID_MAX
+from gpiovirt.protocols.control import ID_MAX, NUMBER_MAX
 from gpiovirt.protocols.control.answers import (
     ChipDescription,
     ChipDetails,
@@ -44,7 +44,6 @@ DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
 """Directories of the control files; chips without a name are numbered in one"""
 
 _TEXT_MAX = 65536
-_NUMBER_MAX = (1 << 63) - 1
 _GIDS_MAX = 65536  # limits.h: NGROUPS_MAX
 _CHANGES_MAX = 256
 _SHOWN_MAX = 40
@@ -360,5 +359,5 @@ _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "driver": _driver,
     "lifetime": _lifetime,
     "options": _options,
-    "started": lambda key, value: _number(key, value, _NUMBER_MAX),
+    "started": lambda key, value: _number(key, value, NUMBER_MAX),
 }
