@@ -96,12 +96,10 @@ class Peer:
                 packet, fds, _, _ = socket.recv_fds(sock, wire.PACKET_MAX, 4)
             except OSError:
                 continue
-            if len(fds) == 2:
-                self.fds += fds
-                fds = []
-            for fd in fds:
-                self.sockets.append(socket.socket(fileno=fd))
+            if len(fds) == 3:
+                self.sockets.append(socket.socket(fileno=fds.pop(0)))
                 self.sockets[-1].setblocking(False)
+            self.fds += fds
             if packet:
                 wire.decode_answer(packet)
 

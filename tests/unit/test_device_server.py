@@ -42,6 +42,7 @@ class World:
         self.listener = PathListener(self.path, Access(mode=0o666), socket.SOCK_SEQPACKET)
         self.server = DeviceServer(self.chip, self.listener, self.reactor, files_max)
         self.sockets: list[socket.socket] = []
+        self.fds: list[int] = []
 
     def turn(self) -> None:
         for _ in range(3):
@@ -79,6 +80,8 @@ class World:
     def close(self) -> None:
         for sock in self.sockets:
             sock.close()
+        for fd in self.fds:
+            os.close(fd)
         self.server.close()
         self.listener.close()
         self.reactor.close()
@@ -98,15 +101,14 @@ def opened(world: World, chip: socket.socket, offset: int = 0) -> tuple[socket.s
     assert not answer.errno, answer.why
     lines = socket.socket(fileno=fds[0])
     world.sockets.append(lines)
-    _, pipe, _, _ = socket.recv_fds(lines, wire.PACKET_MAX, 3)
-    return lines, pipe
+    lines.settimeout(5)
+    return lines, fds[1:]
 
 
 def kinds_of_connections(world: World) -> dict[str, tuple[socket.socket, bytes]]:
     chip = world.open()
     lines, pipe = opened(world, world.open())
-    for fd in pipe:
-        os.close(fd)
+    world.fds += pipe
     return {
         "open": (world.connect(), wire.encode_open("gpiochip0")),
         "ioctl": (chip, wire.encode_ioctl(8, u.GPIO_GET_CHIPINFO_IOCTL, b"")),
@@ -140,7 +142,7 @@ def test_no_file_of_a_peer_is_ever_received(world: World, kind: str, kernel: str
     for fd in fds:
         os.close(fd)
     held = set(os.listdir("/proc/self/fd")) - before
-    assert len(held) <= {"open": 1, "ioctl": 0, "request": 2, "values": 0}[kind]
+    assert len(held) <= {"open": 1, "ioctl": 0, "request": 4, "values": 0}[kind]
     os.close(reader)
 
 
@@ -155,12 +157,31 @@ def test_a_peers_own_end_shows_when_its_file_is_closed(world: World) -> None:
     os.close(reader)
 
 
-def test_by_the_time_a_pipe_is_had_its_maker_has_no_read_end(world: World) -> None:
-    _, (reader, writer) = opened(world, world.open())
+def test_lines_are_free_when_nobody_can_read_their_events_any_more(world: World) -> None:
+    """Though a supervisor that was stopped still has the socket, and says nothing."""
+    lines, (reader, writer) = opened(world, world.open())
+    copy = os.dup(reader)
     os.close(reader)
-    with pytest.raises(BrokenPipeError):
-        os.write(writer, b"x")
+    world.turn()
+    assert world.chip.line_info(0).used
+    os.close(copy)
+    world.turn()
+    assert not world.chip.line_info(0).used
+    assert wire.decode_answer(lines.recv(wire.PACKET_MAX))[0] == wire.HANG_UP_TAG
+    assert lines.recv(wire.PACKET_MAX) == b""
     os.close(writer)
+
+
+def test_lines_that_were_closed_can_be_had_at_once(world: World) -> None:
+    chip = world.open()
+    _, (reader, writer) = opened(world, chip)
+    chip.send(wire.encode_ioctl(8, u.GPIO_V2_GET_LINE_IOCTL, REQUEST))
+    os.close(reader)
+    world.turn()
+    said, fds, _, _ = socket.recv_fds(chip, wire.PACKET_MAX, 3)
+    assert wire.decode_answer(said)[1].errno == 0
+    for fd in (*fds, writer):
+        os.close(fd)
 
 
 class Limited(World):

@@ -311,7 +311,7 @@ def answer_with(
     return sock.receive()
 
 
-@pytest.mark.parametrize("kind", ["none", "null", "pipe", "socket", "three"])
+@pytest.mark.parametrize("kind", ["none", "null", "pipe", "socket", "three", "no pipe"])
 def test_wrong_files_beside_an_answer_are_refused_and_none_is_kept(kind: str) -> None:
     sock, server = fake_server()
     reader, writer = os.pipe()
@@ -323,6 +323,7 @@ def test_wrong_files_beside_an_answer_are_refused_and_none_is_kept(kind: str) ->
         "pipe": [writer],
         "socket": [one.fileno()],
         "three": [null, reader, writer],
+        "no pipe": [one.fileno(), reader, null],
     }[kind]
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(PeerError):

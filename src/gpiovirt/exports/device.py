@@ -35,7 +35,6 @@ __all__ = ["DeviceServer"]
 
 _log = logging.getLogger(__name__)
 _DONT_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-_OPENED = wire.encode_answer(wire.OPEN_TAG, Answer(0))
 _FDS_OF_FILE = 2  # a connection, and the write end of its pipe
 _FDS_RESERVED = 64
 _TURNED_AWAY_MAX = 16  # connections over the limit that are kept until they can be told so
@@ -74,6 +73,7 @@ class DeviceServer:
         self.files: set[_Open] = set()
         self._lines: dict[int, _LinesConnection] = {}
         self._closed = select.epoll()
+        reactor.add_reader(self._closed.fileno(), self.close_closed)
         self._listener = listener
         if listener is not None:
             refuse_files(listener.socket)
@@ -105,7 +105,7 @@ class DeviceServer:
         return Answer(errno.EMFILE, why=f"uid {peer.uid} has {self.files_max} files open, the most it may")
 
     def add_lines(self, fd: int, file: _LinesConnection) -> None:
-        """A file of lines is open at the socket `fd`."""
+        """A file of lines is open until `fd` hangs up."""
         self._lines[fd] = file
         self._closed.register(fd, 0)
 
@@ -117,7 +117,7 @@ class DeviceServer:
     def close_closed(self) -> None:
         """Files that were closed by now free their lines before anybody asks about them."""
         for fd, _ in self._closed.poll(0):
-            self._lines[fd].close()
+            self._lines[fd].end()
 
     def lend(self, offset: int, consumer: str, opener: Holder) -> tuple[LineInfo, tuple[int, int]]:
         """A line for another chip of `opener`'s, as it is: its info, its socket and the pipe of its events.
@@ -145,7 +145,8 @@ class DeviceServer:
             answer.file.close()
             fifo.close()
             raise
-        _LinesConnection(self, ours, Peer(os.getpid(), os.getuid(), os.getgid(), consumer), answer.file, fifo)
+        peer = Peer(os.getpid(), os.getuid(), os.getgid(), consumer)
+        _LinesConnection(self, ours, peer, answer.file, fifo, ours.fileno())
         reader, fifo.reader = fifo.reader, -1
         return self.chip.line_info(offset), (theirs.detach(), reader)
 
@@ -174,6 +175,7 @@ class DeviceServer:
             if isinstance(file, _LinesConnection):
                 file.hang_up()
             file.close()
+        self.reactor.remove_reader(self._closed.fileno())
         self._closed.close()
 
 
@@ -310,11 +312,11 @@ class _ChipConnection(_Open):
             except OSError as error:
                 failed = refusal(HostError.of("no socket for the file", error))
             else:
-                lines = _LinesConnection(self._server, ours, self.peer, file, fifo)
+                lines = _LinesConnection(self._server, ours, self.peer, file, fifo, fifo.writer)
                 with theirs:
                     try:
-                        lines.send_pipe()
-                        self._answer(tag, answer, (theirs.fileno(),))
+                        self._answer(tag, answer, (theirs.fileno(), fifo.reader, fifo.their_writer))
+                        fifo.close_reader()
                     except OSError:
                         lines.close()
                         raise
@@ -335,29 +337,40 @@ class _ChipConnection(_Open):
 
 
 class _LinesConnection(_Open):
-    """An open file of lines."""
+    """An open file of lines, closed when its socket is or, before that, when `closed` hangs up.
+
+    That is the pipe of a file whose read end another process has: when a program has closed it, or died,
+    its lines are free even if its supervisor does not get to say so.
+    """
 
     def __init__(
-        self, server: DeviceServer, sock: socket.socket, peer: Peer, file: File, fifo: PipeFifo
+        self, server: DeviceServer, sock: socket.socket, peer: Peer, file: File, fifo: PipeFifo, closed: int
     ) -> None:
         refuse_files(sock)
         super().__init__(server, sock, peer)
-        server.add_lines(sock.fileno(), self)
+        server.add_lines(closed, self)
+        self._until = closed
         self._file = file
         self.fifo = fifo
         fifo.on_hang_up = self.hang_up
         self._ioctl = file.ioctl
 
-    def send_pipe(self) -> None:
-        """Give the ends of the pipe away that are the other's."""
-        send(self._socket, _OPENED, (self.fifo.reader, self.fifo.their_writer), _DONT_WAIT)
-        self.fifo.close_reader()
+    def _unwatch(self) -> None:
+        until, self._until = self._until, -1
+        if until >= 0:
+            self._server.remove_lines(until)
 
     def hang_up(self) -> None:
         """Tell the other end that the lines are gone."""
+        self._unwatch()  # the pipe is about to be closed
         with suppress(OSError):
             self._socket.send(wire.HANG_UP, _DONT_WAIT)
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def end(self) -> None:
+        """It was closed; whoever keeps the other end is told."""
+        self.hang_up()
+        self.close()
 
     def _receive(self) -> None:
         packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
@@ -371,7 +384,7 @@ class _LinesConnection(_Open):
 
     def close(self) -> None:
         if not self._closed:
-            self._server.remove_lines(self._socket.fileno())
+            self._unwatch()
             super().close()
             try:
                 self._file.close()

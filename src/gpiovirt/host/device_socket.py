@@ -24,7 +24,7 @@ __all__ = ["DeviceSocket", "check_access"]
 
 _PATIENCE_S = 10.0  # a process that has not answered by then is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
-_FILES = 2  # of an open: both ends of a pipe; of a request: the new file's socket
+_FILES = 3  # of an open: both ends of a pipe; of a request: the new file's socket before them
 _STRAY_MAX = 4  # packets before an answer: to an earlier question, and a hang-up
 _NOW = int(socket.MSG_DONTWAIT)
 _DONT_WAIT = _NOW | int(socket.MSG_NOSIGNAL)
@@ -177,30 +177,26 @@ class DeviceSocket:
 
     def _take(self, answer: Answer, shape: FifoShape, fds: list[int]) -> Answer:
         """The answer with its files; PeerError, and nothing is taken, if they are not what they should be."""
-        if len(fds) != (1 if self._opens_file else 2):
+        if len(fds) != 2 + self._opens_file:
             raise PeerError(f"an answer with {len(fds)} files")
+        *sockets, reader, writer = fds
         try:
-            if self._opens_file:
-                return Answer(0, answer.reply, self._opened(fds[0], shape), answer.fd_at)
-            for fd in fds:
-                fcntl(fd, F_GETPIPE_SZ)
+            fcntl(reader, F_GETPIPE_SZ)
+            fcntl(writer, F_GETPIPE_SZ)
+            file = self._opened(sockets[0]) if sockets else self
         except OSError as error:
             raise PeerError("an answer with a file of the wrong kind") from error
-        self.fifo = PipeFifo(shape, *fds)
-        return answer
+        file.fifo = PipeFifo(shape, reader, writer)
+        return Answer(0, answer.reply, file, answer.fd_at) if sockets else answer
 
-    def _opened(self, fd: int, shape: FifoShape) -> DeviceSocket:
-        """The file at a received socket; its pipe is there already."""
+    def _opened(self, fd: int) -> DeviceSocket:
+        """The file at a received socket; OSError if it is none, and then the fd is the caller's still."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
         try:
-            file = DeviceSocket(sock, None, self._patience_s, wire.OPEN_TAG)  # OSError if it is none
-            file._shape = shape
-            if file.receive() is None:
-                raise PeerError("a file without a pipe")
-        except BaseException:
-            sock.detach()  # the fd is the caller's
+            return DeviceSocket(sock, None, self._patience_s, wire.OPEN_TAG)
+        except OSError:
+            sock.detach()
             raise
-        return file
 
     def look(self) -> bool:
         """To be called when readable: True if the file has hung up; OSError if its server is gone."""

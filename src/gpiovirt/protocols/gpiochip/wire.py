@@ -8,10 +8,10 @@ A SOCK_SEQPACKET connection is an open file, and its end is the file's close. Pa
     answer    tag, errno, fd_at, the argument as it came back, or why not
     hang-up   tag 0, and nobody asked: the file's lines have vanished, and its end follows
 
-Files go one way only. Beside the answer to open come both ends of the pipe that has the file's events.
-Beside the answer to a request comes the socket of the file that it opened, on which there is such an
-answer to open already: by the time that anybody can use a pipe, who made it has its read end no more.
-Who serves a chip never has a file of a stranger's: to close one may make it wait for ever.
+Files go one way only. Beside the answer to open come both ends of the pipe that has the file's events,
+beside the answer to a request the socket of the file that it opened and both ends of its pipe. A file of
+lines ends with its socket, or when nobody has the read end of its pipe any more. Who serves a chip never
+has a file of a stranger's: to close one may make it wait for ever.
 
 The tag of an answer is that of the ioctl, or 1 for open: who takes a file over from somebody else may
 find an answer on it to another question.
@@ -43,7 +43,7 @@ __all__ = [
 
 PACKET_MAX = 1024  # the largest argument is gpio_v2_line_request's 592 bytes
 _MAGIC = b"gpiochip"
-_VERSION = 2
+_VERSION = 3
 _NAME_MAX = u.GPIO_MAX_NAME_SIZE
 _COMPAT = 1  # flag: the caller is an i386 program
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the argument is read
