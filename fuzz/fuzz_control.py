@@ -19,9 +19,9 @@ from gpiovirt.core.task import Future
 from gpiovirt.daemon.control import ControlServer
 from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Store
-from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import HostError
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.protocols.control.requests import decode_request
@@ -58,7 +58,7 @@ DOS = [
 _FOLDER = tempfile.TemporaryDirectory(prefix="gpiovirt-fuzz-")
 
 
-class NoForkserver(Forkserver):
+class NoForkserver(ForkServer):
     """No worker can be had."""
 
     def spawn(self, listener: socket.socket, simulates: bool) -> int:  # noqa: ARG002

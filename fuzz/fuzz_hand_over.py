@@ -23,8 +23,8 @@ from fuzz import harness
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.store import Record, new_incarnation
-from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import HostError
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import send
@@ -56,7 +56,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="gpiovirt-fuzz-")
 Packet = tuple[bytes, list[str]]
 
 
-class _Nobody(Forkserver):
+class _Nobody(ForkServer):
     """No worker can be had."""
 
     def spawn(self, listener: socket.socket, simulates: bool) -> int:  # noqa: ARG002

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from gpiovirt.core.task import sleep, start
-from gpiovirt.daemon.worker_handle import Forkserver
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.errors import HostError
 from gpiovirt.host.packets import close_files
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import receive, send
 
-__all__ = ["FakeForkserver", "FakeWorker", "fds_open", "serve_until"]
+__all__ = ["FakeForkServer", "FakeWorker", "fds_open", "serve_until"]
 
 _PACKET = 1 << 18
 _FILES = 250
@@ -164,7 +164,7 @@ def _relay(source: socket.socket, target: socket.socket) -> None:
         os._exit(0)
 
 
-class FakeForkserver(Forkserver):
+class FakeForkServer(ForkServer):
     """Starts fake workers, which do as `does`; `is_broken`: it can start none."""
 
     def __init__(self, reactor: Reactor, does: Behaviour) -> None:
@@ -186,10 +186,12 @@ class FakeForkserver(Forkserver):
     def is_at_work(self, pid: int) -> bool:
         return pid != 0
 
-    def keep(self, channel: socket.socket) -> None:
+    def start_keeper(self) -> socket.socket:
         if self.is_broken:
             raise HostError("cannot start a keeper: no more processes")
-        self.keepers.append(channel.dup())
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.keepers.append(theirs)
+        return ours
 
     def of(self, name: str) -> FakeWorker:
         """The last one started for that chip."""

@@ -3,9 +3,9 @@
 
     python -m tests.guest.faults [RUNS [PAIR...]]
 
-Guests of a share of the cases each follow one another, one for every two CPUs at a time: what a busy host adds
-to the times is not ours. Single faults are had RUNS times; of pairs those that are
-named, as in `fork-server-KILL,worker-KILL`, or all, in both orders.
+Guests of a share of the cases each follow one another, one for every two CPUs at a time: what a busy host
+adds to the times is not ours. Single faults are had RUNS times; of pairs those that are named, as in
+`fork-server-KILL,worker-KILL`, or all, in both orders.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from gpiovirt.host.reactor import Reactor
 from gpiovirt.protocols.control.answers import Event, LineEvent, LineHolder
 from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.memory import KeptMemory
-from tests.fake_worker import FakeForkserver, FakeWorker, serve_until
+from tests.fake_worker import FakeForkServer, FakeWorker, serve_until
 
 LINES = 8
 
@@ -69,7 +69,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.reactor = Reactor()
         self.workers = Workers()
-        self.forkserver = FakeForkserver(self.reactor, self.workers)
+        self.forkserver = FakeForkServer(self.reactor, self.workers)
         directories = Directories(str(folder / "run"))
         directories.make()
         chips = [("sim", [f"L{offset}" for offset in range(LINES)])]

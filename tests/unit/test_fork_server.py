@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from gpiovirt.core.task import Future
-from gpiovirt.daemon import worker_handle
-from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
+from gpiovirt.daemon import fork_server, worker_handle
+from gpiovirt.daemon.fork_server import ForkServer
+from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.host.packets import Channel
 from gpiovirt.host.reactor import Reactor
 
@@ -25,7 +26,7 @@ def turn(reactor: Reactor, lasting_s: float) -> None:
     reactor.run_until(Future(), int(lasting_s * 1e9))
 
 
-class Forks(Forkserver):
+class Forks(ForkServer):
     """Forks nobody: a test is the worker."""
 
     at_work = True
@@ -174,9 +175,9 @@ def test_a_worker_meets_who_started_it_and_not_who_waited_for_another(
 
 
 @pytest.fixture
-def forkserver() -> Iterator[tuple[Forkserver, Reactor]]:
+def forkserver() -> Iterator[tuple[ForkServer, Reactor]]:
     reactor = Reactor()
-    made = Forkserver(reactor, os.getuid(), os.getgid())
+    made = ForkServer(reactor, os.getuid(), os.getgid())
     yield made, reactor
     made.close()
     deadline_s = time.monotonic() + 20
@@ -191,37 +192,30 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def keeper(forkserver: Forkserver) -> socket.socket:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        forkserver.keep(theirs)
-    return ours
-
-
 def test_a_fork_server_that_is_stopped_is_replaced(
-    forkserver: tuple[Forkserver, Reactor], caplog: pytest.LogCaptureFixture
+    forkserver: tuple[ForkServer, Reactor], caplog: pytest.LogCaptureFixture
 ) -> None:
     server, _ = forkserver
-    with keeper(server):
+    with server.start_keeper():
         former = server.pid
         os.kill(former, signal.SIGSTOP)
         wait_for(lambda: not server.is_at_work(former))
-        with keeper(server):
+        with server.start_keeper():
             assert server.pid != former
             assert server.is_at_work(server.pid)
     assert "is stopped; it is replaced" in caplog.text
 
 
 def test_the_end_of_a_fork_server_does_not_end_its_successor(
-    forkserver: tuple[Forkserver, Reactor], caplog: pytest.LogCaptureFixture
+    forkserver: tuple[ForkServer, Reactor], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Which was started before that end was heard of."""
     server, reactor = forkserver
-    with caplog.at_level(logging.ERROR), keeper(server):
+    with caplog.at_level(logging.ERROR), server.start_keeper():
         former = server.pid
         os.kill(former, signal.SIGKILL)
         wait_for(lambda: _has_ended(former))
-        with keeper(server):
+        with server.start_keeper():
             successor = server.pid
             assert successor != former
             turn(reactor, 0.2)
@@ -229,9 +223,9 @@ def test_the_end_of_a_fork_server_does_not_end_its_successor(
 
 
 def test_a_fork_server_that_is_killed_is_there_again_before_it_is_needed(
-    forkserver: tuple[Forkserver, Reactor], monkeypatch: pytest.MonkeyPatch
+    forkserver: tuple[ForkServer, Reactor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_handle, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(fork_server, "_AGAIN_S", 0.0)
     server, reactor = forkserver
     server.begin()
     former = server.pid

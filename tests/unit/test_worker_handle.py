@@ -18,7 +18,7 @@ from gpiovirt.daemon.worker_handle import Answer, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener
-from tests.fake_worker import FakeForkserver, FakeWorker, fds_open, serve_until
+from tests.fake_worker import FakeForkServer, FakeWorker, fds_open, serve_until
 
 
 def obedient(worker: FakeWorker, body: dict[str, Any], _fds: list[int]) -> None:
@@ -70,7 +70,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.reactor = Reactor()
-        self.forkserver = FakeForkserver(self.reactor, obedient)
+        self.forkserver = FakeForkServer(self.reactor, obedient)
         self.owner = Owner()
         self.path = str(folder / "plc")
         self.handle = self.owner.handle = WorkerHandle(

@@ -14,11 +14,12 @@ from typing import Any, Literal
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
 from gpiovirt.daemon.told import Status, Use, decode_status, decode_told
 from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
-from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
+from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
 from gpiovirt.host.device_socket import DeviceSocket
@@ -61,7 +62,7 @@ class KeptChip:
         record: Record,
         directories: Directories,
         reactor: Reactor,
-        forkserver: Forkserver,
+        forkserver: ForkServer,
         tell: Told,
         need_lines: Callable[[], None],
     ) -> None:

@@ -21,11 +21,11 @@ from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.change import Change, check_permanent
 from gpiovirt.daemon.chip import MEMORY, KeptChip
 from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import DaemonSources, OwnChip
 from gpiovirt.daemon.store import Record, Store
 from gpiovirt.daemon.vm_keeper import KEEPER
-from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import (
     DeviceBusyError,
     DeviceExistsError,
@@ -64,7 +64,7 @@ class Custodian:
         directories: Directories,
         store: Store,
         reactor: Reactor,
-        forkserver: Forkserver,
+        forkserver: ForkServer,
         simulation: Simulation,
         restored: Mapping[str, int],
     ) -> None:

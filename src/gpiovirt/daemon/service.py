@@ -22,10 +22,10 @@ from gpiovirt.core.task import sleep, start
 from gpiovirt.daemon.control import ControlServer
 from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.helpers import ConfigurationRun, HelperProcess, SocketActivatedHelper
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Store
-from gpiovirt.daemon.worker_handle import Forkserver
 from gpiovirt.errors import HostError
 from gpiovirt.host.inotify import IN_ATTRIB, DirectoryWatch
 from gpiovirt.host.notify import FIRST_FD, kept_fds, sd_notify
@@ -81,7 +81,7 @@ class _Service:
         self._directories = directories
         self._reactor = reactor = Reactor()
         reactor.stop_on((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-        self._forkserver = Forkserver(reactor, options.worker_uid, options.worker_gid)
+        self._forkserver = ForkServer(reactor, options.worker_uid, options.worker_gid)
         self._simulation = Simulation(
             options.simulated, options.wires, directories, reactor, self._forkserver
         )

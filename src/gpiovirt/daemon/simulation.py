@@ -9,8 +9,9 @@ from typing import Any
 
 from gpiovirt.core.task import Future
 from gpiovirt.daemon.directories import Directories
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.sources import OwnChip
-from gpiovirt.daemon.worker_handle import Forkserver, WorkerHandle
+from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.protocols.control.answers import SourceLine, SourceState
@@ -34,7 +35,7 @@ class Simulation:
         wires: Sequence[tuple[str, str]],
         directories: Directories,
         reactor: Reactor,
-        forkserver: Forkserver,
+        forkserver: ForkServer,
     ) -> None:
         self.labels = {label for label, _ in chips}
         self._spec: dict[str, Any] = {

@@ -22,18 +22,17 @@ from typing import Any, NamedTuple, Protocol
 from gpiovirt.core.deadline import Cancel
 from gpiovirt.core.task import Future, TooLateError, wait_for
 from gpiovirt.core.text import printable
+from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.errors import HostError, PeerError
-from gpiovirt.host.child import Child, is_stopped, process_start
+from gpiovirt.host.child import process_start
 from gpiovirt.host.packets import Channel, Message, close_files, is_closable
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.received import send
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
 
-__all__ = ["Answer", "Forkserver", "WorkerHandle", "WorkerOwner"]
+__all__ = ["Answer", "WorkerHandle", "WorkerOwner"]
 
 _log = logging.getLogger(__name__)
 
-_AGAIN_S = 2.0  # a fork server that lived this long is started again at once
 _START_S = 5.0  # a worker that is not ready by then is replaced
 _FORK_S = 0.25  # if it has said nothing by then, there may be no fork server
 _DIES_S = 2.0  # a killed one has ended by then, or hangs in the kernel
@@ -52,94 +51,6 @@ class Answer(NamedTuple):
 
     body: Mapping[str, Any]
     fds: list[int]
-
-
-class Forkserver:
-    """The process that forks workers: exists from begin() on, or from when it is first needed.
-
-    `uid` and `gid` are what the workers become.
-    """
-
-    def __init__(self, reactor: Reactor, uid: int, gid: int) -> None:
-        self._reactor = reactor
-        self._ids = (str(uid), str(gid))
-        self._socket: socket.socket | None = None
-        self._started_s = 0.0
-        self._child: Child | None = None
-
-    def begin(self) -> None:
-        """Start it before it is needed: that takes longer than a chip may be without a worker."""
-        if self._socket is None:
-            try:
-                self._start()
-            except HostError as error:
-                _log.error("%s", error)
-
-    def spawn(self, listener: socket.socket, simulates: bool) -> int:
-        """Ask for a worker whose hand-over socket is `listener`; the pid asked, or HostError."""
-        self._fork(b"simulator" if simulates else b"chip", listener)
-        return self.pid
-
-    def keep(self, channel: socket.socket) -> None:
-        """Ask for a keeper of a VM's session, to be reached at the other end of `channel`; likewise."""
-        self._fork(b"keeper", channel)
-
-    def is_at_work(self, pid: int) -> bool:
-        """Whether this process is still the fork server, and able to fork."""
-        return pid == self.pid and not is_stopped(pid)
-
-    def _fork(self, packet: bytes, its: socket.socket) -> None:
-        if self._child is not None and is_stopped(self._child.pid):
-            _log.error("the fork server is stopped; it is replaced")
-            self.close()
-        for attempt in (1, 2):
-            sock = self._socket or self._start()
-            try:
-                send(sock, packet, [its.fileno()], socket.MSG_DONTWAIT)
-                return
-            except OSError as error:
-                self.close()
-                if attempt == 2:
-                    raise HostError.of("cannot start a worker", error) from error
-
-    def _start(self) -> socket.socket:
-        ours, theirs = _channel("cannot start a worker")
-        with theirs:
-            try:
-                level = str(_log.getEffectiveLevel())
-                self._child = Child(
-                    ["-m", "gpiovirt.worker.forkserver", str(theirs.fileno()), *self._ids, level],
-                    self._reactor,
-                    lambda _: self._on_end(ours),
-                    fds=[theirs.fileno()],
-                    stays=True,  # it ends with its socket
-                )
-            except HostError:
-                ours.close()
-                raise
-        self._socket = ours
-        self._started_s = time.monotonic()
-        return ours
-
-    def _on_end(self, sock: socket.socket) -> None:
-        if self._socket is sock:  # and not one that has been replaced by now
-            self.close()
-            if time.monotonic() - self._started_s > _AGAIN_S:  # do not retry for ever if none survives
-                self.begin()
-
-    @property
-    def pid(self) -> int:
-        """0 while there is none."""
-        return self._child.pid if self._child else 0
-
-    def close(self) -> None:
-        """End it; its workers stay."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._child is not None:
-            self._child.kill()
-            self._child = None
 
 
 class _Question(NamedTuple):
@@ -187,7 +98,7 @@ class WorkerHandle:
     """One worker, by the path of its hand-over socket."""
 
     def __init__(
-        self, name: str, path: str, owner: WorkerOwner, reactor: Reactor, forkserver: Forkserver
+        self, name: str, path: str, owner: WorkerOwner, reactor: Reactor, forkserver: ForkServer
     ) -> None:
         self._name = name
         self._about = {"chip": name}
@@ -287,14 +198,7 @@ class WorkerHandle:
 
     def start_keeper(self) -> socket.socket:
         """Start a keeper of a VM's session; returns the channel to it. HostError if that fails."""
-        ours, theirs = _channel("cannot start a keeper")
-        with theirs:
-            try:
-                self._forkserver.keep(theirs)
-            except BaseException:
-                ours.close()
-                raise
-        return ours
+        return self._forkserver.start_keeper()
 
     # what it says
 
@@ -574,14 +478,6 @@ class _Death:
     def _on_late(self) -> None:
         _log.error("%s: its worker (pid %d) does not end; it is left behind", self._name, self._pid)
         self.ended.set(None)
-
-
-def _channel(what_fails: str) -> tuple[socket.socket, socket.socket]:
-    """Our end, and that of a process to be started; HostError."""
-    try:
-        return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise HostError.of(what_fails, error) from error
 
 
 def _in(delay_s: float) -> int:
