@@ -49,7 +49,20 @@ KEYS = [
         "permanent",
         "origin",
     ),
-    *("lifetime", "pid", "started", "wait", "force", "changes", "replace", "after", "as", "do", "more"),
+    *(
+        "lifetime",
+        "pid",
+        "started",
+        "wait",
+        "force",
+        "changes",
+        "replace",
+        "after",
+        "first",
+        "as",
+        "do",
+        "more",
+    ),
 ]
 DOS = [
     *("new", "delete", "change", "change-all", "set", "own", "list", "look", "describe", "show", "save"),

@@ -22,7 +22,7 @@ from gpiovirt.protocols.control.answers import (
     Ownership,
     Page,
     RefusedError,
-    SourceState,
+    SourcePage,
     decode_answer,
     decode_event,
     encode_answer,
@@ -39,7 +39,20 @@ VALUES: list[Any] = [
 ]
 KEYS = [
     *("name", "definition", "options", "vm", "poll_us", "uid", "gid", "mode", "driver", "permanent"),
-    *("origin", "lifetime", "pid", "started", "wait", "force", "changes", "replace", "after", "as", "more"),
+    *(
+        "origin",
+        "lifetime",
+        "pid",
+        "started",
+        "wait",
+        "force",
+        "changes",
+        "replace",
+        "after",
+        "first",
+        "as",
+        "more",
+    ),
 ]
 DOS = [
     *("new", "delete", "change", "change-all", "set", "own", "list", "look", "describe", "show", "save"),
@@ -53,7 +66,7 @@ LISTS = {"options": {"0": "safe=low"}, "lines": [LINE], "consumers": [PEER]}
 ANSWERS: list[tuple[Any, Any]] = [
     (ChipDetails, {**CHIP, **LISTS, "vm_consumer": PEER}),
     (Page, {"chips": [CHIP, CHIP], "more": False}),
-    (tuple[SourceState, ...], [{"name": "a", "label": "a", "kind": "kernel", "lines": [LINE]}]),
+    (SourcePage, {"chips": [{"name": "a", "label": "a", "kind": "kernel", "lines": [LINE]}], "more": True}),
     (DaemonState, encode_answer(DaemonState("1", 1, 1, 1, 1, 1, 1, Ownership(0, 0, 0), True))),
 ]
 EVENTS: list[dict[str, Any]] = [

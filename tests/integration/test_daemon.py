@@ -27,6 +27,7 @@ from gpiovirt.host.child import process_start
 from gpiovirt.protocols.control.answers import ChipState, RefusedError
 from gpiovirt.protocols.control.requests import Change, ChangeAll, Delete, New, State
 from gpiovirt.testing.daemon import Daemon
+from gpiovirt.virtual.options import format_options, parse_options
 from tests.integration.conftest import Installation, as_user, ordinary_uid
 
 SIMS = ["--sim", "sim-a:8", "--sim", "sim-b:DOOR,LAMP"]
@@ -217,6 +218,41 @@ def test_a_chip_in_use_is_deleted_by_force_only(daemon: Daemon) -> None:
         with daemon.client() as client:
             client.ask(Delete(name="plc", force=True))
         assert blinker.process.wait(10) != 0  # its lines are gone, as when a chip is unplugged
+
+
+def test_all_of_the_largest_chip_is_shown(tmp_path: Path) -> None:
+    """With names and options as long as they can be, and all lines held by one with a name to match."""
+    hold = """
+        import gpiod, sys
+        held = [
+            gpiod.request_lines("/dev/gpiochip0", {tuple(range(first, first + 64)): None}, consumer='"' * 31)
+            for first in range(0, 1024, 64)
+        ]
+        print("held", flush=True)
+        sys.stdin.read()
+    """
+    long = "pull-down,active-low,debounce=4000001us,safe=input,name="
+    options = {str(offset): long + f"{offset:04}".ljust(17, "\u00e4") for offset in range(1024)}
+    with Daemon(tmp_path, ["--sim", "sim-a:1024"]) as daemon, daemon.client() as client:
+        client.ask(New(name="plc", definition="sim-a 0-1023", options=options))
+        holder = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"),
+                *(sys.executable, "-c", textwrap.dedent(hold)),
+            ],
+            env=daemon.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            told = client.show("plc")
+            assert [line.offset for line in told.lines] == list(range(1024))
+            assert {line.consumer for line in told.lines} == {'"' * 31}
+            assert all(line.holder and line.holder.uid == os.getuid() for line in told.lines)
+            assert told.options == {key: format_options(parse_options(text)) for key, text in options.items()}
+            holder.communicate()
 
 
 def test_killing_a_worker_costs_its_programs_nothing(daemon: Daemon) -> None:

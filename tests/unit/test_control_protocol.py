@@ -23,7 +23,7 @@ from gpiovirt.protocols.control.answers import (
     LineEvent,
     Page,
     RefusedError,
-    SourceState,
+    SourcePage,
     acceptance,
     decode_answer,
     decode_event,
@@ -62,6 +62,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "driver": st.sampled_from(["", *DRIVERS]),
     "lifetime": st.sampled_from([None, "connection", "process"]),
     "options": st.dictionaries(TEXTS, TEXTS, max_size=3),
+    "first": st.integers(0, ID_MAX),
     "started": st.integers(-1, (1 << 63) - 1),
 }
 PLAIN = [New, Delete, Change, SetOptions, Own, List, Look, Describe, Show, Save, Sources, State, Watch]
@@ -148,6 +149,7 @@ def test_what_is_null_or_unknown_does_not_count(body: dict[str, Any], request_: 
         ({"do": "own", "name": "plc", "mode": 1.5}, "mode: expected a number"),
         ({"do": "show"}, "name: expected a text"),
         ({"do": "list", "after": []}, "after: expected a text"),
+        ({"do": "sources", "first": "a"}, "first: expected a number"),
         ({"do": "change-all"}, "changes: expected a list of 1 to 256"),
         ({"do": "change-all", "changes": [{}] * 257}, "changes: expected a list of 1 to 256"),
         ({"do": "change-all", "changes": [3]}, "changes: expected objects, as of change"),
@@ -188,7 +190,7 @@ def answer_of(kind: Any) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{key: value(hint) for key, hint in get_type_hints(kind).items()})
 
 
-@given(st.one_of(*map(answer_of, [ChipDescription, ChipDetails, ChipState, DaemonState, Page, SourceState])))
+@given(st.one_of(*map(answer_of, [ChipDescription, ChipDetails, ChipState, DaemonState, Page, SourcePage])))
 def test_an_answer_is_the_same_when_written_and_read(answer: Any) -> None:
     told = json.loads(json.dumps(acceptance(answer)))
     assert decode_answer(type(answer), result_of(told)) == answer

@@ -45,7 +45,7 @@ from gpiovirt.control.async_client import AsyncClient
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control import answers as protocol
 from gpiovirt.protocols.control.answers import RefusedError
-from gpiovirt.protocols.control.requests import Delete, Look, Own, Save, Show, Sources, State, Watch
+from gpiovirt.protocols.control.requests import Delete, Look, Own, Save, State, Watch
 
 __all__ = ["create_app"]
 
@@ -153,7 +153,7 @@ async def make_chip(
 @router.get("/chips/{name}", tags=["chips"], responses=responses(403, 404))
 async def show_chip(name: Name, daemon: Daemon) -> ChipDetails:
     """A chip, its lines, and who has it open."""
-    return await run_in_threadpool(chip_details, await daemon.ask(Show(name)))
+    return await run_in_threadpool(chip_details, await daemon.show(name))
 
 
 @router.put("/chips/{name}", tags=["chips"], responses=responses(400, 403, 404, 409, 413, 422))
@@ -231,19 +231,19 @@ async def save_chip(
 @router.get("/chips/{name}/lines", tags=["chips"], responses=responses(403, 404))
 async def list_lines(name: Name, daemon: Daemon) -> list[LineState]:
     """A chip's lines, by offset; none while it waits for them."""
-    return line_states(await daemon.ask(Show(name)))
+    return line_states(await daemon.show(name))
 
 
 @router.get("/chips/{name}/consumers", tags=["chips"], responses=responses(403, 404))
 async def list_consumers(name: Name, daemon: Daemon) -> list[Consumer]:
     """Who has a chip open."""
-    return await run_in_threadpool(consumers, await daemon.ask(Show(name)))
+    return await run_in_threadpool(consumers, await daemon.show(name))
 
 
 @router.get("/sources", tags=["daemon"], responses=responses(403))
 async def list_sources(daemon: Daemon) -> list[Source]:
     """Chips to take lines of, for those who may."""
-    return [source(told) for told in await daemon.ask(Sources())]
+    return [source(told) for told in await daemon.sources()]
 
 
 @router.get("/state", tags=["daemon"], responses=responses(403))
@@ -313,7 +313,7 @@ async def _show(control: str, peer: Identity, names: Iterable[str]) -> list[prot
     async with await AsyncClient.connect(control, peer) as client:
         for name in names:
             try:
-                found.append(await client.ask(Show(name)))
+                found.append(await client.show(name))
             except RefusedError:  # it was deleted meanwhile
                 continue
     return found

@@ -10,7 +10,6 @@ from gpiovirt.control.access import group_name, user_name
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
 from gpiovirt.protocols.control.answers import ChipState, LineState, encode_answer
-from gpiovirt.protocols.control.requests import Show
 
 __all__ = ["configure", "describe", "main"]
 
@@ -29,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print it."""
     with Client() as client:
-        told = client.ask(Show(options.name))
+        told = client.show(options.name)
     if options.json:
         print(json.dumps(encode_answer(told), indent=2))
         return 0

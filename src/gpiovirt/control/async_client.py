@@ -11,8 +11,15 @@ from gpiovirt.control.access import Identity
 from gpiovirt.control.client import unreachable
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
-from gpiovirt.protocols.control.answers import ChipState, Event, decode_event, result_of
-from gpiovirt.protocols.control.requests import List, Request, encode_request
+from gpiovirt.protocols.control.answers import (
+    ChipDetails,
+    ChipState,
+    Event,
+    SourceState,
+    decode_event,
+    result_of,
+)
+from gpiovirt.protocols.control.requests import List, Request, Show, Sources, encode_request
 
 __all__ = ["AsyncClient"]
 
@@ -90,6 +97,23 @@ class AsyncClient:
         chips: list[ChipState] = []
         while True:
             page = await self.ask(List(chips[-1].name if chips else ""))
+            chips += page.chips
+            if not page.more:
+                return chips
+
+    async def show(self, name: str) -> ChipDetails:
+        """A chip, its lines, and who has it open."""
+        asked = Show(name)
+        told = await self.ask(asked)
+        while (then := asked.next(told)) is not None:
+            asked, told = then, told.and_then(await self.ask(then))
+        return told
+
+    async def sources(self) -> list[SourceState]:
+        """All chips that lines can be taken of."""
+        chips: list[SourceState] = []
+        while True:
+            page = await self.ask(Sources(len(chips)))
             chips += page.chips
             if not page.more:
                 return chips

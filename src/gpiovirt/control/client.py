@@ -13,8 +13,8 @@ from gpiovirt.control import runtime_directories
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
 from gpiovirt.host.unix_socket import limit_waits
-from gpiovirt.protocols.control.answers import ChipState, Event, decode_event, result_of
-from gpiovirt.protocols.control.requests import List, Request, Watch, encode_request
+from gpiovirt.protocols.control.answers import ChipDetails, ChipState, Event, decode_event, result_of
+from gpiovirt.protocols.control.requests import List, Request, Show, Watch, encode_request
 
 __all__ = ["Client", "control_socket", "unreachable"]
 
@@ -110,6 +110,14 @@ class Client:
             chips += page.chips
             if not page.more:
                 return chips
+
+    def show(self, name: str) -> ChipDetails:
+        """A chip, its lines, and who has it open."""
+        asked = Show(name)
+        told = self.ask(asked)
+        while (then := asked.next(told)) is not None:
+            asked, told = then, told.and_then(self.ask(then))
+        return told
 
     def watch(self, name: str | None = None) -> Iterator[Event]:
         """Every event from now on, until the daemon ends."""

@@ -8,6 +8,8 @@ from gpiovirt.daemon.told import LineUse, Status
 from gpiovirt.protocols.control.answers import ChipDescription, ChipDetails, ChipState, LineState
 from gpiovirt.virtual.options import format_options
 
+_LINES_OF_ANSWER = 256  # with names and options as long as they can be, a quarter of a megabyte
+
 __all__ = ["chip_description", "chip_details", "chip_state"]
 
 
@@ -40,8 +42,8 @@ def chip_description(chip: KeptChip) -> ChipDescription:
     return ChipDescription(chip_state(chip), chip.record.definition.texts())
 
 
-def chip_details(chip: KeptChip, status: Status | None) -> ChipDetails:
-    """The chip and its lines; without its worker's `status`, as far as they are known here."""
+def chip_details(chip: KeptChip, status: Status | None, first: int = 0) -> ChipDetails:
+    """The chip and some of its lines; without its worker's `status`, as far as they are known here."""
     names, held = chip.names(), set(chip.held())
     options = list(map(format_options, chip.options()))
     known = (
@@ -49,9 +51,14 @@ def chip_details(chip: KeptChip, status: Status | None) -> ChipDetails:
         for offset, line in enumerate(chip.lines)
     )
     uses = status.lines if status else tuple(known)
-    lines = (
+    page = slice(first, first + _LINES_OF_ANSWER)
+    lines = [
         LineState(offset, names[offset], str(line.address), line.file is not None, *use, options[offset])
-        for offset, (line, use) in enumerate(zip(chip.lines, uses, strict=True))
-    )
+        for offset, (line, use) in list(enumerate(zip(chip.lines, uses, strict=True)))[page]
+    ]
     consumers, vm = (status.consumers, status.vm) if status else ((), None)
-    return ChipDetails(*chip_description(chip), tuple(lines), consumers, vm)
+    described = chip_description(chip)
+    if chip.lines:
+        texts = {str(line.offset): line.options for line in lines if line.options}
+        described = described._replace(options=texts)
+    return ChipDetails(*described, tuple(lines), consumers, vm)

@@ -12,8 +12,8 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from gpiovirt import __version__
 from gpiovirt.control.access import GROUP, Identity, gid_of, identity_of
@@ -34,6 +34,7 @@ from gpiovirt.protocols.control.answers import (
     LossEvent,
     Ownership,
     Page,
+    SourcePage,
     acceptance,
     encode_answer,
     refusal,
@@ -63,6 +64,7 @@ __all__ = ["ControlServer"]
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _PER_PAGE = 64
 _CLIENTS_PER_USER = 64
 _WATCHERS_PER_USER = 16
@@ -286,7 +288,7 @@ class _Client:
                 return chip_description(self._find(who, asked.name))
             case Show():
                 chip = self._find(who, asked.name)
-                return chip_details(chip, await chip.status(_STATUS_S))
+                return chip_details(chip, await chip.status(_STATUS_S), asked.first)
             case State():
                 return self._state(who)
             case Watch():
@@ -324,7 +326,7 @@ class _Client:
                 await custodian.make_permanent(chip, asked.permanent, asked.origin)
                 return chip_state(chip)
             case Sources():
-                return tuple(await custodian.list_sources())
+                return SourcePage(*_page_of((await custodian.list_sources())[asked.first :]))
         raise NotImplementedError(asked)
 
     async def _new(self, asked: New) -> KeptChip:
@@ -347,14 +349,8 @@ class _Client:
 
     def _page(self, who: Identity, after: str) -> Page:
         seen = sorted((chip.name, chip) for chip in self._seen(who) if chip.name > after)
-        page: list[ChipState] = []
-        size = 0
-        for _, chip in seen[:_PER_PAGE]:
-            page.append(chip_state(chip))
-            size += len(encode(encode_answer(page[-1])))
-            if size > _PAGE_BYTES:
-                break
-        return Page(tuple(page), len(seen) > len(page))
+        page, _ = _page_of(chip_state(chip) for _, chip in seen[:_PER_PAGE])
+        return Page(page, len(seen) > len(page))
 
     def _state(self, who: Identity) -> DaemonState:
         seen = self._seen(who)
@@ -384,6 +380,18 @@ class _Client:
 
         if self._unwatch is None:
             self._unwatch = self._custodian.watch(watcher)
+
+
+def _page_of(all_there_is: Iterable[_T]) -> tuple[tuple[_T, ...], bool]:
+    """As many of the first ones as an answer has room for, and whether there are more."""
+    page: list[_T] = []
+    size = 0
+    for one in all_there_is:
+        size += len(encode(encode_answer(one)))
+        if page and size > _PAGE_BYTES:
+            return tuple(page), True
+        page.append(one)
+    return tuple(page), False
 
 
 def _gid_of(group: str) -> int:

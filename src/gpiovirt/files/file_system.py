@@ -24,7 +24,7 @@ from gpiovirt.control.access import GROUP, gid_of, group_name, user_name
 from gpiovirt.control.client import Client
 from gpiovirt.errors import GpiovirtError, UsageError
 from gpiovirt.protocols.control.answers import ChipDetails, ChipState
-from gpiovirt.protocols.control.requests import Delete, Look, New, Own, Request, Show
+from gpiovirt.protocols.control.requests import Delete, Look, New, Own, Request
 from gpiovirt.virtual import aggregator_grammar, grammar
 
 __all__ = ["DRIVERS", "ControlFileSystem"]
@@ -104,19 +104,18 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
         uid, gid, pid = mfusepy.fuse_get_context()
         return Client(self._control, acting_for=(uid, [gid, *_groups_of(pid)]))
 
-    def _ask(self, request: Request[_T]) -> _T:
+    def _with(self, ask: Callable[[Client], _T]) -> _T:
         try:
             with self._client() as client:
-                return client.ask(request)
+                return ask(client)
         except GpiovirtError as error:
             raise mfusepy.FuseOSError(error.errno) from error
 
+    def _ask(self, request: Request[_T]) -> _T:
+        return self._with(lambda client: client.ask(request))
+
     def _chips(self, driver: str) -> list[ChipState]:
-        try:
-            with self._client() as client:
-                chips = client.chips()
-        except GpiovirtError as error:
-            raise mfusepy.FuseOSError(error.errno) from error
+        chips = self._with(lambda client: client.chips())
         return [chip for chip in chips if (chip.driver or "gpio-virt-agg") == driver]
 
     def _chip(self, driver: str, name: str) -> ChipState:
@@ -167,7 +166,7 @@ class ControlFileSystem(mfusepy.Operations):  # type: ignore[misc]
         """An attribute of a chip."""
         match self._split(path):
             case [_, name, attribute]:
-                text = _ATTRIBUTES[attribute](self._ask(Show(name)))
+                text = _ATTRIBUTES[attribute](self._with(lambda client: client.show(name)))
                 return text.encode()[offset : offset + size]
         raise mfusepy.FuseOSError(errno.EIO)
 

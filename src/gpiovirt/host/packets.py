@@ -47,7 +47,8 @@ class Message(NamedTuple):
 
 def encode(body: Mapping[str, Any]) -> bytes:
     """A packet."""
-    return json.dumps(body).encode()
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return text.encode(errors="surrogatepass")
 
 
 def decode(packet: bytes) -> dict[str, Any]:

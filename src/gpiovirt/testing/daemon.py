@@ -19,7 +19,6 @@ from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.errors import HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
 from gpiovirt.protocols.control.answers import ChipDetails, result_of
-from gpiovirt.protocols.control.requests import Show
 
 __all__ = ["Daemon"]
 
@@ -107,7 +106,7 @@ class Daemon:
     def show(self, name: str) -> ChipDetails:
         """All about a chip."""
         with self.client() as client:
-            return client.ask(Show(name))
+            return client.show(name)
 
     def simulator(self) -> SimClient:
         """The world's side of its simulated lines."""

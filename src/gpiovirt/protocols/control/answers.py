@@ -31,6 +31,7 @@ __all__ = [
     "RefusedError",
     "SourceEvent",
     "SourceLine",
+    "SourcePage",
     "SourceState",
     "acceptance",
     "decode_answer",
@@ -118,6 +119,10 @@ class ChipDetails(NamedTuple):
     consumers: tuple[Consumer, ...]
     vm_consumer: Consumer | None
 
+    def and_then(self, told: ChipDetails) -> ChipDetails:
+        """With the lines that were told next."""
+        return self._replace(options={**self.options, **told.options}, lines=self.lines + told.lines)
+
 
 class Page(NamedTuple):
     """Some chips, by name; `more` come after them."""
@@ -141,6 +146,13 @@ class SourceState(NamedTuple):
     label: str
     kind: Literal["kernel", "simulated"]
     lines: tuple[SourceLine, ...]
+
+
+class SourcePage(NamedTuple):
+    """Some chips to take lines of; `more` come after them."""
+
+    chips: tuple[SourceState, ...]
+    more: bool
 
 
 class Ownership(NamedTuple):

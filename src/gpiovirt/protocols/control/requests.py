@@ -14,7 +14,7 @@ from gpiovirt.protocols.control.answers import (
     ChipState,
     DaemonState,
     Page,
-    SourceState,
+    SourcePage,
     decode_answer,
 )
 
@@ -188,12 +188,18 @@ class Describe(NamedTuple):
 
 
 class Show(NamedTuple):
-    """A chip, its lines, and who has it open."""
+    """A chip, its lines from `first` on, as many as an answer has room for, and who has it open."""
 
     name: str
+    first: int = 0
 
     def answer(self, told: object) -> ChipDetails:
         return decode_answer(ChipDetails, told)
+
+    def next(self, told: ChipDetails) -> Show | None:
+        """What to ask for more lines, when `told` has those up to here; None if there are none."""
+        end = len(told.lines)
+        return Show(self.name, end) if self.first < end < told.chip.num_lines else None
 
 
 class Save(NamedTuple):
@@ -208,10 +214,12 @@ class Save(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """The chips that lines can be taken of."""
+    """The chips that lines can be taken of, from this one on, as many as an answer has room for."""
 
-    def answer(self, told: object) -> tuple[SourceState, ...]:
-        return decode_answer(tuple[SourceState, ...], told)
+    first: int = 0
+
+    def answer(self, told: object) -> SourcePage:
+        return decode_answer(SourcePage, told)
 
 
 class State(NamedTuple):
@@ -354,6 +362,7 @@ def _truth(_key: str, value: object) -> bool:
 _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("after", "definition", "name", "origin"), _text),
     **dict.fromkeys(("force", "permanent", "replace", "vm", "wait"), _truth),
+    "first": lambda key, value: max(_number(key, value), 0),
     **dict.fromkeys(("gid", "mode", "pid", "poll_us", "uid"), _number),
     "changes": _changes,
     "driver": _driver,
