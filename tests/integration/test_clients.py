@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
 from tests.integration.conftest import ROOT, Runner
 
 PLC = {"sims": ["sim-a:8", "sim-b:DOOR,LAMP"], "chips": ["plc=sim-a 0 3, sim-b 0-1"]}
+needs_lgpio = pytest.mark.skipif(find_spec("lgpio") is None, reason="lgpio has no wheel for this Python")
 LOOP = {"sims": ["a:4"], "wires": ["a:0=a:1"]}
 
 
@@ -61,6 +63,7 @@ def test_gpiomon_sees_edges(run: Runner) -> None:
     assert [event.split()[1] for event in re.findall(r"event: +\w+ \w+", out)] == ["RISING", "FALLING"]
 
 
+@needs_lgpio
 def test_lgpio(run: Runner) -> None:
     out = run.script(
         """
@@ -117,6 +120,7 @@ print(seen.read_event().edge, seen.read(), seen.label)
     assert out == "rising True periphery\n"
 
 
+@needs_lgpio
 def test_gpiozero_led_and_button(run: Runner) -> None:
     out = run.script(
         """
