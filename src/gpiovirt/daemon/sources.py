@@ -31,7 +31,10 @@ __all__ = ["DaemonSources", "OwnChip", "OwnChips", "are_lent_line", "is_kernel_l
 _LEND_S = 0.5
 _ERRNO_MAX = 4096
 _HOLDER_MAX = 96  # a label, its pid and uid
-_LEND_ALL_S = 3.0  # per look: a chip's lock is held meanwhile
+_LEND_ALL_S = (
+    3.0  # per look: a chip's lock is held meanwhile; of each line only what exceeds its share counts
+)
+_LEND_SHARE_S = 0.02  # what one line takes beyond this counts
 
 
 class OwnChip:
@@ -72,7 +75,7 @@ class OwnChip:
         except HostError as error:
             raise ChipGoneError(f"line {where} is not available: {error}") from error
         finally:
-            self._left_s -= time.monotonic() - began_s
+            self._left_s -= max(time.monotonic() - began_s - _LEND_SHARE_S, 0)
         match body:
             case {"line": {"direction": direction}} if are_lent_line(fds):
                 self._is_output[offset] = direction == "output"
