@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ import pytest
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.worker_handle import Answer, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
+from gpiovirt.host.child import process_start
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener
 from tests.fake_worker import FakeForkServer, FakeWorker, fds_open, serve_until
@@ -349,3 +353,18 @@ class TestFound:
         assert world.owner.lost == 1
         assert not world.handle.is_found
         world.until(lambda: worker.is_dead)
+
+    def test_one_that_is_stopped_is_replaced_at_once(self, world: World) -> None:
+        with (
+            subprocess.Popen(["sleep", "60"]) as stopped,
+            closing(PathListener(world.path, Access(mode=0o600), socket.SOCK_SEQPACKET)),
+        ):
+            stopped.send_signal(signal.SIGSTOP)
+            Path(world.handle._pid_path).write_text(f"{stopped.pid} {process_start(stopped.pid)}")
+            try:
+                assert world.handle.find()
+                serve_until(world.reactor, lambda: world.handle.is_ready, 3)
+                assert world.owner.lost == 1
+                assert stopped.wait(5) == -signal.SIGKILL
+            finally:
+                stopped.kill()

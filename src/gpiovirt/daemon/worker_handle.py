@@ -24,7 +24,7 @@ from gpiovirt.core.task import Future, TooLateError, wait_for
 from gpiovirt.core.text import printable
 from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.errors import HostError, PeerError
-from gpiovirt.host.child import process_start
+from gpiovirt.host.child import is_stopped, process_start
 from gpiovirt.host.packets import Channel, Message, close_files, is_closable
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
@@ -34,7 +34,7 @@ __all__ = ["Answer", "WorkerHandle", "WorkerOwner"]
 _log = logging.getLogger(__name__)
 
 _START_S = 5.0  # a worker that is not ready by then is replaced
-_FORK_S = 0.25  # if it has said nothing by then, there may be no fork server
+_FORK_S = 0.25  # if it has said nothing by then, it may be stopped, or there may be no fork server
 _DIES_S = 2.0  # a killed one has ended by then, or hangs in the kernel
 _LIVED_S = 10.0  # one that lived this long is replaced at once
 _DELAYS_S = (0.0, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0)
@@ -146,7 +146,7 @@ class WorkerHandle:
             if self._pidfd >= 0:  # it lives, but cannot be reached
                 self._kill()
             return False
-        self._cancel = self._reactor.call_later(_START_S, self._on_late)
+        self._cancel = self._reactor.call_later(_FORK_S, self._on_slow)
         self.is_found = True
         return True
 
@@ -180,12 +180,15 @@ class WorkerHandle:
         self._reactor.add_reader(channel.fileno(), self._receive, self._lose)
 
     def _on_slow(self) -> None:
-        """It is slow to start on a busy machine, or there is no fork server any more."""
+        """It is slow on a busy machine; or it is stopped, or there is no fork server any more."""
         self._cancel = None
-        if not self.catch_up() and not self._forkserver.is_at_work(self._forks):
+        if not self.catch_up() and not self._may_answer():
             self._lose()
         elif self.is_starting and self._cancel is None:
             self._cancel = self._reactor.call_later(_START_S - _FORK_S, self._on_late)
+
+    def _may_answer(self) -> bool:
+        return not is_stopped(self.pid) if self.is_found else self._forkserver.is_at_work(self._forks)
 
     def _on_late(self) -> None:
         self._cancel = None
