@@ -18,6 +18,7 @@ NAMES = [
     "request",
     "edge",
     "startup",
+    "instructions",
     "memory",
     "daemon",
     "kernel_lines",
