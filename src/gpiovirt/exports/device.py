@@ -117,7 +117,7 @@ class DeviceServer:
     def close_closed(self) -> None:
         """Files that were closed by now free their lines before anybody asks about them."""
         for fd, _ in self._closed.poll(0):
-            self._lines[fd].end()
+            self._lines[fd].close()
 
     def lend(self, offset: int, consumer: str, opener: Holder) -> tuple[LineInfo, tuple[int, int]]:
         """A line for another chip of `opener`'s, as it is: its info, its socket and the pipe of its events.
@@ -366,11 +366,6 @@ class _LinesConnection(_Open):
         with suppress(OSError):
             self._socket.send(wire.HANG_UP, _DONT_WAIT)
             self._socket.shutdown(socket.SHUT_RDWR)
-
-    def end(self) -> None:
-        """It was closed; whoever keeps the other end is told."""
-        self.hang_up()
-        self.close()
 
     def _receive(self) -> None:
         packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
