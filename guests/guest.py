@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -31,6 +32,7 @@ from guests.recipes import HERE, RECIPES, TARGETS, build_path
 BOOT_TIMEOUT_S = 60
 _ANSWER_GRACE_S = 10  # beyond a command's own time, for the guest to end it and answer
 _TIMED_OUT = (124, 137, 143)  # timeout(1) of coreutils, either with SIGKILL, of busybox
+_READY = re.compile(r".?ready \S+")  # a serial port may send a stray byte when its driver finds it
 _VIRTIO_ID_GPIO = 41  # linux/virtio_ids.h
 
 # linux/reboot.h: LINUX_REBOOT_CMD_RESTART
@@ -96,6 +98,8 @@ def qemu(
 
 class Guest(ABC):
     """A booted guest that takes one command after another."""
+
+    boot_timeout_s: float = BOOT_TIMEOUT_S
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="gpiovirt-guest-")
@@ -165,7 +169,7 @@ class Guest(ABC):
 
     def reboot(self) -> None:
         """Restart the guest's kernel; the process, QEMU or User Mode Linux, stays the same."""
-        self._send(self._reboot_script(), BOOT_TIMEOUT_S)
+        self._send(self._reboot_script(), self.boot_timeout_s)
         self._await_ready()
 
     def kill(self) -> None:
@@ -191,12 +195,15 @@ class Guest(ABC):
             raise self._failure(f"the guest takes no command: {error}") from error
 
     def _await_ready(self) -> None:
+        deadline = time.monotonic() + self.boot_timeout_s
         try:
-            line = self._line(time.monotonic() + BOOT_TIMEOUT_S)
+            while not _READY.fullmatch(line := self._line(deadline)):
+                self._said_before_ready(line)
         except TimeoutError:
-            raise self._failure(f"the guest did not boot in {BOOT_TIMEOUT_S} s") from None
-        if not line.startswith("ready "):
-            raise self._failure(f"the guest said {line!r} instead of being ready")
+            raise self._failure(f"the guest did not boot in {self.boot_timeout_s:g} s") from None
+
+    def _said_before_ready(self, line: str) -> None:
+        raise self._failure(f"the guest said {line!r} instead of being ready")
 
     def _line(self, deadline: float) -> str:
         """The next line from the guest; TimeoutError at the deadline."""
@@ -244,7 +251,7 @@ class Uml(Guest):
         cpus = sorted(os.sched_getaffinity(0))
         self._cpu = cpus[os.getpid() % len(cpus)] if cpu is None else cpu
         self._mem = mem
-        self._kernel = _built(kernel) / "linux"
+        self._kernel = built(kernel) / "linux"
         self._extra_args = [f"virtio_uml.device={path}:{_VIRTIO_ID_GPIO}" for path in vhost_gpio]
         self._extra_args += ["guest_systemd=/lib/systemd/systemd"] * systemd
         self._extra_args += extra_args
@@ -287,7 +294,7 @@ class Qemu(Guest):
             raise GuestError(f"there is no {emulator}; guests/build x86 installs Debian's")
         self._emulator = emulator
         self._mem = mem
-        self._kernel, self._initramfs = _built("x86") / "bzImage", _built("initramfs") / "initramfs.cpio"
+        self._kernel, self._initramfs = built("x86") / "bzImage", built("initramfs") / "initramfs.cpio"
         self._host_root = host_root
         self._extra_args = list(extra_args)
         for number, path in enumerate(vhost_gpio):
@@ -319,7 +326,8 @@ class Qemu(Guest):
 
 
 @cache
-def _built(name: str) -> Path:
+def built(name: str) -> Path:
+    """The directory of a recipe's finished build."""
     path = build_path(RECIPES[name])
     if not path.exists():
         target = next(target for target, names in TARGETS.items() if name in names)

@@ -87,7 +87,25 @@ class Emulator:
         return (self.package, self.suite, (HERE / self.script).read_text())
 
 
-Recipe = Kernel | Initramfs | Emulator
+@dataclass(frozen=True)
+class Tree:
+    """Debian for an emulated board: its kernel as it comes, and packages as an initramfs."""
+
+    name: str
+    arch: str
+    suite: str
+    packages: tuple[str, ...]
+    modules: tuple[str, ...] = ()
+    device_trees: tuple[str, ...] = ()
+    build_packages: tuple[str, ...] = ("mmdebstrap",)
+    run_packages: tuple[str, ...] = ("qemu-system-arm",)
+
+    def inputs(self) -> tuple[object, ...]:
+        texts = [(HERE / file).read_text() for file in ("tree.py", "board-init", "init")]
+        return (self.arch, self.suite, self.packages, self.modules, self.device_trees, texts)
+
+
+Recipe = Kernel | Initramfs | Emulator | Tree
 
 
 def _prompt_irq_work(timer_event: str) -> tuple[Edit, ...]:
@@ -124,6 +142,22 @@ _UML_6_12_EDITS = (
     ),
 )
 
+_BOARD_PACKAGES = (
+    *(
+        "busybox-static",
+        "coreutils",
+        "dash",
+        "fuse3",
+        "gpiod",
+        "kmod",
+        "python3",
+        "python3-libgpiod",
+        "util-linux",
+    ),
+    # the smallest of those that a kernel's package wants one of; none is used
+    "tiny-initramfs",
+)
+
 _RECIPES: tuple[Recipe, ...] = (
     Kernel(
         name="uml",
@@ -158,11 +192,32 @@ _RECIPES: tuple[Recipe, ...] = (
         suite="trixie-backports",
     ),
     Emulator(name="qemu10", package="qemu-system-x86", suite="trixie", script="qemu-system-x86_64"),
+    Tree(
+        name="arm64",
+        arch="arm64",
+        suite="trixie",
+        packages=("linux-image-arm64", *_BOARD_PACKAGES),
+        device_trees=("bcm2837-rpi-3-b.dtb",),
+    ),
+    Tree(
+        name="armhf",
+        arch="armhf",
+        suite="bookworm",
+        packages=("linux-image-armmp-lpae", *_BOARD_PACKAGES),
+        modules=("fuse",),
+    ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
 
-TARGETS = {"uml": ("uml",), "x86": ("initramfs", "x86"), "uml-7.3": ("uml-7.3",), "qemu10": ("qemu10",)}
+TARGETS = {
+    "uml": ("uml",),
+    "x86": ("initramfs", "x86"),
+    "uml-7.3": ("uml-7.3",),
+    "qemu10": ("qemu10",),
+    "arm64": ("arm64",),
+    "armhf": ("armhf",),
+}
 """What a user asks for, and the recipes it takes, the one that gives it its path last."""
 
 
