@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm test fresh check bench faults docs install deb clean tools
+.PHONY: help demo demo-vm demo-pi test test-boards fresh check bench faults docs install deb clean tools
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.clients  ## aggregate lines of two simulated chips and run real GPIO programs on them
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
@@ -17,8 +17,15 @@ demo: $(VENV)/.clients  ## aggregate lines of two simulated chips and run real G
 demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use a virtual chip as their own
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_vm.py
 
+demo-pi: $(VENV)/.clients  ## boot an emulated Raspberry Pi 3 and make a virtual chip of its real controller's lines
+	@$(BIN)/python examples/demo_pi.py
+
 test: tools  ## set up what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test-boards: $(VENV)/.dev  ## boot emulated ARM boards and try everything on their real controllers; 5 minutes
+	@guests/build arm64 armhf >/dev/null
+	$(BIN)/python -m pytest -v tests/boards
 
 fresh:  ## as root: run make demo and make test on a bare Debian; scripts/fresh --help says more
 	@scripts/fresh
@@ -49,7 +56,7 @@ clean:  ## remove what the targets above made
 
 tools: $(VENV)/.dev
 	@scripts/install-tools
-	@guests/build --packages uml x86 uml-7.3 qemu10
+	@guests/build --packages uml x86 uml-7.3 qemu10 arm64
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/install-tools python3-venv
