@@ -45,6 +45,9 @@ def crash(daemon: Daemon) -> None:
     while pids := processes(daemon):
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+    for mount in Path("/proc/self/mounts").read_text().splitlines():
+        if (there := mount.split()[1]).startswith(f"{daemon.run}/"):  # its server was killed, too
+            subprocess.run(["fusermount3", "-u", "-z", there], check=True)
     shutil.rmtree(daemon.run)
     for path in daemon.state.glob("*.json"):
         record = json.loads(path.read_text())
