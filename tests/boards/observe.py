@@ -114,7 +114,7 @@ def edges(path: str, offset: str) -> None:
 def hold(path: str, offset: str) -> None:
     line = request(os.open(path, os.O_RDWR), int(offset), OUTPUT | HIGH)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    say(held=get(line))
+    say(held=get(line), pid=os.getpid())
     while signal.sigwait([signal.SIGUSR1]):
         put(line, 0)
         low = get(line)
