@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.harness import GPIOVIRT, Row, environment
+from gpiovirt.control import pid_of_socket
+from gpiovirt.control.simulator import running as simulators
 from gpiovirt.testing import running
 
 
@@ -20,14 +22,12 @@ def _kilobytes(pid: int, field: str) -> int:
 
 
 def _supervisor_of(program: int) -> int:
-    """The process that holds the abstract socket of the program's simulator."""
-    rows = Path("/proc/net/unix").read_text().splitlines()
-    (inode,) = {
-        row.split()[-2] for row in rows if row.endswith(f"/{program}") and row.split()[3] == "00010000"
-    }
+    """The process that serves the abstract socket of the program's simulator."""
+    (name,) = (name for name in simulators() if pid_of_socket(name) == program)
+    inodes = {row.split()[-2] for row in Path("/proc/net/unix").read_text().splitlines() if name in row}
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if str(entry.readlink()) == f"socket:[{inode}]":
+            if str(entry.readlink()) in {f"socket:[{inode}]" for inode in inodes}:
                 return int(entry.parts[2])
         except OSError:
             continue
