@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finder", "FollowedChip", "HotPlug", "LineAddress", "Look"]
 
-_DEVICE = re.compile(r"gpiochip(\d+)")
+_DEVICE = r"gpiochip(\d+)"  # compiled when first used: a start feels it
 _LOOK_AGAIN_S = 0.25
 _NOT_FOR_US = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTTY)
 
@@ -72,7 +72,7 @@ class Look:
     def all(self) -> list[ChipDevice]:
         """Every chip that this user may open, by number; HostError if it cannot look (EMFILE)."""
         if self._all is None:
-            found = filter(None, map(_DEVICE.fullmatch, os.listdir(self._directory)))
+            found = filter(None, (re.fullmatch(_DEVICE, name) for name in os.listdir(self._directory)))
             numbers = sorted(int(match[1]) for match in found)
             paths = (f"{self._directory}/gpiochip{number}" for number in numbers)
             self._all = [chip for path in paths if (chip := self._chip(path)) is not None]
@@ -84,7 +84,7 @@ class Look:
         UsageError if several chips have the label, HostError if the one named may not be opened.
         """
         path = name if name.startswith("/") else f"{self._directory}/{name}"
-        if "/" in name or _DEVICE.fullmatch(name):
+        if "/" in name or re.fullmatch(_DEVICE, name):
             if os.path.exists(path):
                 return self._chip(os.path.realpath(path), must=True)
             if "/" in name:
@@ -190,7 +190,7 @@ class HotPlug:
 
     def _read(self) -> None:
         assert self._watch is not None
-        if any(_DEVICE.fullmatch(name) for _, name in list(self._watch.read())):
+        if any(re.fullmatch(_DEVICE, name) for _, name in list(self._watch.read())):
             self._on_change()
 
     def close(self) -> None:

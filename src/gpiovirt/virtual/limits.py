@@ -13,12 +13,12 @@ LINES_MAX = 1024  # each is an open file of two processes
 LINE_NAME_MAX = 31  # linux/gpio.h: GPIO_MAX_NAME_SIZE, with its NUL
 POLL_US_MAX = 10_000  # longer than any consumer takes until its next request
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}")
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,30}"  # compiled when first used: a start feels it
 
 
 def check_name(name: str) -> None:
     """UsageError unless a chip can have this name."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(_NAME, name):
         raise UsageError(
             f"{name!r} cannot name a chip: use 1 to 31 letters, digits and _ . + -, not beginning with . + -"
         )

@@ -30,7 +30,7 @@ _FLAGS: Mapping[str, Mapping[str, object]] = {
     "active-low": {"active_low": True},
 }
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
-_TIME = re.compile(r"([0-9]{1,10})(us|ms|s)")
+_TIME = r"([0-9]{1,10})(us|ms|s)"  # compiled when first used: a start feels it
 
 SAFE_STATES: Mapping[str, LineSettings | None] = {
     "low": LineSettings(Direction.OUTPUT),
@@ -42,7 +42,7 @@ SAFE_STATES: Mapping[str, LineSettings | None] = {
 
 
 def _period_us(text: str) -> int:
-    match = _TIME.fullmatch(text)
+    match = re.fullmatch(_TIME, text)
     period_us = int(match[1]) * _UNITS[match[2]] if match else 1 << 32
     if period_us >= 1 << 32:
         raise UsageError(f"{text!r} is not a duration; use e.g. 5ms or 500us")
