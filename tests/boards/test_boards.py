@@ -146,11 +146,7 @@ def test_edges_of_the_controller_arrive(case: Case) -> None:
     assert case.said("cat /tmp/edges") == [{"ready": True}, {"edge": 1}, {"edge": 2}]
 
 
-# seen once: a file of the kernel's own hangs up there, and one of gpiovirt's had not within a minute
-NO_HANG_UP = pytest.mark.xfail(reason="under Linux 6.1 on armhf the file does not hang up", strict=False)
-
-
-@pytest.mark.parametrize("case", ["virt-arm64", pytest.param("virt-armhf", marks=NO_HANG_UP)], indirect=True)
+@pytest.mark.parametrize("case", ["virt-arm64", "virt-armhf"], indirect=True)
 def test_a_line_fails_while_its_controller_is_away_and_works_when_it_is_back(case: Case) -> None:
     driver = "/sys/bus/amba/drivers/pl061_gpio"
     run = f"gpiovirt run --chip 'x=gpiochip0 5' -- {PROGRAM} unplug {GPIO} 0 >/tmp/unplug 2>&1"

@@ -211,6 +211,8 @@ class ChipSet:
         custody = Custody(name, self._waits, gone, back)
         custody.use(held)
         self._custodies.append(custody)
+        if self._hot_plug is None and any(line.file is not None for line in held):
+            self._hot_plug = HotPlug(self._waits, self._look)
         return chip
 
     def _request_anew(self, custody: Custody, offset: int) -> tuple[LineFile | None, bool]:
@@ -225,21 +227,18 @@ class ChipSet:
         if not self._looks:
             self._looks = True
             self.deadlines.call_at(now_ns(Clock.MONOTONIC) + _LOOK_AGAIN_NS, self._look)
-        if self._hot_plug is None:
-            self._hot_plug = HotPlug(self._waits, self._look)
 
     def _look(self) -> None:
         """Take lines that have vanished again, once they are back."""
         self._looks = False
+        for custody in self._custodies:
+            custody.look()
         with _LocalSources(self) as sources:
             for custody in self._custodies:
                 if not custody.is_complete:
                     finish_now(custody.retake(sources))
         if not all(custody.is_complete for custody in self._custodies):
             self._look_soon()
-        elif self._hot_plug is not None:
-            self._hot_plug.close()
-            self._hot_plug = None
 
     def _add_remote(self, name: str) -> None:
         """A chip that gpiovirtd has."""

@@ -87,7 +87,7 @@ class Custodian:
         self._look_soon = reactor.coalesced(_LOOK_AGAIN_S, self._look)
         """A line is missing"""
         self._num_looks = 0
-        self._hot_plug: HotPlug | None = None
+        self._hot_plug = HotPlug(reactor, self._on_hot_plug)
         simulation.on_back = self._look_soon
 
     def sources(self) -> DaemonSources:
@@ -386,6 +386,11 @@ class Custodian:
 
     # lines that are missing
 
+    def _on_hot_plug(self) -> None:
+        for chip in list(self.chips.values()):
+            chip.custody.look()
+        self._look()
+
     def _look(self) -> None:
         """For each chip by itself: one that has to wait does not hold up others."""
         for chip in list(self.chips.values()):
@@ -400,12 +405,7 @@ class Custodian:
 
     def _looked(self) -> None:
         if any(not self._is_complete(chip) for chip in self.chips.values()):
-            if self._hot_plug is None:
-                self._hot_plug = HotPlug(self._reactor, self._look)
             self._look_soon()
-        elif self._hot_plug is not None:
-            self._hot_plug.close()
-            self._hot_plug = None
 
     @staticmethod
     def _is_complete(chip: KeptChip) -> bool:
@@ -568,6 +568,7 @@ class Custodian:
                 else:
                     with suppress(GpiovirtError):
                         await self._remove(chip)
+        self._hot_plug.close()
         self.simulation.close()
 
     def store(self, record: Record) -> None:

@@ -8,6 +8,7 @@ their Sources.
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol, runtime_checkable
@@ -250,6 +251,12 @@ class Custody:
             self._watch(line)
         return line
 
+    def look(self) -> None:
+        """Notice that lines have vanished: Linux before 6.6 wakes nobody who waits for their files."""
+        for line in list(self.lines):
+            if (file := line.file) is not None and file.fds[0] in self._watched and _has_hung_up(file.fds[0]):
+                self._lose(line, file)
+
     def _watch(self, line: HeldLine) -> None:
         file = line.file
         if file is not None and file.fds[0] not in self._watched:
@@ -272,6 +279,12 @@ class Custody:
     def close(self) -> None:
         """Release everything."""
         release(self.use([]))
+
+
+def _has_hung_up(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 def duplicate(line: HeldLine) -> LineFile | None:
