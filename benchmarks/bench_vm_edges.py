@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from benchmarks.harness import Row, built
 from benchmarks.vm import backend, guest_on
-from gpiovirt.control.simulator import socket_name
+from gpiovirt.control.simulator import socket_of
 
 SECONDS = 2
 ROUNDS = 3
@@ -39,7 +39,7 @@ def _watched(kind: str, rate: int, lines: int) -> _Seen:
     ):
         guest.run(f"{built('vm_edges')} /dev/gpiochip0 {lines} >/run/edges 2>&1 &").check()
         guest.run(f"until [ $(grep -c vm_edges /proc/interrupts) = {lines} ]; do :; done").check()
-        name = f"{folder}/sock" if kind == "C" else socket_name(os.getuid(), process.pid)
+        name = f"{folder}/sock" if kind == "C" else socket_of(process.pid)
         world = ["taskset", "-c", str(cpus[0]), built("vm_world"), name, str(rate), str(count), str(lines)]
         late = subprocess.run(world, check=True, capture_output=True, text=True).stdout
         arrived, doubled = guest.run("sleep 3.3; cat /run/edges").check().split()
