@@ -14,6 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from fuzz import fuzz_control_messages as messages
 from fuzz import harness
 from gpiovirt.core.task import Future
 from gpiovirt.daemon.control import ControlServer
@@ -35,39 +36,8 @@ WORDS: list[Any] = [
     *("a 0-65534", "x" * 3000, [], {}, [{}], {"0": "safe=low"}, {"0": 1}, {"uid": 0, "gids": [0]}, "process"),
     *("connection", [{"name": "plc"}], "gpio-aggregator", 4294967295),
 ]
-KEYS = [
-    *(
-        "name",
-        "definition",
-        "options",
-        "vm",
-        "poll_us",
-        "uid",
-        "gid",
-        "mode",
-        "driver",
-        "permanent",
-        "origin",
-    ),
-    *(
-        "lifetime",
-        "pid",
-        "started",
-        "wait",
-        "force",
-        "changes",
-        "replace",
-        "after",
-        "first",
-        "as",
-        "do",
-        "more",
-    ),
-]
-DOS = [
-    *("new", "delete", "change", "change-all", "set", "own", "list", "look", "describe", "show", "save"),
-    *("sources", "state", "watch", "dance", ""),
-]
+KEYS = [*messages.KEYS, "do"]
+DOS = [*messages.REQUESTS, "dance", ""]
 _FOLDER = tempfile.TemporaryDirectory(prefix="gpiovirt-fuzz-")
 
 

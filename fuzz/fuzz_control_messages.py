@@ -39,25 +39,14 @@ VALUES: list[Any] = [
 ]
 KEYS = [
     *("name", "definition", "options", "vm", "poll_us", "uid", "gid", "mode", "driver", "permanent"),
-    *(
-        "origin",
-        "lifetime",
-        "pid",
-        "started",
-        "wait",
-        "force",
-        "changes",
-        "replace",
-        "after",
-        "first",
-        "as",
-        "more",
-    ),
+    *("origin", "lifetime", "pid", "started", "wait", "force", "changes", "replace", "after", "first"),
+    *("as", "more"),
 ]
-DOS = [
+REQUESTS = [
     *("new", "delete", "change", "change-all", "set", "own", "list", "look", "describe", "show", "save"),
-    *("sources", "state", "watch", "dance", 3, ["new"], None),
+    *("sources", "state", "watch"),
 ]
+DOS = [*REQUESTS, "dance", 3, ["new"], None]
 PEER = {"pid": 7, "uid": 0, "gid": 0}
 CHIP = ChipState("plc", "a 0", 1, 0, 0, 0o660, "live", "", False, "", "", None, 0, "/c", 7, 0, None)._asdict()
 HOLDER = {"kind": "program", "pid": 7, "uid": 0}
