@@ -9,8 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.harness import GPIOVIRT, Row, environment
-from gpiovirt.control import pid_of_socket
-from gpiovirt.control.simulator import running as simulators
+from gpiovirt.control.simulator import socket_of
 from gpiovirt.testing import running
 
 
@@ -23,7 +22,7 @@ def _kilobytes(pid: int, field: str) -> int:
 
 def _supervisor_of(program: int) -> int:
     """The process that serves the abstract socket of the program's simulator."""
-    (name,) = (name for name in simulators() if pid_of_socket(name) == program)
+    name = socket_of(program)
     inodes = {row.split()[-2] for row in Path("/proc/net/unix").read_text().splitlines() if name in row}
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         try:
