@@ -8,9 +8,9 @@ from gpiovirt.daemon.told import LineUse, Status
 from gpiovirt.protocols.control.answers import ChipDescription, ChipDetails, ChipState, LineState
 from gpiovirt.virtual.options import format_options
 
-_LINES_OF_ANSWER = 256  # with names and options as long as they can be, a quarter of a megabyte
-
 __all__ = ["chip_description", "chip_details", "chip_state"]
+
+_LINES_OF_ANSWER = 256  # with names and options as long as they can be, a quarter of a megabyte
 
 
 def chip_state(chip: KeptChip) -> ChipState:
