@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -122,6 +123,8 @@ def _main() -> int:
     if arguments[0] not in COMMANDS:
         raise UsageError(f"no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
     options = parser_for(arguments[0]).parse_args(arguments[1:])
+    gc.freeze()  # there is no garbage until here
+    gc.enable()
     status: int = options.main(options)
     return status
 
