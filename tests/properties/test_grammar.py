@@ -11,7 +11,6 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.errors import GpiovirtError, GrammarError, NoSuchLineError, OffsetError, UsageError
 from gpiovirt.testing import FakeClock, Simulator
 from gpiovirt.virtual.grammar import (
-    MAX_OFFSET,
     ChipLines,
     Item,
     NamedLine,
@@ -19,9 +18,10 @@ from gpiovirt.virtual.grammar import (
     parse,
     resolve,
 )
+from gpiovirt.virtual.limits import OFFSET_MAX
 
 NAMES = st.text(st.characters(exclude_characters='"', exclude_categories=["Cs", "Cc"]), min_size=1)
-OFFSETS = st.lists(st.integers(0, MAX_OFFSET), min_size=1, max_size=20).map(tuple)
+OFFSETS = st.lists(st.integers(0, OFFSET_MAX), min_size=1, max_size=20).map(tuple)
 ITEMS = st.lists(
     st.one_of(st.builds(ChipLines, NAMES, OFFSETS), st.builds(NamedLine, NAMES)), min_size=1, max_size=8
 )

@@ -4,34 +4,23 @@
 from __future__ import annotations
 
 import argparse
-import time
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from gpiovirt.control import chip_socket
-from gpiovirt.core.aggregate import SourceLine
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.deadline import Deadlines
-from gpiovirt.core.line import Clock, Direction, LineInfo, LineSettings
-from gpiovirt.core.task import finish_now
-from gpiovirt.errors import LineBusyError, NoSuchChipError, NoSuchLineError, UsageError
+from gpiovirt.core.line import Direction, LineSettings
+from gpiovirt.errors import UsageError
 from gpiovirt.exports.process import openable
 from gpiovirt.host.clock import now_ns
-from gpiovirt.host.gpio_device import ChipDevice
-from gpiovirt.sources.finder import Finder, HotPlug, LineAddress, Look
-from gpiovirt.sources.line_files import LineFile
-from gpiovirt.sources.simulator import SimChip, Simulator
-from gpiovirt.virtual import grammar
-from gpiovirt.virtual.custody import Custody, HeldLine, KernelSource, SourceChip, duplicate, release, take
-from gpiovirt.virtual.definition import Definition
-from gpiovirt.virtual.options import parse_options
-from gpiovirt.virtual.stack import StackedLine, VirtualChip
+from gpiovirt.sources.simulator import Simulator
+from gpiovirt.virtual.limits import OFFSET_MAX
 
 if TYPE_CHECKING:
-    from gpiovirt.host.reactor import Callback
+    from gpiovirt.cli.virtual_chips import Loop
+    from gpiovirt.sources.finder import LineAddress
 
-__all__ = ["ChipSet", "Loop", "add_options", "parse_sim", "parse_wire"]
-
-_LOOK_AGAIN_NS = 250_000_000
+__all__ = ["ChipSet", "add_options", "parse_sim", "parse_wire"]
 
 
 def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None:
@@ -82,25 +71,15 @@ def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None
 
 
 class ChipSet:
-    """The chips that the options define: simulated and virtual ones, and the kernel's lines that they use."""
+    """The chips that the options define, simulated and virtual ones."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.deadlines = Deadlines()
         self.simulator = Simulator(now_ns, self.deadlines)
-        self.virtual: dict[str, VirtualChip] = {}
-        self.handed_over: dict[str, list[LineAddress]] = {}
+        self.virtual: Mapping[str, Chip] = {}
+        self.handed_over: Mapping[str, list[LineAddress]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
-        self.remote: dict[str, str] = {}
-        """Paths of the sockets of chips that a daemon serves."""
-        self.finder = Finder()
-        self.devices: dict[tuple[object, ...], ChipDevice] = {}
-        """Chips of lines that are given back and taken again, open while they are there"""
-        self._custodies: list[Custody] = []
-        self._waits = _Waits()
-        self._hot_plug: HotPlug | None = None
-        self._looks = False
-        self._shown: list[str] = []
-        self._to_hand_over: list[str] = getattr(options, "kernel", [])
+        self._made = None
         for text in options.sim:
             self.simulator.add_chip(*parse_sim(text))
         for text in options.wire:
@@ -108,39 +87,24 @@ class ChipSet:
             self.simulator.wire(self.simulator.find_line(one), self.simulator.find_line(other))
         for text in options.hog:
             self._add_hog(text)
-        self._options = _line_options(options.line)
-        give_up = time.monotonic() + options.wait
-        for text in options.chip:
-            while True:
-                try:
-                    self._add_chip(text)
-                    break
-                except (NoSuchChipError, NoSuchLineError):
-                    if time.monotonic() >= give_up:
-                        raise
-                time.sleep(0.1)
-        for name in [name for name in self._options if name in self.simulator.chips]:
-            self._add_options(name)
-        for name in self._options:
-            if name in self.handed_over:
-                continue
-            there = ", ".join(self.virtual) or "none; make one with --chip NAME=LINES"
-            raise UsageError(f"--line {name}:...: no virtual chip {name!r}; the chips are: {there}")
+        if options.chip or options.line:
+            # only now: a program on simulated chips alone starts sooner
+            from gpiovirt.cli.virtual_chips import VirtualChips
+
+            self._made = VirtualChips(options, self.simulator, self.deadlines)
+            self.virtual, self.handed_over = self._made.chips, self._made.handed_over
 
     def openables(self) -> list[openable.Openable]:
         """What opens the chips to show: those of --chip, or without any the simulated ones."""
-        if not self._shown:
-            return [
-                openable.local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()
-            ]
-        return [
-            openable.remote(self.remote[name]) if name in self.remote else openable.local(self.virtual[name])
-            for name in self._shown
+        shown = self._made.openables() if self._made else []
+        return shown or [
+            openable.local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()
         ]
 
     def attach(self, loop: Loop) -> None:
         """Have what happens to the kernel's lines told where the chips are served."""
-        self._waits.attach(loop)
+        if self._made:
+            self._made.attach(loop)
 
     def _add_hog(self, text: str) -> None:
         line, _, who = text.partition("=")
@@ -149,256 +113,6 @@ class ChipSet:
         if not who or settings is None:
             raise UsageError(f"--hog {text!r}: write LINE=WHO:HOW, HOW being {', '.join(_HOGS)}")
         self.simulator.hog(*self.simulator.find_line(line), who, settings)
-
-    def _add_chip(self, text: str) -> None:
-        name, equals, lines = text.partition("=")
-        if not equals and name and name not in self.simulator.chips:
-            self._add_remote(name)
-            return
-        if not equals or not name:
-            raise UsageError(f"--chip {text!r}: write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'")
-        if name in self.virtual or name in self.simulator.chips or name in self.handed_over:
-            raise UsageError(f"--chip {text!r}: the chip name {name!r} is in use; choose another")
-        definition = Definition.parse(name, lines, self._options.get(name, {}))
-        for item in definition.items:
-            if isinstance(item, grammar.ChipLines) and item.chip in self.handed_over:
-                raise UsageError(
-                    f"--chip {text!r}: the lines of {item.chip!r} are the kernel's, by --kernel; "
-                    "name the lines that it is made of"
-                )
-        with _LocalSources(self) as sources:
-            if name in self._to_hand_over:
-                self.handed_over[name] = self._of_the_kernel(definition, sources)
-                return
-            held = finish_now(take(definition, sources, {}))
-        try:
-            settled = definition.settled([line.name for line in held])
-            self.virtual[name] = self._chip(settled, held)
-        except BaseException:
-            release(held)
-            raise
-        self._options.pop(name, None)
-        self._shown.append(name)
-
-    def _add_options(self, name: str) -> None:
-        """A simulated chip, with options: a virtual one of all of its lines takes its place."""
-        chip = self.simulator.chips[name]
-        lines = (grammar.ChipLines(name, tuple(range(chip.info.num_lines))),)
-        definition = Definition.parse(name, grammar.format_definition(lines), self._options.pop(name))
-        with _LocalSources(self) as sources:
-            held = finish_now(take(definition, sources, {}))
-        self.virtual[name] = self._chip(definition.settled([line.name for line in held]), held)
-
-    def _chip(self, definition: Definition, held: list[HeldLine]) -> VirtualChip:
-        chip = VirtualChip(
-            definition.name,
-            [StackedLine(line.name, duplicate(line), line.is_output, line.local) for line in held],
-            now_ns,
-            self._waits,
-            definition.by_offset(),
-            request_anew=lambda offset: self._request_anew(custody, offset),
-        )
-        chip.make_safe(range(len(held)))
-        name = definition.name
-
-        def gone(offset: int) -> None:
-            chip.replace(offset, None)
-            self._look_soon()
-
-        def back(offset: int) -> None:
-            chip.replace(offset, duplicate(custody.lines[offset]), custody.lines[offset].is_output)
-
-        custody = Custody(name, self._waits, gone, back)
-        custody.use(held)
-        self._custodies.append(custody)
-        if self._hot_plug is None and any(line.file is not None for line in held):
-            self._hot_plug = HotPlug(self._waits, self._look)
-        return chip
-
-    def _request_anew(self, custody: Custody, offset: int) -> tuple[LineFile | None, bool]:
-        """What a line does without a holder is its driver's to say, so it has none for a moment."""
-        with _LocalSources(self) as sources:
-            line = finish_now(custody.request_anew(offset, sources))
-        if line.file is None:
-            self._look_soon()
-        return duplicate(line), line.is_output
-
-    def _look_soon(self) -> None:
-        if not self._looks:
-            self._looks = True
-            self.deadlines.call_at(now_ns(Clock.MONOTONIC) + _LOOK_AGAIN_NS, self._look)
-
-    def _look(self) -> None:
-        """Take lines that have vanished again, once they are back."""
-        self._looks = False
-        for custody in self._custodies:
-            custody.look()
-        with _LocalSources(self) as sources:
-            for custody in self._custodies:
-                if not custody.is_complete:
-                    finish_now(custody.retake(sources))
-        if not all(custody.is_complete for custody in self._custodies):
-            self._look_soon()
-
-    def _add_remote(self, name: str) -> None:
-        """A chip that gpiovirtd has."""
-        path = chip_socket(name)
-        if path is None:
-            raise NoSuchChipError(
-                f"--chip {name!r}: gpiovirtd has no such chip (`gpiovirt list` shows them); "
-                "to make one here write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'"
-            )
-        from gpiovirt.host.device_socket import check_access
-
-        check_access(path)
-        self.remote[name] = path
-        self._shown.append(name)
-
-    @staticmethod
-    def _of_the_kernel(definition: Definition, sources: _LocalSources) -> list[LineAddress]:
-        """The lines, all of them of chips of the kernel; UsageError if one is not."""
-        found = []
-        for chip, offset in grammar.resolve(definition.items, sources.find, sources.all):
-            if not isinstance(chip, KernelSource):
-                what = "simulated" if isinstance(chip.chip, SimChip) else "of a virtual chip of this process"
-                raise UsageError(
-                    f"--kernel {definition.name}: line {chip.info.label}:{offset} is {what}, and the "
-                    "kernel's gpio-aggregator takes lines of the kernel's chips only; use run, or --vm"
-                )
-            found.append(sources.address(chip, offset))
-        return found
-
-
-class Loop(Protocol):
-    """What serves the chips."""
-
-    def add_reader(self, fd: int, callback: Callback) -> None:
-        """Call back while `fd` is readable or hung up."""
-
-    def add_hangup(self, fd: int, callback: Callback) -> None:
-        """Call back when the other end of `fd` is closed."""
-
-    def remove_reader(self, fd: int) -> None:
-        """Call back no more; to be called before the fd is closed."""
-
-
-class _Waits:
-    """Chips are made before there is a loop: it is told what to wait for when it comes."""
-
-    def __init__(self) -> None:
-        self._loop: Loop | None = None
-        self._early: dict[int, tuple[bool, Callback]] = {}
-
-    def attach(self, loop: Loop) -> None:
-        self._loop = loop
-        for fd, (is_reader, callback) in self._early.items():
-            (loop.add_reader if is_reader else loop.add_hangup)(fd, callback)
-        self._early.clear()
-
-    def add_reader(self, fd: int, callback: Callback) -> None:
-        if self._loop is None:
-            self._early[fd] = True, callback
-        else:
-            self._loop.add_reader(fd, callback)
-
-    def add_hangup(self, fd: int, callback: Callback) -> None:
-        if self._loop is None:
-            self._early[fd] = False, callback
-        else:
-            self._loop.add_hangup(fd, callback)
-
-    def remove_reader(self, fd: int) -> None:
-        if self._loop is None:
-            self._early.pop(fd, None)
-        else:
-            self._loop.remove_reader(fd)
-
-
-class _LocalSource:
-    """A chip of this process."""
-
-    def __init__(self, chip: Chip) -> None:
-        self.chip = chip
-        self.info = chip.info
-
-    def line_info(self, offset: int) -> LineInfo:
-        return self.chip.line_info(offset)
-
-    async def take(self, offset: int, consumer: str) -> SourceLine:  # noqa: ARG002
-        """Whoever is stacked on it requests it; LineBusyError if somebody has it."""
-        info = self.chip.line_info(offset)
-        if info.used:
-            raise LineBusyError(
-                f'line {self.info.label}:{offset} is held by "{info.consumer}"; release it or choose another'
-            )
-        return self.chip, offset
-
-
-class _LocalSources:
-    """A look at the chips of this process, and at the kernel's where those do not suffice."""
-
-    def __init__(self, made: ChipSet) -> None:
-        chips: dict[str, Chip] = {**made.simulator.chips, **made.virtual}
-        self._local = {name: _LocalSource(chip) for name, chip in chips.items()}
-        self._finder = made.finder
-        self._devices = made.devices
-        self._look: Look | None = None
-        self._kernel: dict[str, KernelSource] = {}
-
-    def __enter__(self) -> _LocalSources:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._look is not None:
-            self._look.__exit__()
-
-    def _there(self) -> Look:
-        if self._look is None:
-            self._look = self._finder.look()
-        return self._look
-
-    def find(self, name: str) -> _LocalSource | KernelSource | None:
-        if name in self._local:
-            return self._local[name]
-        device = self._there().find(name)
-        return None if device is None else self._source(device)
-
-    def _source(self, device: ChipDevice) -> KernelSource:
-        return self._kernel.setdefault(str(device.fileno()), KernelSource(device))
-
-    def all(self) -> list[_LocalSource | KernelSource]:
-        return [*self._local.values(), *map(self._source, self._there().all())]
-
-    def address(self, chip: SourceChip, offset: int) -> LineAddress:
-        if isinstance(chip, KernelSource):
-            return self._there().address(chip.device, offset)
-        return LineAddress(*chip.info[1:], offset)
-
-    def at(self, address: LineAddress) -> KernelSource:
-        kept = self._devices.get(address[:2] + address[3:])
-        if kept is None or not kept.is_there:
-            if kept is not None:
-                kept.close()
-            kept = ChipDevice(self._there().at(address).path)
-            self._devices[address[:2] + address[3:]] = kept
-        return self._source(kept)
-
-
-def _line_options(texts: list[str]) -> dict[str, dict[str, str]]:
-    """Of --line, by chip and line."""
-    found: dict[str, dict[str, str]] = {}
-    for text in texts:
-        where, equals, options = text.partition("=")
-        name, colon, line = where.rpartition(":")
-        if not equals or not colon or not name or not line or not options:
-            raise UsageError(f"--line {text!r}: write NAME:LINE=OPTIONS, as in plc:3=pull-up,debounce=5ms")
-        try:
-            parse_options(options)
-        except UsageError as error:
-            raise UsageError(f"--line {text!r}: {error}") from error
-        lines = found.setdefault(name, {})
-        lines[line] = f"{lines[line]},{options}" if line in lines else options
-    return found
 
 
 _HOGS = {
@@ -415,9 +129,9 @@ def parse_sim(text: str) -> tuple[str, list[str]]:
         raise UsageError(f"--sim {text!r}: write LABEL:COUNT or LABEL:NAME,NAME, as in sim-a:8")
     if not lines.isdecimal():
         return label, lines.split(",")
-    if 0 < int(lines) <= grammar.MAX_OFFSET + 1:
+    if 0 < int(lines) <= OFFSET_MAX + 1:
         return label, [""] * int(lines)
-    raise UsageError(f"--sim {text!r}: a chip has 1 to {grammar.MAX_OFFSET + 1} lines")
+    raise UsageError(f"--sim {text!r}: a chip has 1 to {OFFSET_MAX + 1} lines")
 
 
 def parse_wire(text: str) -> tuple[str, str]:

@@ -6,13 +6,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
-from gpiovirt.cli.show import describe
-from gpiovirt.control import pid_of_socket
-from gpiovirt.control.client import Client
+from gpiovirt.control import control_socket, pid_of_socket
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError
-from gpiovirt.protocols.control.answers import ChipState
 from gpiovirt.sources.finder import Finder
 
 EPILOG = """\
@@ -41,20 +38,25 @@ def main(_options: argparse.Namespace) -> int:
                 shown = True
         except HostError:  # it ended meanwhile
             continue
-    for chip in _chips_of_daemon():
-        print(describe(chip))
+    if control_socket() is not None and _print_chips_of_daemon():
         shown = True
     if not shown:
         print("no chips: this kernel has none that you may open, and no simulator is running")
     return 0
 
 
-def _chips_of_daemon() -> list[ChipState]:
+def _print_chips_of_daemon() -> bool:
+    from gpiovirt.cli.show import describe  # where no daemon runs the command starts sooner without
+    from gpiovirt.control.client import Client
+
     try:
         with Client() as client:
-            return client.chips()
-    except HostError:  # there is none
-        return []
+            chips = client.chips()
+    except HostError:  # it has ended
+        return False
+    for chip in chips:
+        print(describe(chip))
+    return bool(chips)
 
 
 def _print_kernel_chips() -> bool:

@@ -59,7 +59,7 @@ def main(options: argparse.Namespace) -> int:
         made.attach(supervisor.reactor)
         if not made.simulator.chips:
             return
-        from gpiovirt.control.simulator import SimServer
+        from gpiovirt.control.sim_server import SimServer
 
         try:
             SimServer(made.simulator, supervisor.reactor, name)

@@ -92,11 +92,13 @@ def main(options: argparse.Namespace) -> int:
     access = {name: _access(text) for name, text in owners}
     _start_logging(options.verbose)
 
-    from gpiovirt.control.simulator import SimServer, socket_name
+    from gpiovirt.control import socket_name
+    from gpiovirt.control.sim_server import SimServer
     from gpiovirt.exports.kernel.offload import Offload
     from gpiovirt.exports.vm.server import VmServer
     from gpiovirt.host.notify import sd_notify
     from gpiovirt.host.reactor import Reactor
+    from gpiovirt.sources.finder import Finder
 
     reactor = Reactor(made.deadlines, options.poll_us)
     made.attach(reactor)
@@ -108,7 +110,7 @@ def main(options: argparse.Namespace) -> int:
     try:
         for name, its_lines in made.handed_over.items():
             told = partial(_print_node, name)
-            offload = Offload(name, its_lines, made.finder, reactor, access.get(name), told)
+            offload = Offload(name, its_lines, Finder(), reactor, access.get(name), told)
             servers.append(offload)
             reactor.run_until(start(offload.begin()), _OFFLOAD_NS)
             if not offload.path:

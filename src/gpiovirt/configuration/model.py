@@ -27,8 +27,8 @@ from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control.answers import ChipState
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.virtual import grammar
-from gpiovirt.virtual.grammar import MAX_OFFSET, ChipLines, NamedLine
-from gpiovirt.virtual.limits import LINES_MAX, POLL_US_MAX, check_name
+from gpiovirt.virtual.grammar import ChipLines, NamedLine
+from gpiovirt.virtual.limits import LINES_MAX, OFFSET_MAX, POLL_US_MAX, check_name
 from gpiovirt.virtual.options import format_options, parse_options
 
 __all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "describe", "parse_chip", "problems"]
@@ -89,7 +89,7 @@ class Line(_Model):
 
     chip: str = ""
     """Label, device name or path of the chip that it is taken from."""
-    offset: int | None = Field(None, ge=0, le=MAX_OFFSET)
+    offset: int | None = Field(None, ge=0, le=OFFSET_MAX)
     """Its offset there."""
     name: str = ""
     """Its name, in place of chip and offset."""

@@ -13,6 +13,7 @@ __all__ = [
     "SOCKETS",
     "chip_socket",
     "config_directory",
+    "control_socket",
     "pid_of_socket",
     "runtime_directories",
     "socket_name",
@@ -53,6 +54,15 @@ def config_directory(uid: int) -> str:
         return "/etc/gpiovirt/chips.d"
     own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return f"{own}/gpiovirt/chips.d"
+
+
+def control_socket() -> str | None:
+    """Path of the control socket of a daemon; None if there is none."""
+    for directory in runtime_directories():
+        path = f"{directory}/control"
+        if os.path.exists(path):
+            return path
+    return None
 
 
 def chip_socket(name: str) -> str | None:

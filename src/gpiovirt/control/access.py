@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Who may do what with a daemon's chips: Unix owner, group and mode, and a group that may do everything."""
 
-from __future__ import annotations
-
 import grp
 import pwd
 import socket

@@ -4,31 +4,21 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-from gpiovirt.control import runtime_directories
+from gpiovirt.control import control_socket
 from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.packets import PACKET_MAX, decode, encode
 from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.control.answers import ChipDetails, ChipState, Event, decode_event, result_of
 from gpiovirt.protocols.control.requests import List, Request, Show, Watch, encode_request
 
-__all__ = ["Client", "control_socket", "unreachable"]
+__all__ = ["Client", "unreachable"]
 
 _ANSWER_S = 30  # deletions and new chips take up to a few
 _T = TypeVar("_T")
-
-
-def control_socket() -> str:
-    """Path of the control socket of a daemon that runs; HostError if there is none."""
-    for directory in runtime_directories():
-        path = f"{directory}/control"
-        if os.path.exists(path):
-            return path
-    raise HostError("gpiovirtd does not run here; start it with: gpiovirtd (or systemctl start gpiovirtd)")
 
 
 def unreachable(path: str, error: OSError) -> HostError:
@@ -50,6 +40,10 @@ class Client:
     def __init__(self, path: str | None = None, acting_for: tuple[int, Iterable[int]] | None = None) -> None:
         """`acting_for` is the (uid, gids) of who asks through us."""
         path = path or control_socket()
+        if path is None:
+            raise HostError(
+                "gpiovirtd does not run here; start it with: gpiovirtd (or systemctl start gpiovirtd)"
+            )
         self._acting_for = acting_for
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._patience(_ANSWER_S)

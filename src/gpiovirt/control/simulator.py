@@ -8,127 +8,25 @@ user who runs the simulator, and root, are served.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from gpiovirt.control import ENVIRONMENT, SOCKETS, pid_of_socket, socket_name
+from gpiovirt.control import ENVIRONMENT, SOCKETS, pid_of_socket
 from gpiovirt.core.text import printable
-from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.unix_socket import limit_waits, peer_of
-from gpiovirt.sources.simulator import LevelChange, Simulator
 
 if TYPE_CHECKING:
-    from gpiovirt.host.reactor import Waits
+    from gpiovirt.sources.simulator import LevelChange
 
-__all__ = ["ENVIRONMENT", "SimClient", "SimServer", "running", "socket_name", "socket_of"]
+__all__ = ["ENVIRONMENT", "SimClient", "running", "socket_of"]
 
-_MAX_MESSAGE = 1 << 16
 _ANSWER_MAX = 1 << 20
 _ANSWER_S = 3
-_LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
-
-
-def _encode(message: dict[str, Any]) -> bytes:
-    import json  # when first needed: the start of every program waits for this module
-
-    return json.dumps(message).encode()
-
-
-def _decode(message: bytes) -> Any:
-    import json
-
-    return json.loads(message)
-
-
-class SimServer:
-    """Serves a simulator on the reactor of its process."""
-
-    def __init__(self, simulator: Simulator, reactor: Waits, name: str) -> None:
-        self._simulator = simulator
-        self._reactor = reactor
-        self._watchers: list[socket.socket] = []
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        try:
-            self._listener.bind("\0" + name)
-        except OSError as error:
-            raise HostError.of(f"cannot bind the abstract socket {name}", error) from error
-        self._listener.listen(16)
-        reactor.add_reader(self._listener.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            connection, _ = self._listener.accept()
-            if peer_of(connection).uid not in (0, os.getuid()):
-                connection.close()
-                return
-            connection.setblocking(False)
-            self._reactor.add_reader(connection.fileno(), lambda: self._receive(connection))
-
-    def _receive(self, connection: socket.socket) -> None:
-        try:
-            message = connection.recv(_MAX_MESSAGE)
-            if not message:
-                raise ConnectionResetError
-            connection.send(_encode(self._reply(connection, message)))
-        except BlockingIOError:
-            pass
-        except OSError:
-            self._close(connection)
-
-    def _close(self, connection: socket.socket) -> None:
-        self._reactor.remove_reader(connection.fileno())
-        if connection in self._watchers:
-            self._watchers.remove(connection)
-            if not self._watchers:
-                self._simulator.observers.remove(self._on_change)
-        connection.close()
-
-    def _reply(self, connection: socket.socket, message: bytes) -> dict[str, Any]:
-        try:
-            command = _decode(message)
-            match command:
-                case {"do": "pull", "line": str(line), "level": str(level)}:
-                    if level not in _LEVELS:
-                        raise UsageError(f"a line is pulled up or down, not {level!r}")
-                    self._simulator.pull(*self._simulator.find_line(line), _LEVELS[level])
-                    return {}
-                case {"do": "get", "line": str(line)}:
-                    return {"level": self._simulator.level(*self._simulator.find_line(line))}
-                case {"do": "list"}:
-                    return {"lines": list(self._lines())}
-                case {"do": "watch"}:
-                    if not self._watchers:
-                        self._simulator.observers.append(self._on_change)
-                    self._watchers.append(connection)
-                    return {}
-            raise UsageError("a command this simulator does not know")
-        except GpiovirtError as error:
-            return {"error": str(error)}
-        except (ValueError, RecursionError) as error:
-            return {"error": f"not a message: {error}"}
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        for label, chip in self._simulator.chips.items():
-            for offset in range(chip.info.num_lines):
-                info = chip.line_info(offset)
-                yield {
-                    "chip": label,
-                    "offset": offset,
-                    "name": info.name,
-                    "direction": info.direction.name.lower(),
-                    "consumer": info.consumer,
-                    "level": self._simulator.level(label, offset),
-                }
-
-    def _on_change(self, change: LevelChange) -> None:
-        message = _encode(change._asdict())
-        for watcher in self._watchers:
-            with suppress(OSError):  # it is slow: it misses this one; gone: its reader closes it
-                watcher.send(message)
 
 
 def running() -> list[str]:
@@ -204,7 +102,7 @@ class SimClient:
 
     def _call(self, **command: str) -> dict[str, Any]:
         try:
-            self._socket.send(_encode(command))
+            self._socket.send(json.dumps(command).encode())
         except OSError as error:
             raise HostError("the simulator has ended") from error
         reply = self._message()
@@ -222,7 +120,7 @@ class SimClient:
         if not message:
             raise HostError("the simulator has ended")
         try:
-            decoded = _decode(message)
+            decoded = json.loads(message)
         except (ValueError, RecursionError):
             decoded = None
         if not isinstance(decoded, dict):
@@ -250,6 +148,8 @@ class SimClient:
         return watcher._changes()
 
     def _changes(self) -> Iterator[LevelChange]:
+        from gpiovirt.sources.simulator import LevelChange  # `gpiovirt list` does without
+
         with self:
             while True:
                 try:

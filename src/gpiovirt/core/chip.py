@@ -4,8 +4,6 @@
 Sources, aggregates and guards implement Chip; exports consume it. Nothing here does anything.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Who holds a line: what they are called is their own word, the rest is the kernel's."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -35,12 +33,12 @@ class Holder(NamedTuple):
     uid: int
 
     @classmethod
-    def of(cls, label: str, kind: HolderKind, pid: int = 0, uid: int = 0) -> Holder:
+    def of(cls, label: str, kind: HolderKind, pid: int = 0, uid: int = 0) -> "Holder":
         """With a label of any length, which is cut."""
         raw = label.encode(errors="surrogateescape")[:_LABEL_BYTES]
         return cls(raw.decode(errors="surrogateescape"), kind, pid, uid)
 
-    def labelled(self, label: str) -> Holder:
+    def labelled(self, label: str) -> "Holder":
         """The same, by another label of at most 31 bytes."""
         return Holder(label, self.kind, self.pid, self.uid)
 

@@ -4,8 +4,6 @@
 Values and bits are logical (active-low applied) unless a name says physical.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import NamedTuple
 

@@ -38,7 +38,8 @@ from gpiovirt.host.child import process_start
 from gpiovirt.host.notify import keep_fds
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.protocols.control.answers import ChipEvent, Event, OwnedEvent, SourceState
-from gpiovirt.sources.finder import Finder, HotPlug, LineAddress
+from gpiovirt.sources.finder import Finder, LineAddress
+from gpiovirt.sources.hot_plug import HotPlug
 from gpiovirt.sources.line_files import KernelLine
 from gpiovirt.virtual.custody import HeldLine, release, take
 

@@ -5,8 +5,6 @@ Nothing here waits. A receiver that takes no files leaves no room for them: the 
 come, so that we never have to close a stranger's file, which may take for ever.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

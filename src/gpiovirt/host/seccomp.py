@@ -4,8 +4,6 @@
 Specification: seccomp(2), seccomp_unotify(2).
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import os

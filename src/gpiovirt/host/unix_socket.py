@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A listening Unix socket with owner, group and mode, and the peers that connect to it."""
 
-from __future__ import annotations
-
 import errno
 import os
 import socket

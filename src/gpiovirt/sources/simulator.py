@@ -7,8 +7,6 @@ behaves as one of the kernel's gpio-sim: when no longer driven it keeps its leve
 or its holder is gone. A bias is a pull, as there. Time comes in through `now`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -40,7 +38,7 @@ class _Net:
 
     __slots__ = ("level", "lines", "pull")
 
-    def __init__(self, line: _SimLine) -> None:
+    def __init__(self, line: "_SimLine") -> None:
         self.lines = [line]
         self.pull = 0
         self.level = 0
@@ -80,7 +78,7 @@ class _SimLine:
         "offset",
     )
 
-    def __init__(self, driver: _SimDriver, offset: int) -> None:
+    def __init__(self, driver: "_SimDriver", offset: int) -> None:
         self.driver = driver
         self.offset = offset
         self.net = _Net(self)
@@ -175,7 +173,7 @@ class _SimValues:
 class _SimDriver:
     """The Driver of a simulated chip."""
 
-    def __init__(self, simulator: Simulator, label: str, names: Sequence[str]) -> None:
+    def __init__(self, simulator: "Simulator", label: str, names: Sequence[str]) -> None:
         self.simulator = simulator
         self.label = label
         self.names: Sequence[str] = list(names)

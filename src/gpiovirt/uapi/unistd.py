@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """<asm/unistd.h>: numbers of the system calls that we make or let a worker make, by ABI."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from gpiovirt.uapi.seccomp import (

@@ -4,8 +4,6 @@
 Custody finds out which physical lines it means; the daemon knows the state of the chip.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +38,7 @@ class Definition(NamedTuple):
     gid: int = 0
     mode: int = MODE
 
-    def checked(self) -> Definition:
+    def checked(self) -> "Definition":
         """Itself; UsageError if no chip can be like this."""
         check_name(self.name)
         check_poll_us(self.poll_us)
@@ -60,7 +58,7 @@ class Definition(NamedTuple):
         return self
 
     @classmethod
-    def parse(cls, name: str, lines: str, options: Mapping[str, str] = _NONE, **rest: Any) -> Definition:
+    def parse(cls, name: str, lines: str, options: Mapping[str, str] = _NONE, **rest: Any) -> "Definition":
         """From texts: lines as written to new_device, options by line; UsageError."""
         parsed = {}
         for key, text in options.items():
@@ -99,7 +97,7 @@ class Definition(NamedTuple):
         """Its options as written, by line."""
         return {key: text for key, options in self.options.items() if (text := format_options(options))}
 
-    def settled(self, names: Sequence[str]) -> Definition:
+    def settled(self, names: Sequence[str]) -> "Definition":
         """With options by offset; `names` are those of its lines at their sources.
 
         UsageError for a line that does not exist, or an ambiguous name.
@@ -127,7 +125,7 @@ class Definition(NamedTuple):
         """The options of each line, once they are settled."""
         return [self.options.get(str(offset), PLAIN) for offset in range(self.num_lines)]
 
-    def may_be(self, other: Definition) -> bool:
+    def may_be(self, other: "Definition") -> bool:
         """Whether the other is the same chip, access aside."""
         return self.as_used() == other.as_used()
 

@@ -9,8 +9,6 @@ A word, or anything in double quotes, followed by offsets names a chip; followed
 a line. Covers the 2019 proposal (`chip 0 3, chip 1`) and the kernel's form (`chip 0-3,5 name`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -18,11 +16,9 @@ from typing import NamedTuple, Protocol, TypeVar
 from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import LineInfo
 from gpiovirt.errors import GrammarError, NoSuchChipError, NoSuchLineError, OffsetError, UsageError
-from gpiovirt.virtual.limits import LINES_MAX
+from gpiovirt.virtual.limits import LINES_MAX, OFFSET_MAX
 
-__all__ = ["MAX_OFFSET", "ChipLines", "Item", "NamedLine", "format_definition", "parse", "resolve"]
-
-MAX_OFFSET = 65534  # what the kernel's configfs interface takes
+__all__ = ["ChipLines", "Item", "NamedLine", "format_definition", "parse", "resolve"]
 
 
 class ChipLines(NamedTuple):
@@ -106,16 +102,16 @@ def _shown(text: str) -> str:
 def _append_offsets(items: list[Item], match: re.Match[str], text: str, column: int, count: int) -> int:
     """Offsets belong to the item before them and make it a chip; `count` lines, and these."""
     first, last = (
-        int(digits) if len(digits) <= _DIGITS_MAX else MAX_OFFSET + 1
+        int(digits) if len(digits) <= _DIGITS_MAX else OFFSET_MAX + 1
         for digits in (match[1], match[2] or match[1])
     )
     if not items:
         raise GrammarError("offsets need a chip before them", text, match[0], column)
     if last < first:
         raise GrammarError("a range must ascend", text, match[0], column)
-    if last > MAX_OFFSET:
+    if last > OFFSET_MAX:
         raise OffsetError(
-            f"offset {_shown(match[0])} at column {column} is past {MAX_OFFSET}, the highest offset"
+            f"offset {_shown(match[0])} at column {column} is past {OFFSET_MAX}, the highest offset"
         )
     count += last - first + 1
     if count > LINES_MAX:

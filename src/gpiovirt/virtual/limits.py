@@ -7,9 +7,18 @@ import re
 
 from gpiovirt.errors import UsageError
 
-__all__ = ["LINES_MAX", "LINE_NAME_MAX", "POLL_US_MAX", "check_line_name", "check_name", "check_poll_us"]
+__all__ = [
+    "LINES_MAX",
+    "LINE_NAME_MAX",
+    "OFFSET_MAX",
+    "POLL_US_MAX",
+    "check_line_name",
+    "check_name",
+    "check_poll_us",
+]
 
 LINES_MAX = 1024  # each is an open file of two processes
+OFFSET_MAX = 65534  # what the kernel's configfs interface takes
 LINE_NAME_MAX = 31  # linux/gpio.h: GPIO_MAX_NAME_SIZE, with its NUL
 POLL_US_MAX = 10_000  # longer than any consumer takes until its next request
 

@@ -4,8 +4,6 @@
 The same stack serves a program under `run`, a VM of `serve`, and a worker of gpiovirtd.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,7 +40,7 @@ class VirtualChip(GpioChip):
         name: str,
         lines: Sequence[StackedLine],
         now: Now,
-        waits: Waits,
+        waits: "Waits",
         options: Sequence[LineOptions] = (),
         kept: Kept | None = None,
         on_use: Callable[[], object] = lambda: None,
@@ -58,7 +56,7 @@ class VirtualChip(GpioChip):
         )
         super().__init__(self._guarded, now, name)
 
-    def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: Waits) -> Driver:
+    def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: "Waits") -> Driver:
         files = [offset for offset, line in enumerate(lines) if line.local is None]
         if len(files) == len(lines):
             self._files = LineFilesDriver(name, [line[:3] for line in lines], waits, self._request_anew)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gpiovirt.control.simulator import SimServer, socket_name
+from gpiovirt.control import socket_name
+from gpiovirt.control.sim_server import SimServer
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, InfoEvent, LineInfo

@@ -30,7 +30,8 @@ from gpiovirt.exports.kernel.aggregator import (
 )
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access
-from gpiovirt.sources.finder import Finder, FollowedChip, LineAddress
+from gpiovirt.sources.finder import Finder, LineAddress
+from gpiovirt.sources.hot_plug import FollowedChip
 
 __all__ = ["Offload"]
 

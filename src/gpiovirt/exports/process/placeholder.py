@@ -4,8 +4,6 @@
 Its slave is a character device with a number of its own, that anybody can have.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Sequence

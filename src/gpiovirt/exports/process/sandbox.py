@@ -5,8 +5,6 @@ Each directory that must differ is covered by a tmpfs into which its entries are
 needs no overlayfs, works unprivileged, and vanishes with the last process of the mount namespace.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable, Sequence

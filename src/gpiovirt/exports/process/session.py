@@ -5,8 +5,6 @@ It owns what becomes of a trapped call: whose file it is for, what its argument 
 answered. It never waits for anybody but the kernel.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import select
@@ -57,7 +55,7 @@ class Session:
         listener: Listener,
         nodes: Mapping[FileId, tuple[Openable, str]],
         reactor: Reactor,
-        on_end: Callable[[Session], object],
+        on_end: "Callable[[Session], object]",
         on_refusal: Callable[[str], object] | None = None,
         tasks: Tasks | None = None,
     ) -> None:

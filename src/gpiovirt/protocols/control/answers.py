@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What gpiovirtd says of its chips and of itself. As JSON, each is an object with the keys of its class."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Mapping
 from functools import cache
@@ -119,7 +117,7 @@ class ChipDetails(NamedTuple):
     consumers: tuple[Consumer, ...]
     vm_consumer: Consumer | None
 
-    def and_then(self, told: ChipDetails) -> ChipDetails:
+    def and_then(self, told: "ChipDetails") -> "ChipDetails":
         """With the lines that were told next."""
         return self._replace(options={**self.options, **told.options}, lines=self.lines + told.lines)
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What is asked of gpiovirtd: fields are checked here, once, and what they mean is for others to know."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -90,7 +88,7 @@ class New(NamedTuple):
     def answer(self, told: object) -> ChipState:
         return decode_answer(ChipState, told)
 
-    def as_change(self) -> Change:
+    def as_change(self) -> "Change":
         """A change of the chip of that name to what this would make, kept as it is."""
         access = self.uid, self.gid, self.mode
         return Change(self.name, self.definition, self.options, self.vm, self.poll_us, *access)
@@ -196,7 +194,7 @@ class Show(NamedTuple):
     def answer(self, told: object) -> ChipDetails:
         return decode_answer(ChipDetails, told)
 
-    def next(self, told: ChipDetails) -> Show | None:
+    def next(self, told: ChipDetails) -> "Show | None":
         """What to ask for more lines, when `told` has those up to here; None if there are none."""
         end = len(told.lines)
         return Show(self.name, end) if self.first < end < told.chip.num_lines else None

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What all files of the character device share: the answer to an ioctl, and where events go."""
 
-from __future__ import annotations
-
 import errno
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -58,7 +56,7 @@ class File(Protocol):
     def fifo(self) -> Fifo:
         """Where its events go."""
 
-    def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+    def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> "Answer":
         """Answer an ioctl; `arg` is the argument's bytes, `compat` says the caller is i386."""
 
     def close(self) -> None:

@@ -4,8 +4,6 @@
 Specification: Documentation/userspace-api/gpio/gpio-v2-*.rst; checks and their order as Linux 6.12.
 """
 
-from __future__ import annotations
-
 import errno
 from typing import NamedTuple
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""Serve a simulator to other processes; gpiovirt.control.simulator has the protocol and its client."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.host.unix_socket import peer_of
+
+if TYPE_CHECKING:
+    from gpiovirt.host.reactor import Waits
+    from gpiovirt.sources.simulator import LevelChange, Simulator
+
+__all__ = ["SimServer"]
+
+_MAX_MESSAGE = 1 << 16
+_LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
+
+
+def _encode(message: dict[str, Any]) -> bytes:
+    import json  # when first needed: the start of every program waits for this module
+
+    return json.dumps(message).encode()
+
+
+def _decode(message: bytes) -> Any:
+    import json
+
+    return json.loads(message)
+
+
+class SimServer:
+    """Serves a simulator on the reactor of its process."""
+
+    def __init__(self, simulator: Simulator, reactor: Waits, name: str) -> None:
+        self._simulator = simulator
+        self._reactor = reactor
+        self._watchers: list[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            self._listener.bind("\0" + name)
+        except OSError as error:
+            raise HostError.of(f"cannot bind the abstract socket {name}", error) from error
+        self._listener.listen(16)
+        reactor.add_reader(self._listener.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            connection, _ = self._listener.accept()
+            if peer_of(connection).uid not in (0, os.getuid()):
+                connection.close()
+                return
+            connection.setblocking(False)
+            self._reactor.add_reader(connection.fileno(), lambda: self._receive(connection))
+
+    def _receive(self, connection: socket.socket) -> None:
+        try:
+            message = connection.recv(_MAX_MESSAGE)
+            if not message:
+                raise ConnectionResetError
+            connection.send(_encode(self._reply(connection, message)))
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close(connection)
+
+    def _close(self, connection: socket.socket) -> None:
+        self._reactor.remove_reader(connection.fileno())
+        if connection in self._watchers:
+            self._watchers.remove(connection)
+            if not self._watchers:
+                self._simulator.observers.remove(self._on_change)
+        connection.close()
+
+    def _reply(self, connection: socket.socket, message: bytes) -> dict[str, Any]:
+        try:
+            command = _decode(message)
+            match command:
+                case {"do": "pull", "line": str(line), "level": str(level)}:
+                    if level not in _LEVELS:
+                        raise UsageError(f"a line is pulled up or down, not {level!r}")
+                    self._simulator.pull(*self._simulator.find_line(line), _LEVELS[level])
+                    return {}
+                case {"do": "get", "line": str(line)}:
+                    return {"level": self._simulator.level(*self._simulator.find_line(line))}
+                case {"do": "list"}:
+                    return {"lines": list(self._lines())}
+                case {"do": "watch"}:
+                    if not self._watchers:
+                        self._simulator.observers.append(self._on_change)
+                    self._watchers.append(connection)
+                    return {}
+            raise UsageError("a command this simulator does not know")
+        except GpiovirtError as error:
+            return {"error": str(error)}
+        except (ValueError, RecursionError) as error:
+            return {"error": f"not a message: {error}"}
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        for label, chip in self._simulator.chips.items():
+            for offset in range(chip.info.num_lines):
+                info = chip.line_info(offset)
+                yield {
+                    "chip": label,
+                    "offset": offset,
+                    "name": info.name,
+                    "direction": info.direction.name.lower(),
+                    "consumer": info.consumer,
+                    "level": self._simulator.level(label, offset),
+                }
+
+    def _on_change(self, change: LevelChange) -> None:
+        message = _encode(change._asdict())
+        for watcher in self._watchers:
+            with suppress(OSError):  # it is slow: it misses this one; gone: its reader closes it
+                watcher.send(message)
