@@ -69,8 +69,10 @@ def test_after_a_reboot_the_permanent_chips_are_back_and_no_others(daemon: Daemo
         client.ask(Own(name="gpio-virt-agg.1", uid=4243, gid=4244, mode=0o600))
     before = {name: daemon.show(name) for name in ("gpio-virt-agg.1", "plc")}
     crash(daemon)
+    written = {path: path.stat().st_ino for path in daemon.state.glob("*") if path.stem in before}
     daemon.start()
     assert chips(daemon) == ["gpio-virt-agg.1", "plc"]
+    assert written == {path: path.stat().st_ino for path in daemon.state.glob("*")}
     for name, chip in before.items():
         after = daemon.show(name)
         assert after._replace(chip=after.chip._replace(worker=chip.chip.worker)) == chip

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from gpiovirt.control import chip_socket
@@ -275,10 +276,7 @@ class _LocalSources:
     """A look at the chips of this process, and at the kernel's where those do not suffice."""
 
     def __init__(self, made: VirtualChips) -> None:
-        chips: dict[str, Chip] = {**made.simulator.chips, **made.chips}
-        self._local = {name: _LocalSource(chip) for name, chip in chips.items()}
-        self._finder = made.finder
-        self._devices = made.devices
+        self._made = made
         self._look: Look | None = None
         self._kernel: dict[str, KernelSource] = {}
 
@@ -289,9 +287,14 @@ class _LocalSources:
         if self._look is not None:
             self._look.__exit__()
 
+    @cached_property
+    def _local(self) -> dict[str, _LocalSource]:
+        chips: dict[str, Chip] = {**self._made.simulator.chips, **self._made.chips}
+        return {name: _LocalSource(chip) for name, chip in chips.items()}
+
     def _there(self) -> Look:
         if self._look is None:
-            self._look = self._finder.look()
+            self._look = self._made.finder.look()
         return self._look
 
     def find(self, name: str) -> _LocalSource | KernelSource | None:
@@ -312,12 +315,13 @@ class _LocalSources:
         return LineAddress(*chip.info[1:], offset)
 
     def at(self, address: LineAddress) -> KernelSource:
-        kept = self._devices.get(address[:2] + address[3:])
+        devices, key = self._made.devices, address[:2] + address[3:]
+        kept = devices.get(key)
         if kept is None or not kept.is_there:
             if kept is not None:
                 kept.close()
             kept = ChipDevice(self._there().at(address).path)
-            self._devices[address[:2] + address[3:]] = kept
+            devices[key] = kept
         return self._source(kept)
 
 

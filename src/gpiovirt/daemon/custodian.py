@@ -428,6 +428,7 @@ class Custodian:
     async def _begin(self, chip: KeptChip, sources: DaemonSources) -> None:
         """Make a chip without lines live: one that waits for them, or is from before us."""
         kept = self._restored_lines(chip, sources)
+        recorded = chip.record
         try:
             lines = await take(chip.record.definition, sources, kept)
             settled = chip.record.definition.settled([line.name for line in lines])
@@ -450,7 +451,8 @@ class Custodian:
         self._drop_restored(chip.name)
         self.keep(chip)
         try:
-            self._store.save(chip.record)
+            if chip.record != recorded:
+                self._store.save(chip.record)
             await chip.go_live()
         except GpiovirtError as error:
             self._wait(chip, error)

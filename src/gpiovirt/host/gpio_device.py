@@ -59,7 +59,10 @@ class ChipDevice:
         return caller.decode_line_info(raw)
 
     def request(self, offset: int, consumer: str, settings: LineSettings = AS_IS) -> int:
-        """The fd of a request for one line; LineBusyError if it is held, ChipGoneError, HostError."""
+        """The fd of a request for one line, not inherited (by the kernel) and non-blocking.
+
+        LineBusyError if the line is held, ChipGoneError, HostError.
+        """
         argument = caller.encode_request(offset, settings, consumer, EVENTS_KEPT)
         try:
             answer = fcntl.ioctl(self._fd, u.GPIO_V2_GET_LINE_IOCTL, argument)
@@ -71,7 +74,7 @@ class ChipDevice:
                 f'line {self.info.label}:{offset} is held by "{who}"; release it or choose another'
             ) from error
         fd: int = u.gpio_v2_line_request.unpack(answer)[-1]
-        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)
         return fd
 
     def _failure(self, what: str, offset: int, error: OSError) -> HostError:

@@ -6,17 +6,22 @@ Chips are open for as long as a look lasts: an open one keeps its number.
 
 import errno
 import os
-import re
 from typing import NamedTuple
 
 from gpiovirt.core.chip import ChipInfo
 from gpiovirt.errors import HostError, NoSuchChipError, UsageError
 from gpiovirt.host.gpio_device import ChipDevice
 
-__all__ = ["DEVICE", "Finder", "LineAddress", "Look"]
+__all__ = ["Finder", "LineAddress", "Look", "device_number"]
 
-DEVICE = r"gpiochip(\d+)"  # compiled when first used: a start feels it
+_DEVICE = "gpiochip"
 _NOT_FOR_US = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTTY)
+
+
+def device_number(name: str) -> int | None:
+    """N of gpiochipN; None if it is not such a name."""
+    digits = name.removeprefix(_DEVICE)
+    return int(digits) if digits != name and digits.isascii() and digits.isdecimal() else None
 
 
 class LineAddress(NamedTuple):
@@ -63,9 +68,9 @@ class Look:
     def all(self) -> list[ChipDevice]:
         """Every chip that this user may open, by number; HostError if it cannot look (EMFILE)."""
         if self._all is None:
-            found = filter(None, (re.fullmatch(DEVICE, name) for name in os.listdir(self._directory)))
-            numbers = sorted(int(match[1]) for match in found)
-            paths = (f"{self._directory}/gpiochip{number}" for number in numbers)
+            found = map(device_number, os.listdir(self._directory))
+            numbers = sorted(number for number in found if number is not None)
+            paths = (f"{self._directory}/{_DEVICE}{number}" for number in numbers)
             self._all = [chip for path in paths if (chip := self._chip(path)) is not None]
         return self._all
 
@@ -75,7 +80,7 @@ class Look:
         UsageError if several chips have the label, HostError if the one named may not be opened.
         """
         path = name if name.startswith("/") else f"{self._directory}/{name}"
-        if "/" in name or re.fullmatch(DEVICE, name):
+        if "/" in name or device_number(name) is not None:
             if os.path.exists(path):
                 return self._chip(os.path.realpath(path), must=True)
             if "/" in name:

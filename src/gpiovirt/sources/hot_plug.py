@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.host.gpio_device import ChipDevice
 from gpiovirt.host.inotify import IN_ATTRIB, IN_CREATE, IN_DELETE, DirectoryWatch
-from gpiovirt.sources.finder import DEVICE, Finder, LineAddress
+from gpiovirt.sources.finder import Finder, LineAddress, device_number
 
 if TYPE_CHECKING:
     from gpiovirt.host.reactor import Reactor, Waits
@@ -86,7 +85,7 @@ class HotPlug:
 
     def _read(self) -> None:
         assert self._watch is not None
-        if any(re.fullmatch(DEVICE, name) for _, name in list(self._watch.read())):
+        if any(device_number(name) is not None for _, name in list(self._watch.read())):
             self._on_change()
 
     def close(self) -> None:

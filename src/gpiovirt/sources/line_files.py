@@ -62,13 +62,12 @@ class LineFile(Protocol):
 
 
 class KernelLine:
-    """A line of this machine's kernel, by its request's fd."""
+    """A line of this machine's kernel, by its request's non-blocking fd."""
 
     def __init__(self, fd: int) -> None:
         self.events = fd
         self.fds: tuple[int, ...] = (fd,)
         self.ioctl: Callable[[int, bytes], bytes] = partial(_ioctl, fd)
-        os.set_blocking(fd, False)
 
     def close(self) -> None:
         os.close(self.events)
