@@ -169,6 +169,8 @@ class VirtualChips:
     def _look(self) -> None:
         """Take lines that have vanished again, once they are back."""
         self._looks = False
+        for key in [key for key, device in self.devices.items() if not device.is_there]:
+            self.devices.pop(key).close()
         for custody in self._custodies:
             custody.look()
         with _LocalSources(self) as sources:
@@ -317,11 +319,8 @@ class _LocalSources:
     def at(self, address: LineAddress) -> KernelSource:
         devices, key = self._made.devices, address[:2] + address[3:]
         kept = devices.get(key)
-        if kept is None or not kept.is_there:
-            if kept is not None:
-                kept.close()
-            kept = ChipDevice(self._there().at(address).path)
-            devices[key] = kept
+        if kept is None:
+            devices[key] = kept = ChipDevice(self._there().at(address).path)
         return self._source(kept)
 
 

@@ -59,7 +59,7 @@ class ChipDevice:
         return caller.decode_line_info(raw)
 
     def request(self, offset: int, consumer: str, settings: LineSettings = AS_IS) -> int:
-        """The fd of a request for one line, not inherited (by the kernel) and non-blocking.
+        """The fd of a request for one line, which the kernel lets no child inherit.
 
         LineBusyError if the line is held, ChipGoneError, HostError.
         """
@@ -74,7 +74,6 @@ class ChipDevice:
                 f'line {self.info.label}:{offset} is held by "{who}"; release it or choose another'
             ) from error
         fd: int = u.gpio_v2_line_request.unpack(answer)[-1]
-        os.set_blocking(fd, False)
         return fd
 
     def _failure(self, what: str, offset: int, error: OSError) -> HostError:

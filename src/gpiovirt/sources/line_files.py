@@ -13,7 +13,7 @@ import os
 import select
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from gpiovirt.core.chip import Now, PresenceSink
@@ -50,27 +50,33 @@ FDS_OF_LINE = {"kernel": 1, "lent": 2, "gone": 0}
 class LineFile(Protocol):
     """One line, as a file: opened by a GPIO_V2_GET_LINE for it alone."""
 
-    events: int
-    """Readable when it has edge events."""
     fds: tuple[int, ...]
     """All that another process needs to have the line."""
     ioctl: Callable[[int, bytes], bytes]
     """(number, argument) -> the argument as it comes back; OSError."""
+
+    @property
+    def events(self) -> int:
+        """Readable when it has edge events, and non-blocking."""
 
     def close(self) -> None:
         """This process's copy."""
 
 
 class KernelLine:
-    """A line of this machine's kernel, by its request's non-blocking fd."""
+    """A line of this machine's kernel, by its request's fd."""
 
     def __init__(self, fd: int) -> None:
-        self.events = fd
         self.fds: tuple[int, ...] = (fd,)
         self.ioctl: Callable[[int, bytes], bytes] = partial(_ioctl, fd)
 
+    @cached_property
+    def events(self) -> int:
+        os.set_blocking(self.fds[0], False)
+        return self.fds[0]
+
     def close(self) -> None:
-        os.close(self.events)
+        os.close(self.fds[0])
 
 
 class RemoteLine:
