@@ -9,6 +9,7 @@ import pytest
 
 from gpiovirt.core.chip import PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Direction, InfoEvent, InfoEventType, LineSettings
 from gpiovirt.errors import HostError
 from gpiovirt.testing import FakeClock
@@ -39,7 +40,7 @@ class FailingDriver:
     def is_output(self, offset: int) -> bool:
         return False
 
-    def request(self, offset: int) -> None:
+    def request(self, offset: int, holder: Holder) -> None:
         self.held.add(offset)
 
     def configure(self, offset: int, settings: LineSettings) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge
 from gpiovirt.core.guarded import GuardedDriver
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import PLAIN, Bias, Direction, Drive, Edge, EdgeEvent, LineOptions, LineSettings
 from gpiovirt.testing import FakeClock
 from gpiovirt.virtual.memory import KeptMemory, held_lines, new_memory
@@ -36,7 +37,7 @@ class FakeDriver:
     def is_output(self, offset: int) -> bool:
         return self.settings.get(offset, INPUT).direction is Direction.OUTPUT
 
-    def request(self, offset: int) -> None: ...
+    def request(self, offset: int, holder: Holder) -> None: ...
 
     def configure(self, offset: int, settings: LineSettings) -> None:
         self.settings[offset] = settings

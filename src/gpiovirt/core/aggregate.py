@@ -146,7 +146,7 @@ class AggregateDriver:
         source, index = self._places[offset]
         return source.chip.line_info(source.offsets[index]).direction is Direction.OUTPUT
 
-    def request(self, offset: int) -> None:
+    def request(self, offset: int, holder: Holder) -> None:
         """Each line is held all the time."""
 
     def configure(self, offset: int, settings: LineSettings) -> None:

@@ -60,7 +60,7 @@ class Driver(Protocol):
     def is_output(self, offset: int) -> bool:
         """Direction as the hardware has it."""
 
-    def request(self, offset: int) -> None:
+    def request(self, offset: int, holder: Holder) -> None:
         """The line has a holder."""
 
     def configure(self, offset: int, settings: LineSettings) -> None:
@@ -296,7 +296,7 @@ class _Request:
         line.index = len(self._lines)
         line.line_seqno = 0
         self._lines.append(line)
-        self._chip._driver.request(line.offset)
+        self._chip._driver.request(line.offset, self.holder)
         if wanted.direction is Direction.AS_IS:
             line.settle_for(wanted)
             line.is_output = self._chip._driver.is_output(line.offset)
@@ -348,7 +348,7 @@ class _Request:
                 except Exception as error:  # the others are given up all the same
                     fault = fault or error
                 try:
-                    self._chip._driver.request(line.offset)
+                    self._chip._driver.request(line.offset, self.holder)
                     line.is_output = self._chip._driver.is_output(line.offset)
                     self._chip._notify(InfoEventType.CONFIG, line)
                 except Exception as error:

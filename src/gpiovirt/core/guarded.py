@@ -13,6 +13,7 @@ from typing import Protocol
 
 from gpiovirt.core.chip import PresenceSink
 from gpiovirt.core.gpiolib import Driver, PhysicalEdge, Values
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Direction, LineOptions, LineSettings
 from gpiovirt.errors import GpiovirtError
 
@@ -109,14 +110,14 @@ class GuardedDriver:
     def is_output(self, offset: int) -> bool:
         return self._inner.is_output(offset)
 
-    def request(self, offset: int) -> None:
+    def request(self, offset: int, holder: Holder) -> None:
         self._unclaimed.discard(offset)
         if not self._held[offset]:
             self._held[offset] = 1
             self.num_held += 1
             if self.num_held == 1:
                 self._on_use()
-        self._inner.request(offset)
+        self._inner.request(offset, holder)
 
     def configure(self, offset: int, settings: LineSettings) -> None:
         self._configure(offset, self._options[offset].applied_to(settings))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gpiovirt.core.chip import Now, PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import AS_IS, Direction, Edge, LineSettings
 from gpiovirt.errors import ChipGoneError, GpiovirtError, HostError
 from gpiovirt.protocols.gpiochip.caller import encode_config
@@ -200,7 +201,7 @@ class LineFilesDriver:
     def is_output(self, offset: int) -> bool:
         return self._lines[offset].is_output
 
-    def request(self, offset: int) -> None:
+    def request(self, offset: int, holder: Holder) -> None:
         """Nothing to do."""
 
     def configure(self, offset: int, settings: LineSettings) -> None:

@@ -185,7 +185,7 @@ class _SimDriver:
     def is_output(self, offset: int) -> bool:
         return self.lines[offset].is_output
 
-    def request(self, offset: int) -> None:
+    def request(self, offset: int, _holder: Holder) -> None:
         self.lines[offset].is_held = True
 
     def configure(self, offset: int, settings: LineSettings) -> None:
