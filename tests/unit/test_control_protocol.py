@@ -62,6 +62,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "driver": st.sampled_from(["", *DRIVERS]),
     "lifetime": st.sampled_from([None, "connection", "process"]),
     "options": st.dictionaries(TEXTS, TEXTS, max_size=3),
+    "rules": st.dictionaries(TEXTS, st.one_of(TEXTS, st.lists(TEXTS)), max_size=3),
     "first": st.integers(0, ID_MAX),
     "started": st.integers(-1, (1 << 63) - 1),
 }
@@ -112,8 +113,10 @@ def test_only_what_differs_from_the_default_is_written(request_: Request[Any], b
 
 
 def test_what_makes_a_chip_changes_another_into_it() -> None:
-    wanted = New("a 0", "plc", {"0": "pull-up"}, True, 5, 1, 2, 0o600, permanent=True, origin="/plc.toml")
-    assert wanted.as_change() == Change("plc", "a 0", {"0": "pull-up"}, True, 5, 1, 2, 0o600)
+    rules = {"watchdog": {"line": "0", "timeout_ms": 200}}
+    access = (1, 2, 0o600)
+    wanted = New("a 0", "plc", {"0": "pull-up"}, rules, True, 5, *access, permanent=True, origin="/plc.toml")
+    assert wanted.as_change() == Change("plc", "a 0", {"0": "pull-up"}, rules, True, 5, *access)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +135,7 @@ def test_what_is_null_or_unknown_does_not_count(body: dict[str, Any], request_: 
 @pytest.mark.parametrize(
     ("body", "wrong"),
     [
-        ({}, "unknown request None; expected one of: new, delete, change, change-all, set, own, list, "),
+        ({}, "unknown request None; expected one of: new, delete, change, change-all, set, own, rearm, "),
         ({"do": ["new"]}, "unknown request ['new']; expected"),
         ({"do": "dance" * 1000}, "unknown request 'dancedance"),
         ({"do": "new"}, "definition: expected a text"),
@@ -143,6 +146,7 @@ def test_what_is_null_or_unknown_does_not_count(body: dict[str, Any], request_: 
         ({"do": "new", "definition": "", "driver": "x"}, "driver: 'x' is none of gpio-virt-agg, gpio-agg"),
         ({"do": "new", "definition": "", "lifetime": "x"}, "lifetime: expected connection or process"),
         ({"do": "new", "definition": "", "options": {"0": 1}}, "options: expected an object of texts"),
+        ({"do": "new", "definition": "", "rules": []}, "rules: expected an object"),
         ({"do": "own", "name": "plc", "uid": ID_MAX + 1}, "uid: expected a number"),
         ({"do": "own", "name": "plc", "gid": -2}, "gid: expected a number"),
         ({"do": "own", "name": "plc", "mode": True}, "mode: expected a number"),
@@ -183,7 +187,9 @@ def value(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(value(parts[0]), max_size=3).map(tuple)
     if type(None) in parts:
         return st.none() | value(parts[0])
-    return answer_of(hint) if hasattr(hint, "_fields") else st.from_type(hint)
+    if hasattr(hint, "_fields"):
+        return answer_of(hint)
+    return FIELDS["rules"] if hint == Mapping[str, Any] else st.from_type(hint)
 
 
 def answer_of(kind: Any) -> st.SearchStrategy[Any]:

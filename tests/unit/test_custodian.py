@@ -315,6 +315,13 @@ def test_a_lender_that_makes_no_sense_fails_its_borrower_only(world: World, answ
             "lines": [{"direction": "input", "consumer": "", "used": True}],
             "consumers": [{"pid": 1, "uid": 10**40, "gid": 0}],
             "vm": None,
+            "rules": [],
+        },
+        {
+            "lines": [{"direction": "input", "consumer": "", "used": True}],
+            "consumers": [],
+            "vm": None,
+            "rules": [{"text": "", "refused": 10**40, "trips": 0, "tripped": False}],
         },
     ],
 )
@@ -350,7 +357,9 @@ def test_who_holds_a_line_is_known_if_it_makes_sense(world: World, said: Any, kn
     def tells(worker: FakeWorker, body: dict[str, Any], _fds: list[int]) -> bool:
         if body["do"] != "status":
             return False
-        worker.say({"tag": body["tag"], "status": {"lines": [line], "consumers": [], "vm": None}})
+        worker.say(
+            {"tag": body["tag"], "status": {"lines": [line], "consumers": [], "vm": None, "rules": []}}
+        )
         return True
 
     world.workers.ways["a"] = tells

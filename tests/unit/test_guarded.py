@@ -128,7 +128,7 @@ def test_holders_of_a_dead_process_may_come_back_until_they_may_not() -> None:
     again = GpioChip(second, FakeClock())
     assert second.num_held == 2
     again.request([1], [INPUT], program("me"))
-    second.free_unclaimed()
+    second.free_unclaimed(range(3))
     assert {offset: settings.direction for offset, settings in driver.settings.items()} == {
         0: Direction.OUTPUT,
         1: Direction.INPUT,

@@ -231,7 +231,7 @@ def chip_details(told: protocol.ChipDetails) -> ChipDetails:
     """Of a chip and its lines."""
     description = None
     with suppress(UsageError):
-        description = chip_of(told.chip, told.options)
+        description = chip_of(told.chip, told.options, told.rules, [line.name for line in told.lines])
     return ChipDetails(
         **_summary(told.chip), lines=line_states(told), consumers=consumers(told), description=description
     )

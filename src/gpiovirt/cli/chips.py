@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from gpiovirt.core.chip import Chip
@@ -18,6 +18,7 @@ from gpiovirt.virtual.limits import OFFSET_MAX
 
 if TYPE_CHECKING:
     from gpiovirt.cli.virtual_chips import Loop
+    from gpiovirt.core.guards.driver import Happening
     from gpiovirt.sources.finder import LineAddress
 
 __all__ = ["ChipSet", "add_options", "parse_sim", "parse_wire"]
@@ -62,6 +63,13 @@ def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None
         help="options of a line of the virtual chip NAME, by offset or name (may be repeated)",
     )
     parser.add_argument(
+        "--rules",
+        metavar="[NAME=]FILE",
+        action="append",
+        default=[],
+        help="a TOML file of rules (line, interlock, watchdog) for the chip NAME (may be repeated)",
+    )
+    parser.add_argument(
         "--wait",
         metavar="SECONDS",
         type=float,
@@ -87,7 +95,7 @@ class ChipSet:
             self.simulator.wire(self.simulator.find_line(one), self.simulator.find_line(other))
         for text in options.hog:
             self._add_hog(text)
-        if options.chip or options.line:
+        if options.chip or options.line or options.rules:
             # only now: a program on simulated chips alone starts sooner
             from gpiovirt.cli.virtual_chips import VirtualChips
 
@@ -105,6 +113,11 @@ class ChipSet:
         """Have what happens to the kernel's lines told where the chips are served."""
         if self._made:
             self._made.attach(loop)
+
+    def on_rule(self, told: Callable[[str, Happening], object]) -> None:
+        """Call `told` with a chip's name and what a rule of it has done."""
+        if self._made:
+            self._made.on_rule = told
 
     def _add_hog(self, text: str) -> None:
         line, _, who = text.partition("=")

@@ -25,6 +25,8 @@ COMMANDS = {
     "set": "set options of a virtual chip's lines: bias, drive, debounce, safe state, name",
     "delete": "delete virtual chips",
     "show": "show one of gpiovirtd's chips in full",
+    "rules": "show the rules of a chip, and what they have refused",
+    "rearm": "allow a chip's outputs again whose watchdog has tripped",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",
     "check": "check configuration files",

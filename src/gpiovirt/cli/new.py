@@ -13,6 +13,7 @@ from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.rules import read_rules
 
 __all__ = ["configure", "main", "parse_lines"]
 
@@ -22,8 +23,9 @@ ends, for `gpiovirt run --chip NAME`, and lasts until it is deleted or the machi
 makes it permanent.
 
 OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
-safe=low|high|input|hold, name=NAME. They hold for every consumer of the chip that does not ask for something
-else. A line with a safe state takes it whenever nobody holds the line; any other line stays as it is.
+safe=low|high|input|hold, direction=input|output, min-on=TIME, min-off=TIME, max-rate=HZ, name=NAME. They hold
+for every consumer of the chip; another bias, drive or debounce it may ask for. A line with a safe state takes
+it whenever nobody holds the line; any other line stays as it is.
 
 examples:
   gpiovirt new plc 'START STOP e6050000.gpio 20-21' --owner alice --group plc --vm
@@ -49,6 +51,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="options of a line, by its offset or name (may be repeated)",
     )
+    parser.add_argument(
+        "--rules",
+        metavar="FILE",
+        help="a TOML file of rules (line, interlock, watchdog) for the chip's lines",
+    )
     lifetime = parser.add_mutually_exclusive_group()
     lifetime.add_argument(
         "--while", dest="creator", metavar="PID", type=int, help="delete the chip when process PID ends"
@@ -60,10 +67,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Make it."""
+    said, rules = read_rules(options.rules) if options.rules else ({}, {})
+    for line, words in parse_lines("--line", options.line).items():
+        said[line] = f"{said[line]},{words}" if line in said else words
     wanted = New(
         options.lines,
         options.name,
-        parse_lines("--line", options.line),
+        said,
+        rules,
         vm=options.vm,
         poll_us=options.poll_us,
         uid=uid_of(options.owner),

@@ -14,6 +14,7 @@ from gpiovirt.errors import HostError, UsageError
 from gpiovirt.exports.process.launch import launch
 
 if TYPE_CHECKING:
+    from gpiovirt.core.guards.driver import Happening
     from gpiovirt.exports.process.supervisor import Supervisor
 
 EPILOG = """\
@@ -30,7 +31,8 @@ examples:
 """
 USAGE = (
     "gpiovirt run [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
-    "                    [--chip NAME=LINES]... [--wait SECONDS] [-v] -- PROGRAM [ARGUMENT]..."
+    "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
+    "                    [--wait SECONDS] [-v] -- PROGRAM [ARGUMENT]..."
 )
 
 
@@ -38,7 +40,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     chips.add_options(parser)
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="say why the program's GPIO calls are refused"
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="say why the program's GPIO calls are refused, and which rules trip",
     )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 
@@ -56,6 +61,7 @@ def main(options: argparse.Namespace) -> int:
     def prepare(supervisor: Supervisor) -> None:
         if options.verbose:
             supervisor.on_refusal = lambda text: sys.stderr.write(f"gpiovirt: {text}\n")
+            made.on_rule(_tell_rule)
         made.attach(supervisor.reactor)
         if not made.simulator.chips:
             return
@@ -68,3 +74,8 @@ def main(options: argparse.Namespace) -> int:
 
     environment = {**os.environ, ENVIRONMENT: name} if made.simulator.chips else os.environ
     launch(argv, made.openables(), made.deadlines, prepare, environment)
+
+
+def _tell_rule(chip: str, happening: Happening) -> None:
+    if happening.what != "refused":  # which is told as any other refusal
+        sys.stderr.write(f"gpiovirt: {chip}: {happening.what}: {happening.why}\n")

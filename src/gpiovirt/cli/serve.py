@@ -10,6 +10,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
 from signal import SIG_IGN, SIGHUP, SIGINT, SIGTERM, getsignal
+from typing import TYPE_CHECKING
 
 from gpiovirt.cli import chips
 from gpiovirt.cli.main import add_poll_us
@@ -19,6 +20,9 @@ from gpiovirt.core.task import start
 from gpiovirt.errors import UsageError
 from gpiovirt.host.unix_socket import Access
 from gpiovirt.virtual.limits import check_poll_us
+
+if TYPE_CHECKING:
+    from gpiovirt.core.guards.driver import Happening
 
 __all__ = ["configure", "main"]
 
@@ -35,8 +39,8 @@ to VMs itself: `gpiovirt new NAME LINES --vm`.
 chip is then a /dev/gpiochipN for every program; its path is printed, as `NAME /dev/gpiochipN`.
 
 OPTIONS of --line is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low,
-debounce=TIME (e.g. 5ms or 500us), safe=low|high|input|hold, name=NAME. A virtio GPIO driver cannot ask
-for most of these, so the chip has them.
+debounce=TIME (e.g. 5ms or 500us), safe=low|high|input|hold, direction=input|output, min-on=TIME,
+min-off=TIME, max-rate=HZ, name=NAME. A virtio GPIO driver cannot ask for most of these, so the chip has them.
 
 examples:
   gpiovirt serve --sim sim-a:8 --vm sim-a=/run/user/1000/gpio.sock
@@ -102,6 +106,7 @@ def main(options: argparse.Namespace) -> int:
 
     reactor = Reactor(made.deadlines, options.poll_us)
     made.attach(reactor)
+    made.on_rule(_log_rule)
     # under nohup it stays
     reactor.stop_on((SIGTERM, SIGINT, *([SIGHUP] if getsignal(SIGHUP) is not SIG_IGN else [])))
     servers: list[VmServer | Offload] = []
@@ -153,6 +158,12 @@ def _refuse_chips_of_daemon(texts: list[str]) -> None:
                 f"--chip {name!r}: to make a chip here write NAME=LINES, as in 'plc=sim-a 0 3'; gpiovirtd "
                 f"serves its own chips to VMs itself: gpiovirt new {name} LINES --vm"
             )
+
+
+def _log_rule(chip: str, happening: Happening) -> None:
+    import logging
+
+    logging.getLogger("gpiovirt.rules").warning("%s: %s: %s", chip, happening.what, happening.why)
 
 
 def _print_node(name: str, path: str) -> None:

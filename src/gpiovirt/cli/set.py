@@ -13,8 +13,9 @@ __all__ = ["configure", "main"]
 
 EPILOG = """\
 OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
-safe=low|high|input|hold, name=NAME. Options that are not given stay as they are, unless --replace drops
-them. The options of a line in use are changed only with --force, and its holder then loses the line.
+safe=low|high|input|hold, direction=input|output, min-on=TIME, min-off=TIME, max-rate=HZ, name=NAME. Options
+that are not given stay as they are, unless --replace drops them. The options of a line in use are changed
+only with --force, and its holder then loses the line.
 
 examples:
   gpiovirt set gpio-virt-agg.0 0=safe=low 3=pull-up,debounce=5ms

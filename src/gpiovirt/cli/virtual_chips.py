@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpiovirt.control import chip_socket
 from gpiovirt.core.aggregate import SourceLine
@@ -24,10 +25,13 @@ from gpiovirt.sources.simulator import SimChip, Simulator
 from gpiovirt.virtual import grammar
 from gpiovirt.virtual.custody import Custody, HeldLine, KernelSource, SourceChip, duplicate, release, take
 from gpiovirt.virtual.definition import Definition
-from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.options import has_rule, parse_options
+from gpiovirt.virtual.rules import NO_RULES, read_rules
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
 if TYPE_CHECKING:
+    from gpiovirt.core.guards.driver import Happening
+    from gpiovirt.core.guards.rule import Rule
     from gpiovirt.host.reactor import Callback
     from gpiovirt.sources.hot_plug import HotPlug
 
@@ -57,6 +61,9 @@ class VirtualChips:
         self._shown: list[str] = []
         self._to_hand_over: list[str] = getattr(options, "kernel", [])
         self._options = _line_options(options.line)
+        self._rules = self._read_rules(options)
+        self.on_rule: Callable[[str, Happening], object] = lambda _chip, _happening: None
+        """Called with the name of a chip and what a rule of it has done"""
         give_up = time.monotonic() + options.wait
         for text in options.chip:
             while True:
@@ -67,13 +74,32 @@ class VirtualChips:
                     if time.monotonic() >= give_up:
                         raise
                 time.sleep(0.1)
-        for name in [name for name in self._options if name in self.simulator.chips]:
+        for name in [name for name in {**self._options, **self._rules} if name in self.simulator.chips]:
             self._add_options(name)
-        for name in self._options:
-            if name in self.handed_over:
-                continue
-            there = ", ".join(self.chips) or "none; make one with --chip NAME=LINES"
-            raise UsageError(f"--line {name}:...: no virtual chip {name!r}; the chips are: {there}")
+        for option, said in (("--line", self._options), ("--rules", self._rules)):
+            for name in said:
+                if name in self.handed_over:
+                    continue
+                there = ", ".join(self.chips) or "none; make one with --chip NAME=LINES"
+                raise UsageError(f"{option} {name}...: no virtual chip {name!r}; the chips are: {there}")
+
+    def _read_rules(self, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+        """Of --rules, by chip; what a file says of single lines is among the options then."""
+        found: dict[str, dict[str, Any]] = {}
+        made = [text.partition("=")[0] for text in options.chip if "=" in text] or [*self.simulator.chips]
+        for text in options.rules:
+            name, equals, path = text.partition("=")
+            if not equals:
+                if len(made) != 1:
+                    raise UsageError(f"--rules {text!r}: write NAME=FILE; the chips are: {', '.join(made)}")
+                name, path = made[0], text
+            if name in found:
+                raise UsageError(f"--rules {text!r}: {name} has rules already")
+            lines, found[name] = read_rules(path)
+            said = self._options.setdefault(name, {})
+            for line, words in lines.items():
+                said[line] = f"{said[line]},{words}" if line in said else words
+        return found
 
     def openables(self) -> list[openable.Openable]:
         """What opens the chips of --chip."""
@@ -95,7 +121,7 @@ class VirtualChips:
             raise UsageError(f"--chip {text!r}: write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'")
         if name in self.chips or name in self.simulator.chips or name in self.handed_over:
             raise UsageError(f"--chip {text!r}: the chip name {name!r} is in use; choose another")
-        definition = Definition.parse(name, lines, self._options.get(name, {}))
+        definition = Definition.parse(name, lines, self._options.get(name, {}), self._rules.get(name, {}))
         for item in definition.items:
             if isinstance(item, grammar.ChipLines) and item.chip in self.handed_over:
                 raise UsageError(
@@ -114,28 +140,43 @@ class VirtualChips:
             release(held)
             raise
         self._options.pop(name, None)
+        self._rules.pop(name, None)
         self._shown.append(name)
 
     def _add_options(self, name: str) -> None:
         """A simulated chip, with options: a virtual one of all of its lines takes its place."""
         chip = self.simulator.chips[name]
         lines = (grammar.ChipLines(name, tuple(range(chip.info.num_lines))),)
-        definition = Definition.parse(name, grammar.format_definition(lines), self._options.pop(name))
+        definition = Definition.parse(
+            name,
+            grammar.format_definition(lines),
+            self._options.pop(name, {}),
+            self._rules.pop(name, {}),
+        )
         with _LocalSources(self) as sources:
             held = finish_now(take(definition, sources, {}))
         self.chips[name] = self._chip(definition.settled([line.name for line in held]), held)
 
     def _chip(self, definition: Definition, held: list[HeldLine]) -> VirtualChip:
+        name, options = definition.name, definition.by_offset()
+        rules: Sequence[Rule] = ()
+        if definition.rules != NO_RULES or any(has_rule(line) for line in options):
+            from gpiovirt.virtual.guard import guard  # most chips have none
+
+            names = [said.name or line.name for said, line in zip(options, held, strict=True)]
+            rules = guard(definition.rules, options, names)
         chip = VirtualChip(
-            definition.name,
+            name,
             [StackedLine(line.name, duplicate(line), line.is_output, line.local) for line in held],
             now_ns,
             self._waits,
-            definition.by_offset(),
+            options,
             request_anew=lambda offset: self._request_anew(custody, offset),
+            rules=rules,
+            deadlines=self._deadlines,
+            tell=lambda happening: self.on_rule(name, happening),
         )
         chip.make_safe(range(len(held)))
-        name = definition.name
 
         def gone(offset: int) -> None:
             chip.replace(offset, None)

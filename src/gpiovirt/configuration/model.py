@@ -6,8 +6,8 @@ Slow to import because of pydantic: never import it in gpiovirtd itself, workers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -27,11 +27,16 @@ from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control.answers import ChipState
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.virtual import grammar
+from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.grammar import ChipLines, NamedLine
 from gpiovirt.virtual.limits import LINES_MAX, OFFSET_MAX, POLL_US_MAX, check_name
 from gpiovirt.virtual.options import format_options, parse_options
+from gpiovirt.virtual.rules import line_options, parse_rules
 
 __all__ = ["Chip", "InvalidChipError", "Line", "LineOf", "chip_of", "describe", "parse_chip", "problems"]
+
+
+_NONE: Mapping[str, Any] = {}
 
 
 class InvalidChipError(UsageError):
@@ -154,6 +159,69 @@ _Lines = Annotated[
 ]
 
 
+class LineRules(_Model):
+    """What holds for one line, whoever its consumer is."""
+
+    options: str = ""
+    """As of a line's table, in lines."""
+    direction: Literal["input", "output"] | None = None
+    """It may not be turned; an input is never driven."""
+    safe: Literal["low", "high", "input", "hold"] | None = None
+    """What it is when nobody holds it, or a rule says so."""
+    min_on_ms: float = Field(0, ge=0, le=3_600_000)
+    """How long it stays 1 at least: if it is to be 0 sooner, that waits."""
+    min_off_ms: float = Field(0, ge=0, le=3_600_000)
+    """How long it stays 0 at least."""
+    max_rate_hz: float = Field(0, ge=0, le=1000)
+    """How often it may become 1 in a second; 0: as often as one likes."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LineRules:
+        try:
+            _ = self.text
+        except UsageError as error:
+            raise _value_error(error) from error
+        return self
+
+    @property
+    def text(self) -> str:
+        """As options are written."""
+        return line_options(self.model_dump(exclude_defaults=True))
+
+
+class OnlyWhile(_Model):
+    """A line that is 1 only while others are as they must be."""
+
+    line: str
+    """Its name in the chip, or its offset."""
+    levels: dict[str, Literal[0, 1]] = Field(alias="is", min_length=1, max_length=64)
+    """The others, and the level that each must have."""
+
+
+class Interlock(_Model):
+    """Lines that depend on each other: either never_both or only_while."""
+
+    never_both: list[str] | None = Field(None, min_length=2, max_length=64)
+    """Lines, by name or offset, of which one at most is 1."""
+    policy: Literal["refuse", "break-before-make"] | None = None
+    """What happens to a line that is to be 1 while another is: it is refused, or that is made 0 before."""
+    dead_time_ms: float | None = Field(None, ge=0, le=60_000)
+    """How long all are 0 in between."""
+    only_while: OnlyWhile | None = None
+    """A line that is 1 only while others are as they must be: else it goes to its safe state at once."""
+
+
+class Watchdog(_Model):
+    """A line that must toggle while outputs are held, else all that have a safe state go there."""
+
+    line: str
+    """Its name in the chip, or its offset."""
+    timeout_ms: float = Field(ge=10, le=3_600_000)
+    """How long it may stay as it is."""
+    rearm: Literal["consumer", "operator"] = "consumer"
+    """Who allows outputs again: the consumer, by toggling it, or an operator (gpiovirt rearm)."""
+
+
 class Chip(_Model):
     """A virtual chip."""
 
@@ -171,6 +239,12 @@ class Chip(_Model):
     """Also make a socket for virtual machines."""
     poll_us: int = Field(0, ge=0, le=POLL_US_MAX)
     """How many microseconds to poll after each request, before sleeping."""
+    line: dict[str, LineRules] = {}
+    """What holds for single lines, by name in the chip, or by offset."""
+    interlock: list[Interlock] = Field([], max_length=64)
+    """What holds between lines."""
+    watchdog: Watchdog | None = None
+    """A line that must toggle."""
 
     @field_validator("name")
     @classmethod
@@ -200,6 +274,42 @@ class Chip(_Model):
                 raise ValueError(f"{line} is named twice; a line can be in a chip once")
             seen.add(line.source)
         return lines
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> Chip:
+        try:
+            definition = Definition.parse(self.name, self.definition, self.options(), self._rules())
+            names = self._names()
+            if all(name is not None for name in names):
+                definition.settled([name or "" for name in names])
+        except UsageError as error:
+            raise _value_error(error) from error
+        return self
+
+    def _names(self) -> list[str | None]:
+        """Of each line in the chip; None for one whose source knows it."""
+        given = self._options_of_lines()
+        return [
+            parse_options(given.get(str(offset), "")).name
+            or (line.source if isinstance(line.source, str) else None)
+            for offset, line in enumerate(self.lines_of())
+        ]
+
+    def _rules(self) -> dict[str, Any]:
+        raw: dict[str, Any] = {}
+        if self.interlock:
+            raw["interlock"] = [each.model_dump(by_alias=True, exclude_none=True) for each in self.interlock]
+        if self.watchdog is not None:
+            raw["watchdog"] = self.watchdog.model_dump()
+        return raw
+
+    def rules(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each table of a rule between lines, with its key."""
+        raw = self._rules()
+        for interlock in raw.get("interlock", []):
+            yield "interlock", interlock
+        if "watchdog" in raw:
+            yield "watchdog", raw["watchdog"]
 
     def lines_of(self) -> list[LineOf]:
         """Each line, by its offset in the chip."""
@@ -233,6 +343,7 @@ class Chip(_Model):
             self.definition,
             self.name,
             self.options(),
+            self._rules(),
             vm=self.vm,
             poll_us=self.poll_us,
             uid=ids["uid"],
@@ -241,7 +352,16 @@ class Chip(_Model):
         )
 
     def options(self) -> dict[str, str]:
-        """The options in the lines' tables, by offset."""
+        """The options of lines, by offset, or by name where only the line's source knows that."""
+        found = self._options_of_lines()
+        names = self._names() if self.line else []
+        for key, said in self.line.items():
+            place = str(names.index(key)) if names.count(key) == 1 else key
+            found[place] = format_options(parse_options(said.text, parse_options(found.get(place, ""))))
+        return {line: text for line, text in found.items() if text}
+
+    def _options_of_lines(self) -> dict[str, str]:
+        """Those in the lines' tables, by offset."""
         if isinstance(self.lines, str):
             return {}
         found: dict[str, str] = {}
@@ -286,7 +406,12 @@ def parse_chip(raw: Mapping[str, Any], name: str = "") -> Chip:
         raise InvalidChipError(problems(error)) from error
 
 
-def chip_of(told: ChipState, options: Mapping[str, str]) -> Chip:
+def chip_of(
+    told: ChipState,
+    options: Mapping[str, str],
+    rules: Mapping[str, Any] = _NONE,
+    names: Sequence[str] = (),
+) -> Chip:
     """The description of a chip, from the answer to the control protocol's `describe`.
 
     UsageError if it waits for a line that has options, InvalidChipError if it has names that a
@@ -304,8 +429,20 @@ def chip_of(told: ChipState, options: Mapping[str, str]) -> Chip:
             "mode": f"{told.mode:04o}",
             "vm": told.vm is not None,
             "poll_us": told.poll_us,
+            **_named(rules, options, names),
         }
     )
+
+
+def _named(rules: Mapping[str, Any], options: Mapping[str, str], names: Sequence[str]) -> Mapping[str, Any]:
+    """Rules with the names of lines in place of offsets, where a name tells them apart."""
+    here = [parse_options(options.get(str(offset), "")).name or name for offset, name in enumerate(names)]
+
+    def name(line: str) -> str:
+        found = here[int(line)] if line.isdecimal() and int(line) < len(here) else ""
+        return line if not found or found.isdecimal() or here.count(found) > 1 else found
+
+    return parse_rules(rules).located(name).raw()
 
 
 def _described(definition: str, options: Mapping[int, str]) -> str | list[Any]:
@@ -347,6 +484,8 @@ _MESSAGES = {
     "less_than_equal": "expected at most {le}",
     "string_pattern_mismatch": 'expected an octal mode, in quotes: "0660"',
     "model_type": "expected a table of keys",
+    "literal_error": "expected {expected}",
+    "float_type": "expected a number",
 }
 
 
@@ -356,12 +495,22 @@ def problems(error: ValidationError) -> list[str]:
     return [f"{key}: {what}" if key else what for key, what in found]
 
 
+def _model_at(location: Sequence[str]) -> type[_Model]:
+    """The table that a key is in."""
+    tables: Mapping[str, type[_Model]] = {"lines": Line, "line": LineRules, "watchdog": Watchdog}
+    if len(location) == 1:
+        return Chip
+    if location[0] == "interlock":
+        return OnlyWhile if "only_while" in location[:-1] else Interlock
+    return tables.get(location[0], Chip)
+
+
 def describe(details: ErrorDetails) -> tuple[str, str]:
     """One problem: the key, empty for the whole description, and what is wrong."""
     location = [str(part) for part in details["loc"] if part not in (_TEXT, _LIST, _TABLE)]
     kind = details["type"]
     if kind == "extra_forbidden":
-        model: type[_Model] = Line if len(location) > 1 else Chip
+        model = _model_at(location)
         keys = [field.alias or name for name, field in model.model_fields.items()]
         message = f"unknown key; the keys are: {', '.join(keys)}"
         if model is Line and location[-1] in _FORMER:

@@ -7,6 +7,7 @@ Chips that were made at run time are nobody's business here, unless a file has o
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -119,7 +120,7 @@ def _steps(entry: Entry, told: ChipDescription | None, default: Ownership) -> It
     access = (wanted.uid, wanted.gid, wanted.mode)
     save = Save(chip.name, origin=origin)
     requests: tuple[Change | Own | Save, ...]
-    if not _definition(wanted).may_be(_definition(_as_wanted(told))):
+    if not _definition(wanted, told.names).may_be(_definition(_as_wanted(told), told.names)):
         requests = (wanted.as_change()._replace(permanent=True, origin=origin),)
     elif (there.uid, there.gid, there.mode) != access:
         requests = (Own(chip.name, *access), save)
@@ -132,13 +133,17 @@ def _steps(entry: Entry, told: ChipDescription | None, default: Ownership) -> It
 
 def _as_wanted(told: ChipDescription) -> New:
     chip = told.chip
-    return New(chip.definition, chip.name, told.options, chip.vm is not None, chip.poll_us)
+    return New(chip.definition, chip.name, told.options, told.rules, chip.vm is not None, chip.poll_us)
 
 
-def _definition(wanted: New) -> Definition:
-    return Definition.parse(
-        wanted.name, wanted.definition, wanted.options, vm=wanted.vm, poll_us=wanted.poll_us
+def _definition(wanted: New, names: Sequence[str]) -> Definition:
+    """What is wanted, with lines by offset if they have these names."""
+    definition = Definition.parse(
+        wanted.name, wanted.definition, wanted.options, wanted.rules, vm=wanted.vm, poll_us=wanted.poll_us
     )
+    with suppress(UsageError):  # it will be told by whoever makes it
+        return definition.settled(names) if len(names) == definition.num_lines else definition
+    return definition
 
 
 def _owned(chip: Chip, wanted: New) -> Chip:
@@ -171,6 +176,8 @@ def _text(chip: Chip, origin: str, creator: int | None = None) -> str:
     for offset, line in enumerate(chip.lines_of()):
         said = options.get(str(offset), "")
         rows.append(f"line {line} {said}".rstrip())
+    for key, rule in chip.rules():
+        rows.append(f"{key} {json.dumps(rule, ensure_ascii=False)}")
     return "".join(f"{row}\n" for row in rows)
 
 

@@ -28,7 +28,7 @@ from gpiovirt.core.line import (
 )
 from gpiovirt.errors import ChipGoneError, InvalidError, LineBusyError, NotPermittedError, OffsetError
 
-__all__ = ["Driver", "GpioChip", "PhysicalEdge", "Values"]
+__all__ = ["Admit", "Driver", "GpioChip", "PhysicalEdge", "Values"]
 
 
 class PhysicalEdge(Protocol):
@@ -74,6 +74,10 @@ class Driver(Protocol):
 
     def bind(self, offsets: Sequence[int]) -> Values:
         """The hot path: the levels of just these lines."""
+
+
+Admit = Callable[[Mapping[int, LineSettings], Holder], None]
+"""May lines be configured so, by offset and in physical terms? NotPermittedError if not"""
 
 
 class _Line:
@@ -129,8 +133,10 @@ def _physical(settings: LineSettings) -> LineSettings:
 class GpioChip:
     """A Chip made of a Driver."""
 
-    def __init__(self, driver: Driver, now: Now, name: str = "") -> None:
+    def __init__(self, driver: Driver, now: Now, name: str = "", admit: Admit | None = None) -> None:
+        """`admit` is asked before any of several lines is touched."""
         self._driver = driver
+        self._admit = admit
         self._now = now
         self._name = name or driver.label
         self._lines = [
@@ -173,6 +179,15 @@ class GpioChip:
         on_edge: EdgeSink | None = None,
         on_presence: PresenceSink | None = None,
     ) -> _Request:
+        if self._admit is not None and self._are_free(offsets):
+            self._admit(
+                {
+                    offset: _physical(wanted)
+                    for offset, wanted in zip(offsets, settings, strict=True)
+                    if wanted.direction is not Direction.AS_IS
+                },
+                holder,
+            )
         request = _Request(self, holder, on_edge, on_presence)
         try:
             for offset, wanted in zip(offsets, settings, strict=True):
@@ -191,6 +206,10 @@ class GpioChip:
                 request.release()
             raise
         return request
+
+    def _are_free(self, offsets: Sequence[int]) -> bool:
+        lines = [self._line(offset) for offset in offsets]
+        return len(set(offsets)) == len(lines) and not any(line.request or line.is_gone for line in lines)
 
     def describe(self, line: _Line) -> str:
         """`chip:offset (name)` for messages."""
@@ -324,6 +343,15 @@ class _Request:
 
     def reconfigure(self, settings: Mapping[int, LineSettings]) -> None:
         fault: Exception | None = None
+        if self._chip._admit is not None:
+            self._chip._admit(
+                {
+                    self.offsets[index]: _physical(wanted)
+                    for index, wanted in settings.items()
+                    if wanted.direction is not Direction.AS_IS
+                },
+                self.holder,
+            )
         try:
             for index, wanted in settings.items():
                 if wanted.direction is Direction.AS_IS:

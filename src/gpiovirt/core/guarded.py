@@ -38,6 +38,9 @@ class Kept(Protocol):
     def set_output(self, offset: int, is_output: bool) -> None:
         """The direction that the line has from now on."""
 
+    def set_holder(self, offset: int, pid: int) -> None:
+        """The process that has the line from now on; 0: not known."""
+
 
 class _Forgotten:
     """For a chip that ends with its process."""
@@ -46,6 +49,9 @@ class _Forgotten:
         self.held: Flags = bytearray(num_lines)
 
     def set_output(self, offset: int, is_output: bool) -> None:
+        """Nobody will ask."""
+
+    def set_holder(self, offset: int, pid: int) -> None:
         """Nobody will ask."""
 
 
@@ -112,6 +118,7 @@ class GuardedDriver:
 
     def request(self, offset: int, holder: Holder) -> None:
         self._unclaimed.discard(offset)
+        self._kept.set_holder(offset, holder.pid)
         if not self._held[offset]:
             self._held[offset] = 1
             self.num_held += 1
@@ -149,10 +156,30 @@ class GuardedDriver:
             if not self._held[offset] and self._make_safe(offset):
                 self._presence(offset, True)
 
-    def free_unclaimed(self) -> None:
-        """Whoever has not come back for a line by now has lost it."""
-        while self._unclaimed:
-            self.free(self._unclaimed.pop())
+    def is_unclaimed(self, offset: int) -> bool:
+        """Whether its holder, whom a former process served, has not come back for a line so far."""
+        return offset in self._unclaimed
+
+    def has_safe(self, offset: int) -> bool:
+        """Whether a line has a safe state."""
+        return self._options[offset].safe is not None
+
+    def safe_level(self, offset: int) -> int | None:
+        """The level that a line has in its safe state, here; None if it is an input then."""
+        options = self._options[offset]
+        if options.safe is None or options.safe.direction is not Direction.OUTPUT:
+            return None
+        return options.safe.output_value ^ options.active_low
+
+    def take_safe(self, offset: int) -> bool:
+        """Put a line into its safe state, held or not; False if it has none, or is gone."""
+        return self._make_safe(offset)
+
+    def free_unclaimed(self, offsets: Iterable[int]) -> None:
+        """Whoever has not come back for one of these lines by now has lost it."""
+        for offset in self._unclaimed.intersection(offsets):
+            self._unclaimed.remove(offset)
+            self.free(offset)
 
     def _make_safe(self, offset: int) -> bool:
         safe = self._options[offset].safe

@@ -100,7 +100,8 @@ class LineOptions(NamedTuple):
     """What a virtual chip's definition says of a line: what its consumers leave open, whoever they are.
 
     `name` is the line's name in the chip, if not its source's; `safe` is what it is when nobody holds it,
-    in physical terms: without, it stays as it is.
+    in physical terms: without, it stays as it is. The last four are rules: a `direction` that it keeps, how
+    long it stays 1, and 0, at least, and how often it may become 1 in a second (0: no matter).
     """
 
     bias: Bias = Bias.AS_IS
@@ -109,6 +110,10 @@ class LineOptions(NamedTuple):
     debounce_period_us: int = 0
     safe: LineSettings | None = None
     name: str = ""
+    direction: Direction = Direction.AS_IS
+    min_on_us: int = 0
+    min_off_us: int = 0
+    max_rate_hz: float = 0
 
     def applied_to(self, settings: LineSettings) -> LineSettings:
         """`settings`, of an input or output, with what they leave open filled in, and for the source line."""

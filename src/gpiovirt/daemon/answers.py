@@ -39,7 +39,10 @@ def chip_state(chip: KeptChip) -> ChipState:
 
 def chip_description(chip: KeptChip) -> ChipDescription:
     """The chip as it is to be."""
-    return ChipDescription(chip_state(chip), chip.record.definition.texts())
+    definition = chip.record.definition
+    return ChipDescription(
+        chip_state(chip), definition.texts(), definition.rules.raw(), tuple(line.name for line in chip.lines)
+    )
 
 
 def chip_details(chip: KeptChip, status: Status | None, first: int = 0) -> ChipDetails:
@@ -57,8 +60,9 @@ def chip_details(chip: KeptChip, status: Status | None, first: int = 0) -> ChipD
         for offset, (line, use) in list(enumerate(zip(chip.lines, uses, strict=True)))[page]
     ]
     consumers, vm = (status.consumers, status.vm) if status else ((), None)
-    described = chip_description(chip)
+    texts = chip.record.definition.texts()
     if chip.lines:
         texts = {str(line.offset): line.options for line in lines if line.options}
-        described = described._replace(options=texts)
-    return ChipDetails(*described, tuple(lines), consumers, vm)
+    rules = chip.record.definition.rules.raw()
+    states = status.rules if status else ()
+    return ChipDetails(chip_state(chip), texts, rules, tuple(lines), consumers, vm, states)

@@ -124,11 +124,16 @@ class Change:
                     f"{await self._custodian.why_busy(chip, ())}; end that use first, or force"
                 )
             options, wanted = former.by_offset(), record.definition.by_offset()
-            moved = set(_moved(chip.lines, new))
-            moved.update(o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b)
-            if why := await self._custodian.why_busy(chip, moved):
+            if why := await self._custodian.why_busy(chip, _moved(chip.lines, new)):
                 raise DeviceBusyError(
                     f"{why}, and would be swapped for another line; end that use first, or force"
+                )
+            changed = {o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b}
+            if former.rules != record.definition.rules:
+                changed |= former.rules.offsets() | record.definition.rules.offsets()
+            if why := await self._custodian.why_busy(chip, changed):
+                raise DeviceBusyError(
+                    f"{why}, and its options or rules would change; end that use first, or force"
                 )
 
     def _save(self, records: Sequence[Record]) -> None:

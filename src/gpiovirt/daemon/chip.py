@@ -22,12 +22,13 @@ from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
 from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
+from gpiovirt.host.child import has_ended
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
-from gpiovirt.protocols.control.answers import ChipEvent, Event, SourceEvent
+from gpiovirt.protocols.control.answers import ChipEvent, Event, RuleEvent, SourceEvent
 from gpiovirt.sources.line_files import (
     FDS_OF_LINE,
     KernelLine,
@@ -35,7 +36,7 @@ from gpiovirt.sources.line_files import (
     RemoteLine,
 )
 from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
-from gpiovirt.virtual.memory import copy_lines, held_lines, new_memory
+from gpiovirt.virtual.memory import copy_lines, held_lines, line_holders, new_memory
 from gpiovirt.virtual.options import format_options
 
 __all__ = ["MEMORY", "KeptChip"]
@@ -45,6 +46,8 @@ _log = logging.getLogger(__name__)
 _END_S = 0.5
 _LIVE_NS = 10_000_000_000
 _UNSERVED_S = 1.0  # after so long without a worker, lines are made safe here
+_ORPHANS_S = 0.02  # between looks for holders that have ended, while their lines have no worker
+_CLAIMS_S = 0.5  # and then for those that do not come back
 _STARTING_S = 2.0  # and so much later if one has been started, since the machine may be busy
 MEMORY = "state"
 """The name of a chip's memory, beside its lines"""
@@ -91,6 +94,8 @@ class KeptChip:
         self._fresh: set[int] = set()
         self._ready: Future[str] = Future()
         self._unserved: Callable[[], None] | None = None
+        self._orphans_looked_for: Callable[[], None] | None = None
+        self._orphans_until_s = 0.0
         self._is_waited_for = False
 
     # what it is
@@ -142,6 +147,13 @@ class KeptChip:
     def held(self) -> list[int]:
         """Offsets of lines that have a holder, as its worker has written: known without asking it."""
         return held_lines(self._memory, len(self.lines)) if self._memory >= 0 else []
+
+    def _orphans(self) -> list[int]:
+        """Lines whose holders have ended: nobody will come back for them."""
+        if self._memory < 0:
+            return []
+        holders = line_holders(self._memory, len(self.lines))
+        return [offset for offset, pid in holders if pid and has_ended(pid)]
 
     def as_source(self) -> OwnChip | None:
         """The chip as a source of lines; None while it has none itself."""
@@ -266,7 +278,10 @@ class KeptChip:
         self._keeper.close()
         self.handle.close()
         self._stop_waiting()
-        self._make_lines_safe()
+        if self._orphans_looked_for is not None:
+            self._orphans_looked_for()
+            self._orphans_looked_for = None
+        self._make_lines_safe(range(len(self.lines)))
         self.custody.close()
         if self._memory >= 0:
             os.close(self._memory)
@@ -311,7 +326,9 @@ class KeptChip:
                 {"name": line.name, "kind": line.kind, "output": line.is_output} for line in self.lines
             ],
             "options": [format_options(options) for options in self.options()],
+            "rules": definition.rules.raw(),
             "fresh": sorted(self._fresh),
+            "orphans": self._orphans(),
             "vm": definition.vm,
             "keeper": self._keeper.fileno() is not None,
             "poll_us": definition.poll_us,
@@ -381,15 +398,36 @@ class KeptChip:
         if isinstance(told, Use):
             self.use = told
             self.handle.watch_over(bool(told.lines or told.vm))
-        else:
-            self._tell(self, told)
+            return
+        if isinstance(told, RuleEvent):
+            what = told.event.removeprefix("rule-")
+            _log.warning("%s: line %d: %s: %s", self.name, told.offset, what, told.why, extra=self.about)
+        self._tell(self, told)
 
     def on_lost(self) -> None:
         """The worker is gone. Holders may come back for their lines when there is another."""
         self._stop_waiting()
+        if self._orphans_looked_for is not None:
+            self._orphans_looked_for()
         self._is_waited_for = False
         self._unserved = self._reactor.call_later(_UNSERVED_S, self._make_safe)
+        self._look_for_orphans(set())
         self._tell(self, ChipEvent("worker-ended", self.name))
+
+    def _look_for_orphans(self, safe: set[int]) -> None:
+        """Make lines safe whose holders end while there is no worker, or do not come back to the new one."""
+        orphans = set(self._orphans())
+        if self.handle.is_ready:
+            if orphans:
+                self.handle.send({"do": "orphans", "offsets": sorted(orphans)})
+            if time.monotonic() > self._orphans_until_s:
+                self._orphans_looked_for = None
+                return
+        else:
+            self._orphans_until_s = time.monotonic() + _CLAIMS_S
+            self._make_lines_safe(orphans - safe)
+            safe |= orphans
+        self._orphans_looked_for = self._reactor.call_later(_ORPHANS_S, lambda: self._look_for_orphans(safe))
 
     def _make_safe(self) -> None:
         """No worker serves it: holders have lost their lines. A starting worker gets some more time."""
@@ -402,10 +440,10 @@ class KeptChip:
         if self.handle.is_ready:  # it was gpiovirtd that was held up
             return
         _log.error("%s: no worker serves it; its lines are made safe", self.name, extra=self.about)
-        self._make_lines_safe()
+        self._make_lines_safe(range(len(self.lines)))
 
-    def _make_lines_safe(self) -> None:
-        for failure in make_safe(self.lines, self.options(), range(len(self.lines))):
+    def _make_lines_safe(self, offsets: Iterable[int]) -> None:
+        for failure in make_safe(self.lines, self.options(), offsets):
             _log.error("%s: %s", self.name, failure, extra=self.about)
 
     def _stop_waiting(self) -> None:
@@ -428,6 +466,11 @@ class KeptChip:
         except HostError:
             return None
         return decode_status(answer.body.get("status"), len(self.lines))
+
+    async def rearm(self) -> bool:
+        """Re-arm its watchdog; False if that has not tripped. HostError if its worker does not answer."""
+        answer = await self.handle.ask(_END_S, do="rearm")
+        return answer.body.get("was_tripped") is True
 
     def watch(self, on: bool) -> None:
         """Have the worker tell what happens to the lines."""

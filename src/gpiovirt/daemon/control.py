@@ -34,6 +34,7 @@ from gpiovirt.protocols.control.answers import (
     LossEvent,
     Ownership,
     Page,
+    Rearmed,
     SourcePage,
     acceptance,
     encode_answer,
@@ -48,6 +49,7 @@ from gpiovirt.protocols.control.requests import (
     Look,
     New,
     Own,
+    Rearm,
     Request,
     Save,
     SetOptions,
@@ -317,6 +319,8 @@ class _Client:
                     [asked.name], lambda chip: with_options(chip, asked), asked.force
                 )
                 return chip_state(chip)
+            case Rearm():
+                return Rearmed(await custodian.find(asked.name).rearm())
             case Own():
                 chip = custodian.find(asked.name)
                 await custodian.own(chip, asked.uid, asked.gid, asked.mode)

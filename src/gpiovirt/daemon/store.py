@@ -51,6 +51,7 @@ def encode_record(record: Record, boot_id: str) -> dict[str, Any]:
         "name": definition.name,
         "lines": definition.lines,
         "options": definition.texts(),
+        "rules": definition.rules.raw(),
         **{key: getattr(definition, key) for key in _REST},
         "driver": record.driver,
         "permanent": record.permanent,
@@ -82,6 +83,7 @@ def decode_record(raw: object) -> tuple[Record, str]:
             _typed(raw, "name", str),
             _typed(raw, "lines", str),
             options,
+            raw.get("rules", {}),
             **{key: _typed(raw, key, kind) for key, kind in _REST.items()},
         )
     except UsageError as error:

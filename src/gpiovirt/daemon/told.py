@@ -14,6 +14,8 @@ from gpiovirt.protocols.control.answers import (
     LineEvent,
     LineHolder,
     LossEvent,
+    RuleEvent,
+    RuleState,
     decode_answer,
 )
 
@@ -21,10 +23,19 @@ __all__ = ["LineUse", "Status", "Use", "decode_status", "decode_told"]
 
 _NAME_MAX = 64
 _CONSUMERS_MAX = 256
+_RULES_MAX = 4096
+_WHY_MAX = 400
 _EVENTS: Mapping[object, Literal["line-requested", "line-released", "line-config"]] = {
     "requested": "line-requested",
     "released": "line-released",
     "config": "line-config",
+}
+
+
+_RULE_EVENTS: Mapping[object, Literal["rule-refused", "rule-tripped", "rule-rearmed"]] = {
+    "refused": "rule-refused",
+    "tripped": "rule-tripped",
+    "rearmed": "rule-rearmed",
 }
 
 
@@ -50,15 +61,26 @@ class Status(NamedTuple):
     consumers: tuple[Consumer, ...]
     vm: Consumer | None
     lines: tuple[LineUse, ...]
+    rules: tuple[RuleState, ...]
 
 
-def decode_told(body: Mapping[str, Any], chip: str, num_lines: int) -> Use | LossEvent | LineEvent:
+def decode_told(
+    body: Mapping[str, Any], chip: str, num_lines: int
+) -> Use | LossEvent | LineEvent | RuleEvent:
     """What it says unasked; PeerError."""
     match body:
         case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
             return Use(lines, vm)
         case {"event": "lost", "count": int(number)} if _are_numbers(number):
             return LossEvent("lost", chip, number)
+        case {
+            "event": "refused" | "tripped" | "rearmed" as what,
+            "offset": int(offset),
+            "pid": int(pid),
+            "uid": int(uid),
+            "why": str(why),
+        } if 0 <= offset < num_lines and _are_numbers(pid, uid):
+            return RuleEvent(_RULE_EVENTS[what], chip, offset, pid, uid, _clean(why, _WHY_MAX))
         case {
             "event": "requested" | "released" | "config" as what,
             "timestamp_ns": int(timestamp_ns),
@@ -82,7 +104,10 @@ def decode_status(told: object, num_lines: int) -> Status | None:
     if len(status.lines) != num_lines or not all(_are_numbers(*peer) for peer in peers):
         return None
     lines = tuple(line._replace(consumer=_name(line.consumer)) for line in status.lines)
-    return status._replace(consumers=status.consumers[:_CONSUMERS_MAX], lines=lines)
+    rules = tuple(rule._replace(text=_clean(rule.text, _WHY_MAX)) for rule in status.rules[:_RULES_MAX])
+    if not all(_are_numbers(rule.refused, rule.trips) for rule in rules):
+        return None
+    return status._replace(consumers=status.consumers[:_CONSUMERS_MAX], lines=lines, rules=rules)
 
 
 def _are_numbers(*numbers: int) -> bool:
@@ -92,4 +117,9 @@ def _are_numbers(*numbers: int) -> bool:
 
 def _name(text: str) -> str:
     """What somebody is called: of a length that names have, and of characters."""
-    return text[:_NAME_MAX].encode(errors="replace").decode()
+    return _clean(text, _NAME_MAX)
+
+
+def _clean(text: str, length: int) -> str:
+    """Of that length at most, and of characters."""
+    return text[:length].encode(errors="replace").decode()

@@ -36,7 +36,13 @@ def new_record(asked: New, default: Ownership, next_name: Callable[[str], str]) 
         driver = driver or DRIVERS[0]
         name = next_name(driver)
     definition = Definition.parse(
-        name, asked.definition, asked.options, vm=asked.vm, poll_us=asked.poll_us, **_access(asked, default)
+        name,
+        asked.definition,
+        asked.options,
+        asked.rules,
+        vm=asked.vm,
+        poll_us=asked.poll_us,
+        **_access(asked, default),
     )
     return Record(definition, driver, asked.permanent, asked.origin, incarnation=new_incarnation())
 
@@ -49,6 +55,7 @@ def changed(chip: KeptChip, asked: Change) -> Record:
         record.name,
         lines,
         former.options_for(parse(lines)) if asked.options is None else asked.options,
+        former.rules_for(parse(lines)) if asked.rules is None else asked.rules,
         vm=_or(asked.vm, former.vm),
         poll_us=_or(asked.poll_us, former.poll_us),
         **_access(asked, former),
@@ -72,7 +79,7 @@ def with_options(chip: KeptChip, asked: SetOptions) -> Record:
         former = PLAIN if asked.replace else definition.by_offset()[offset]
         wanted[str(offset)] = format_options(parse_options(text, former))
     options = {key: parse_options(text) for key, text in wanted.items()}
-    return chip.record._replace(definition=definition._replace(options=options))
+    return chip.record._replace(definition=definition._replace(options=options).checked())
 
 
 def _offset(chip: str, line: str, names: list[str]) -> int:

@@ -14,7 +14,7 @@ from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 from gpiovirt.host.reactor import Reactor
 
-__all__ = ["Child", "is_stopped", "process_start"]
+__all__ = ["Child", "has_ended", "is_stopped", "process_start"]
 
 _END_S = 3.0
 
@@ -33,6 +33,14 @@ def is_stopped(pid: int) -> bool:
         return _status(pid)[0] == "T"
     except (OSError, IndexError):
         return False
+
+
+def has_ended(pid: int) -> bool:
+    """Whether there is no such process, or nothing of it but its exit status."""
+    try:
+        return _status(pid)[0] in "ZX"
+    except (OSError, IndexError):
+        return True
 
 
 def _status(pid: int) -> list[str]:

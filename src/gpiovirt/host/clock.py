@@ -7,9 +7,14 @@ import time
 
 from gpiovirt.core.line import Clock
 
-__all__ = ["now_ns"]
+__all__ = ["boot_ns", "now_ns"]
 
 
 def now_ns(clock: Clock) -> int:
     """ns on CLOCK_MONOTONIC, or since the epoch for Clock.REALTIME."""
     return time.time_ns() if clock is Clock.REALTIME else time.monotonic_ns()
+
+
+def boot_ns() -> int:
+    """ns since the machine was started, whether it was suspended meanwhile or not."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -12,12 +12,15 @@ from gpiovirt.errors import UsageError
 from gpiovirt.virtual.grammar import ChipLines, Item, NamedLine, format_definition, parse
 from gpiovirt.virtual.limits import check_name, check_poll_us
 from gpiovirt.virtual.options import format_options, parse_options
+from gpiovirt.virtual.rules import NO_RULES, Rules, parse_rules
 
 __all__ = ["MODE", "Definition", "Source"]
 
-_NONE: Mapping[str, str] = {}
+_NONE: Mapping[str, Any] = {}
 _NO_OPTIONS: Mapping[str, LineOptions] = {}
 MODE = 0o660
+_DIGITS_MAX = 5
+_SHOWN_MAX = 40
 
 Source = tuple[str, int] | str
 """Where a line is taken: (chip, offset), or a line's name"""
@@ -34,6 +37,7 @@ class Definition(NamedTuple):
     """It has a socket for virtual machines, too"""
     poll_us: int = 0
     """How long its worker polls before it sleeps"""
+    rules: Rules = NO_RULES
     uid: int = 0
     gid: int = 0
     mode: int = MODE
@@ -58,8 +62,15 @@ class Definition(NamedTuple):
         return self
 
     @classmethod
-    def parse(cls, name: str, lines: str, options: Mapping[str, str] = _NONE, **rest: Any) -> "Definition":
-        """From texts: lines as written to new_device, options by line; UsageError."""
+    def parse(
+        cls,
+        name: str,
+        lines: str,
+        options: Mapping[str, str] = _NONE,
+        rules: Mapping[str, Any] = _NONE,
+        **rest: Any,
+    ) -> "Definition":
+        """From texts: lines as written to new_device, options by line, rules as tables; UsageError."""
         parsed = {}
         for key, text in options.items():
             try:
@@ -67,7 +78,7 @@ class Definition(NamedTuple):
             except UsageError as error:
                 raise UsageError(f"options of line {key}: {error}") from error
         said = {key: options for key, options in parsed.items() if options != PLAIN}
-        return cls(name, tuple(parse(lines)), said, **rest).checked()
+        return cls(name, tuple(parse(lines)), said, rules=parse_rules(rules), **rest).checked()
 
     @property
     def lines(self) -> str:
@@ -93,6 +104,19 @@ class Definition(NamedTuple):
                 carried[str(offset)] = text
         return carried
 
+    def rules_for(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Its rules, as tables, for the same lines in a chip of other items; UsageError if one is gone."""
+        here = list(self.sources())
+        there = {source: offset for offset, source in enumerate(_sources(items))}
+
+        def moved(line: str) -> str:
+            offset = there.get(here[int(line)]) if line.isdecimal() else None
+            if line.isdecimal() and offset is None:
+                raise UsageError(f"line {_shown(here[int(line)])} has a rule; change the chip's rules, too")
+            return line if offset is None else str(offset)
+
+        return self.rules.located(moved).raw()
+
     def texts(self) -> dict[str, str]:
         """Its options as written, by line."""
         return {key: text for key, options in self.options.items() if (text := format_options(options))}
@@ -108,17 +132,32 @@ class Definition(NamedTuple):
             if offset in by_offset:
                 raise UsageError(f"options of line {key}: line {offset} has options already")
             by_offset[offset] = options
-        return self._replace(options={str(offset): by_offset[offset] for offset in sorted(by_offset)})
+        settled = self._replace(options={str(offset): by_offset[offset] for offset in sorted(by_offset)})
+        if not self.rules.interlocks and self.rules.watchdog is None:
+            return settled
+        its_options = settled.by_offset()
+        here = [options.name or name for options, name in zip(its_options, names, strict=True)]
+        rules = self.rules.located(lambda line: str(self._located(line, here)))
+        rules.check(its_options, [name or f"line {offset}" for offset, name in enumerate(here)])
+        return settled._replace(rules=rules)
 
     def _offset(self, key: str, names: Sequence[str]) -> int:
-        if key.isdecimal():
-            return int(key)
-        if key and names.count(key) == 1:
-            return names.index(key)
-        what = f"{names.count(key)} lines" if key in names else "no line"
+        try:
+            return self._located(key, names)
+        except UsageError as error:
+            raise UsageError(f"options of line {key}: {error}") from None
+
+    def _located(self, line: str, names: Sequence[str]) -> int:
+        """Offset of a line, by that or by a name."""
+        if line.isdecimal():
+            offset = int(line) if len(line) <= _DIGITS_MAX else self.num_lines
+            if offset < self.num_lines:
+                return offset
+        elif line and names.count(line) == 1:
+            return names.index(line)
+        what = f"{names.count(line)} lines called" if line in names else "no line"
         raise UsageError(
-            f"options of line {key}: {self.name} has {what} of that name; its offsets are "
-            f"0 to {self.num_lines - 1}"
+            f"{self.name} has {what} {line[:_SHOWN_MAX]!r}; its offsets are 0 to {self.num_lines - 1}"
         )
 
     def by_offset(self) -> list[LineOptions]:
@@ -131,7 +170,7 @@ class Definition(NamedTuple):
 
     def as_used(self) -> tuple[object, ...]:
         """Everything except access, equal for the same chip however it was written."""
-        return (self.name, tuple(self.sources()), self.texts(), self.vm, self.poll_us)
+        return (self.name, tuple(self.sources()), self.texts(), self.vm, self.poll_us, self.rules)
 
 
 def _sources(items: Sequence[Item]) -> Iterator[Source]:

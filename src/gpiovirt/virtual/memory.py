@@ -3,9 +3,13 @@
 
 The custodian keeps the file and hands it to each worker. Layout, native byte order:
 
-    header      8 bytes    magic, version, number of lines
-    lines      16 bytes a line    held (0 or 1), direction (0 unknown, 1 input, 2 output), the rest reserved
-    the rest                what the VM export keeps
+    header     16 bytes    magic, version, number of lines, whether its watchdog has tripped (0 or 1)
+    lines      16 bytes a line    held (0 or 1), direction (0 unknown, 1 input, 2 output), level (0 not
+                                  driven, 1 low, 2 high), a reserved byte, its holder's pid (4 bytes; 0: not
+                                  known), the rest reserved
+    times      16 bytes a line    when it last became high, and then when it last ceased to be, each for all
+                                  lines, in ns on CLOCK_BOOTTIME; 0: never
+    the rest                      what the VM export keeps
 """
 
 from __future__ import annotations
@@ -16,11 +20,16 @@ from struct import Struct
 from gpiovirt.errors import PeerError
 from gpiovirt.host.mapping import map_shared, shared_memory
 
-__all__ = ["KeptMemory", "copy_lines", "held_lines", "new_memory"]
+__all__ = ["KeptMemory", "copy_lines", "held_lines", "line_holders", "new_memory"]
 
-_header = Struct("=4sHH")
-_MAGIC, _VERSION = b"gpvc", 1
+_header = Struct("=4sHH8x")
+_identity = Struct("=4sHH")
+_TRIPPED = _identity.size
+_MAGIC, _VERSION = b"gpvc", 2
 _LINE = 16
+_pid = Struct("=I")
+_PID_AT = 4
+_TIMES = 16
 _INPUT, _OUTPUT = 1, 2
 
 
@@ -29,7 +38,7 @@ def _size(num_lines: int, vm_bytes: int) -> int:
 
 
 def _vm_at(num_lines: int) -> int:
-    return -(-(_header.size + num_lines * _LINE) // 64) * 64
+    return -(-(_header.size + num_lines * (_LINE + _TIMES)) // 64) * 64
 
 
 def new_memory(name: str, num_lines: int, vm_bytes: int) -> int:
@@ -42,16 +51,25 @@ class KeptMemory:
 
     def __init__(self, fd: int, num_lines: int, vm_bytes: int) -> None:
         self._view = map_shared(fd, _size(num_lines, vm_bytes))
-        header = _header.pack(_MAGIC, _VERSION, num_lines)
-        found = bytes(self._view[: _header.size])
-        if found == bytes(_header.size):
-            self._view[: _header.size] = header
-        elif found != header:
+        identity = _identity.pack(_MAGIC, _VERSION, num_lines)
+        found = bytes(self._view[: _identity.size])
+        if found == bytes(_identity.size):
+            self._view[: _identity.size] = identity
+        elif found != identity:
             raise PeerError("memory of another chip, or of another version")
         end = _header.size + num_lines * _LINE
         self.held: memoryview = self._view[_header.size : end : _LINE]
         """1 for each line that has a holder"""
         self._direction = self._view[_header.size + 1 : end : _LINE]
+        self.levels = self._view[_header.size + 2 : end : _LINE]
+        """What each line is driven to: 0 not driven, 1 low, 2 high"""
+        times = self._view[end : end + num_lines * _TIMES].cast("Q")
+        self.on_ns = times[:num_lines]
+        """When each last became high, in ns on CLOCK_BOOTTIME; 0: never"""
+        self.off_ns = times[num_lines:]
+        """When each last ceased to be high"""
+        self.tripped = self._view[_TRIPPED : _TRIPPED + 1]
+        """1 while the chip's watchdog has tripped"""
         self.vm: memoryview = self._view[_vm_at(num_lines) :]
         """What the VM export keeps"""
 
@@ -59,6 +77,10 @@ class KeptMemory:
         """The direction that the line was last given; `otherwise` if none."""
         known = self._direction[offset]
         return known == _OUTPUT if known else otherwise
+
+    def set_holder(self, offset: int, pid: int) -> None:
+        """The process that has the line from now on; 0: not known."""
+        _pid.pack_into(self._view, _header.size + offset * _LINE + _PID_AT, pid)
 
     def set_output(self, offset: int, is_output: bool) -> None:
         """The direction that the line has from now on."""
@@ -69,15 +91,27 @@ def copy_lines(
     source: int, source_lines: int, target: int, target_lines: int, offsets: Iterable[int]
 ) -> None:
     """Copy the state of these lines from one memory to another, where they have the same offsets."""
-    one = map_shared(source, _header.size + source_lines * _LINE)
-    other = map_shared(target, _header.size + target_lines * _LINE)
+    one = map_shared(source, _vm_at(source_lines))
+    other = map_shared(target, _vm_at(target_lines))
+    other[_TRIPPED] = one[_TRIPPED]
     for offset in offsets:
         at = _header.size + offset * _LINE
         other[at : at + _LINE] = one[at : at + _LINE]
+        for past in (0, 1):  # high, and no longer high
+            theirs, ours = (
+                _header.size + num_lines * _LINE + (past * num_lines + offset) * 8
+                for num_lines in (source_lines, target_lines)
+            )
+            other[ours : ours + 8] = one[theirs : theirs + 8]
 
 
 def held_lines(fd: int, num_lines: int) -> list[int]:
     """Offsets of the lines that have a holder, as written by the worker."""
-    size = num_lines * _LINE
-    view = map_shared(fd, _header.size + size)
-    return [offset for offset in range(num_lines) if view[_header.size + offset * _LINE]]
+    return [offset for offset, _ in line_holders(fd, num_lines)]
+
+
+def line_holders(fd: int, num_lines: int) -> list[tuple[int, int]]:
+    """(offset, pid) of the lines that have a holder, as written by the worker; 0: a process not known."""
+    view = map_shared(fd, _header.size + num_lines * _LINE)
+    starts = ((offset, _header.size + offset * _LINE) for offset in range(num_lines))
+    return [(offset, _pid.unpack_from(view, at + _PID_AT)[0]) for offset, at in starts if view[at]]

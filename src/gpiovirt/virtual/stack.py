@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpiovirt.core.aggregate import AggregateDriver, SourceLine
 from gpiovirt.core.chip import Now
+from gpiovirt.core.deadline import Cancel, Deadlines
 from gpiovirt.core.gpiolib import Driver, GpioChip
-from gpiovirt.core.guarded import GuardedDriver, Kept
-from gpiovirt.core.line import PLAIN, LineOptions
+from gpiovirt.core.guarded import GuardedDriver
+from gpiovirt.core.line import PLAIN, Clock, LineOptions
 from gpiovirt.sources.line_files import LineFile, LineFilesChip, LineFilesDriver, RequestAnew
 
 if TYPE_CHECKING:
+    from gpiovirt.core.guards.driver import Happening, RuledDriver, RuleState
+    from gpiovirt.core.guards.rule import Rule
     from gpiovirt.host.reactor import Waits
+    from gpiovirt.virtual.memory import KeptMemory
 
 __all__ = ["StackedLine", "VirtualChip"]
 
@@ -32,7 +36,8 @@ class StackedLine(NamedTuple):
 class VirtualChip(GpioChip):
     """A chip of `lines`, each with its options.
 
-    `kept` and `on_use` are as of GuardedDriver, `request_anew` of LineFilesDriver.
+    `kept` and `on_use` are as of GuardedDriver, `request_anew` of LineFilesDriver, `rules` and `tell` of
+    RuledDriver; rules need `deadlines`.
     """
 
     def __init__(
@@ -42,9 +47,12 @@ class VirtualChip(GpioChip):
         now: Now,
         waits: "Waits",
         options: Sequence[LineOptions] = (),
-        kept: Kept | None = None,
+        kept: "KeptMemory | None" = None,
         on_use: Callable[[], object] = lambda: None,
         request_anew: RequestAnew | None = None,
+        rules: "Sequence[Rule]" = (),
+        deadlines: Deadlines | None = None,
+        tell: "Callable[[Happening], object]" = lambda _happening: None,
     ) -> None:
         self._request_anew = request_anew
         self._files: LineFilesDriver | LineFilesChip | None = None
@@ -54,7 +62,13 @@ class VirtualChip(GpioChip):
         self._guarded = GuardedDriver(
             self._source(name, lines, now, waits), options or [PLAIN] * len(lines), kept, on_use
         )
-        super().__init__(self._guarded, now, name)
+        self._ruled: RuledDriver | None = None
+        if not rules:
+            super().__init__(self._guarded, now, name)
+            return
+        assert deadlines is not None
+        self._ruled = _ruled(self._guarded, rules, kept, deadlines, now, tell)
+        super().__init__(self._ruled, now, name, self._ruled.admit)
 
     def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: "Waits") -> Driver:
         files = [offset for offset, line in enumerate(lines) if line.local is None]
@@ -89,10 +103,25 @@ class VirtualChip(GpioChip):
     def make_safe(self, offsets: Iterable[int]) -> None:
         """Put lines that nobody holds into their safe states."""
         self._guarded.make_safe(offsets)
+        self._look()
 
-    def free_unclaimed(self) -> None:
-        """Free the lines whose holders have not come back by now."""
-        self._guarded.free_unclaimed()
+    def _look(self) -> None:
+        if self._ruled is not None:
+            self._ruled.look()
+
+    @property
+    def rules(self) -> "list[RuleState]":
+        """What its rules have done."""
+        return self._ruled.states() if self._ruled is not None else []
+
+    def rearm(self) -> bool:
+        """Re-arm its watchdog; False if it has none, or that has not tripped."""
+        return self._ruled is not None and self._ruled.rearm()
+
+    def free_unclaimed(self, offsets: Iterable[int] | None = None) -> None:
+        """Free those of the lines (None: of all) whose holders have not come back by now."""
+        self._guarded.free_unclaimed(range(self.info.num_lines) if offsets is None else offsets)
+        self._look()
 
     def close(self) -> None:
         """Release everything."""
@@ -100,3 +129,22 @@ class VirtualChip(GpioChip):
             self._aggregate.detach()
         if self._files is not None:
             self._files.close()
+
+
+def _ruled(
+    guarded: GuardedDriver,
+    rules: Sequence["Rule"],
+    kept: "KeptMemory | None",
+    deadlines: Deadlines,
+    now: Now,
+    tell: "Callable[[Happening], object]",
+) -> "RuledDriver":
+    from gpiovirt.core.guards.driver import RuledDriver  # most chips do without
+    from gpiovirt.core.guards.lines import Unkept
+    from gpiovirt.host.clock import boot_ns
+
+    def call_after(delay_ns: int, callback: Callable[[], object]) -> Cancel:
+        return deadlines.call_at(now(Clock.MONOTONIC) + delay_ns, callback)
+
+    known = kept or Unkept(len(guarded.names))
+    return RuledDriver(guarded, rules, known, boot_ns, call_after, tell)

@@ -20,6 +20,7 @@ from typing import Any
 from gpiovirt.control import socket_name
 from gpiovirt.control.sim_server import SimServer
 from gpiovirt.core.chip import Chip
+from gpiovirt.core.guards.driver import Happening
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, InfoEvent, LineInfo
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
@@ -35,8 +36,10 @@ from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import SocketListener, peer_of
 from gpiovirt.sources.line_files import KernelLine, LineFile, RemoteLine
 from gpiovirt.sources.simulator import Simulator
+from gpiovirt.virtual.guard import guard
 from gpiovirt.virtual.memory import KeptMemory
 from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.rules import parse_rules
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
 __all__ = ["run"]
@@ -48,6 +51,7 @@ _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
 _CLAIM_S = 0.4  # holders that the previous worker served come back within milliseconds
 _LENDER_S = 0.25  # a lender that has not answered by then is gone
 _USE_S = 0.25  # the custodian is told once of all lines that were held and released meanwhile
+_WHY_MAX = 400
 _EVENTS_PER_S = 200  # reported to the custodian: more are only counted
 
 
@@ -78,6 +82,7 @@ class _ServedChip:
         on_use: Callable[[], None],
         on_peer: Callable[[], None],
         on_spent: Callable[[], None],
+        on_rule: Callable[[Happening], None],
     ) -> None:
         self.spec = spec
         files = list(fds)
@@ -85,6 +90,8 @@ class _ServedChip:
         self._fds = list(files)
         num_lines = len(self._lines)
         memory = KeptMemory(files.pop(0), num_lines, vm_bytes(spec["vm"], num_lines))
+        options = [parse_options(text) for text in spec["options"]]
+        names = [each.name or line["name"] for each, line in zip(options, spec["lines"], strict=True)]
         self.chip = VirtualChip(
             spec["name"],
             [
@@ -93,12 +100,17 @@ class _ServedChip:
             ],
             now_ns,
             reactor,
-            [parse_options(text) for text in spec["options"]],
+            options,
             memory,
             on_use,
+            rules=guard(parse_rules(spec["rules"]), options, names),
+            deadlines=reactor.deadlines,
+            tell=on_rule,
         )
         self.chip.make_safe(spec["fresh"])
         spec["fresh"] = []
+        self.chip.free_unclaimed(spec["orphans"])
+        spec["orphans"] = []
         if any(memory.held):
             reactor.call_later(_CLAIM_S, self.chip.free_unclaimed)
         reactor.poll_us = spec["poll_us"]
@@ -165,6 +177,7 @@ class _ServedChip:
             ],
             "vm": None if vm is None else {"pid": vm.pid, "uid": vm.uid, "gid": vm.gid},
             "lines": _lines(self.chip),
+            "rules": [state._asdict() for state in self.chip.rules],
         }
 
 
@@ -276,7 +289,13 @@ class _Worker:
                         self._served = _SimulatedChips(spec, message.fds, self._reactor, self._simulator)
                     else:
                         self._served = _ServedChip(
-                            spec, message.fds, self._reactor, self._on_use, self._tell_use, self._on_spent
+                            spec,
+                            message.fds,
+                            self._reactor,
+                            self._on_use,
+                            self._tell_use,
+                            self._on_spent,
+                            self._on_rule,
                         )
                 except GpiovirtError as error:
                     self._send({"failed": str(error)})
@@ -288,12 +307,16 @@ class _Worker:
                 served.replace(offset, kind, output, message.fds)
             case {"do": "keeper"} if isinstance(served, _ServedChip):
                 served.use_keeper(message.fds[0])
+            case {"do": "orphans", "offsets": offsets} if isinstance(served, _ServedChip):
+                served.chip.free_unclaimed(offsets)
             case {"do": "ping", "tag": tag}:
                 self._send({"tag": tag})
             case {"do": "status", "tag": tag} if served is not None:
                 self._send({"tag": tag, "status": served.status()})
             case {"do": "lend", "tag": tag, "chip": chip, "offset": offset, "consumer": consumer} if served:
                 self._lend(served, tag, chip, offset, consumer)
+            case {"do": "rearm", "tag": tag} if isinstance(served, _ServedChip):
+                self._send({"tag": tag, "was_tripped": served.chip.rearm()})
             case {"do": "watch", "on": on}:
                 self._watch(on)
             case {"do": "end", "tag": tag} if served is not None:
@@ -327,14 +350,23 @@ class _Worker:
             self._unwatch()
             self._unwatch = None
 
+    def _on_rule(self, happening: Happening) -> None:
+        pid, uid = happening.holder[2:] if happening.holder else (0, 0)
+        told = {"event": happening.what, "offset": happening.offset, "pid": pid, "uid": uid}
+        self._tell({**told, "why": happening.why[:_WHY_MAX]})
+
     def _on_info(self, event: InfoEvent) -> None:
+        self._tell(
+            {"event": event.type.name.lower(), "timestamp_ns": event.timestamp_ns, **_line(event.info)}
+        )
+
+    def _tell(self, told: dict[str, Any]) -> None:
         second = int(time.monotonic())
         if second != self._second:
             self._second, self._told = second, 0
             if self._lost and self._send({"event": "lost", "count": self._lost}):
                 self._lost = 0
         self._told += 1
-        told = {"event": event.type.name.lower(), "timestamp_ns": event.timestamp_ns, **_line(event.info)}
         if self._told > _EVENTS_PER_S or not self._send(told):
             self._lost += 1
 

@@ -26,7 +26,10 @@ __all__ = [
     "OwnedEvent",
     "Ownership",
     "Page",
+    "Rearmed",
     "RefusedError",
+    "RuleEvent",
+    "RuleState",
     "SourceEvent",
     "SourceLine",
     "SourcePage",
@@ -70,11 +73,15 @@ class ChipState(NamedTuple):
 
 
 class ChipDescription(NamedTuple):
-    """A chip as it is to be; the keys of `chip` stand beside `options`."""
+    """A chip as it is to be; the keys of `chip` stand beside the others."""
 
     chip: ChipState
     options: Mapping[str, str]
     """By line: its offset, or its name while the chip waits for it"""
+    rules: Mapping[str, Any]
+    """`interlock` and `watchdog`, as tables, with lines by offset once they are known"""
+    names: tuple[str, ...]
+    """Of its lines at their sources, none while it waits for them"""
 
 
 class LineHolder(NamedTuple):
@@ -108,14 +115,30 @@ class Consumer(NamedTuple):
     gid: int
 
 
+class RuleState(NamedTuple):
+    """A rule in words, and what it has done since the chip's worker started.
+
+    `tripped`: it holds lines down now.
+    """
+
+    text: str
+    refused: int
+    trips: int
+    tripped: bool
+
+
 class ChipDetails(NamedTuple):
     """A chip and its lines, none while it waits for them; the keys of `chip` stand beside the others."""
 
     chip: ChipState
     options: Mapping[str, str]
+    rules: Mapping[str, Any]
+    """`interlock` and `watchdog`, as tables"""
     lines: tuple[LineState, ...]
     consumers: tuple[Consumer, ...]
     vm_consumer: Consumer | None
+    rule_states: tuple[RuleState, ...]
+    """All that holds, options of lines included; none if its worker does not answer"""
 
     def and_then(self, told: "ChipDetails") -> "ChipDetails":
         """With the lines that were told next."""
@@ -161,6 +184,12 @@ class Ownership(NamedTuple):
     mode: int
 
 
+class Rearmed(NamedTuple):
+    """Whether a watchdog had tripped."""
+
+    was_tripped: bool
+
+
 class DaemonState(NamedTuple):
     """gpiovirtd, as whoever asks sees it: numbers are of chips that they see."""
 
@@ -194,6 +223,17 @@ class OwnedEvent(NamedTuple):
     mode: int
 
 
+class RuleEvent(NamedTuple):
+    """A rule has refused something, tripped, or was re-armed; `pid` and `uid` are the line's holder's."""
+
+    event: Literal["rule-refused", "rule-tripped", "rule-rearmed"]
+    chip: str
+    offset: int
+    pid: int
+    uid: int
+    why: str
+
+
 class SourceEvent(NamedTuple):
     """What a line is made of."""
 
@@ -223,7 +263,7 @@ class LossEvent(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-Event = ChipEvent | OwnedEvent | SourceEvent | LineEvent | LossEvent
+Event = ChipEvent | OwnedEvent | SourceEvent | LineEvent | RuleEvent | LossEvent
 _EVENTS: Mapping[str, type[Event]] = {
     name: kind for kind in get_args(Event) for name in get_args(get_type_hints(kind)["event"])
 }
@@ -281,7 +321,9 @@ def _decode(kind: Any, told: Any, key: str) -> Any:
             return tuple(_decode(parts[0], part, key) for part in told)
     elif origin is Mapping:
         if isinstance(told, dict):
-            return {field: _decode(str, text, key) for field, text in told.items()}
+            return (
+                told if parts[1] is Any else {field: _decode(str, text, key) for field, text in told.items()}
+            )
     elif origin is Literal:
         if told in parts:
             return told

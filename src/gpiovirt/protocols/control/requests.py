@@ -12,6 +12,7 @@ from gpiovirt.protocols.control.answers import (
     ChipState,
     DaemonState,
     Page,
+    Rearmed,
     SourcePage,
     decode_answer,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "Look",
     "New",
     "Own",
+    "Rearm",
     "Request",
     "Save",
     "SetOptions",
@@ -45,7 +47,7 @@ _TEXT_MAX = 65536
 _GIDS_MAX = 65536  # limits.h: NGROUPS_MAX
 _CHANGES_MAX = 256
 _SHOWN_MAX = 40
-_NONE: Mapping[str, str] = {}
+_NONE: Mapping[str, Any] = {}
 _A_co = TypeVar("_A_co", covariant=True)
 
 
@@ -68,6 +70,8 @@ class New(NamedTuple):
     name: str = ""
     options: Mapping[str, str] = _NONE
     """By line: its offset, or its name"""
+    rules: Mapping[str, Any] = _NONE
+    """`interlock` and `watchdog`, as tables"""
     vm: bool = False
     poll_us: int = 0
     uid: int = -1
@@ -90,8 +94,17 @@ class New(NamedTuple):
 
     def as_change(self) -> "Change":
         """A change of the chip of that name to what this would make, kept as it is."""
-        access = self.uid, self.gid, self.mode
-        return Change(self.name, self.definition, self.options, self.vm, self.poll_us, *access)
+        return Change(
+            self.name,
+            self.definition,
+            self.options,
+            self.rules,
+            self.vm,
+            self.poll_us,
+            self.uid,
+            self.gid,
+            self.mode,
+        )
 
 
 class Delete(NamedTuple):
@@ -110,6 +123,7 @@ class Change(NamedTuple):
     name: str
     definition: str | None = None
     options: Mapping[str, str] | None = None
+    rules: Mapping[str, Any] | None = None
     vm: bool | None = None
     poll_us: int | None = None
     uid: int = -1
@@ -156,6 +170,15 @@ class Own(NamedTuple):
 
     def answer(self, told: object) -> ChipState:
         return decode_answer(ChipState, told)
+
+
+class Rearm(NamedTuple):
+    """Allow the outputs of a chip again whose watchdog has tripped."""
+
+    name: str
+
+    def answer(self, told: object) -> Rearmed:
+        return decode_answer(Rearmed, told)
 
 
 class List(NamedTuple):
@@ -243,6 +266,7 @@ _KINDS: Mapping[str, type[Request[Any]]] = {
     "change-all": ChangeAll,
     "set": SetOptions,
     "own": Own,
+    "rearm": Rearm,
     "list": List,
     "look": Look,
     "describe": Describe,
@@ -339,6 +363,13 @@ def _options(key: str, value: object) -> dict[str, str]:
     return value
 
 
+def _rules(key: str, value: object) -> dict[str, Any]:
+    """What they say is looked at where the lines are known."""
+    if not isinstance(value, dict):
+        raise UsageError(f"{key}: expected an object with interlock and watchdog")
+    return value
+
+
 def _lifetime(key: str, value: object) -> object:
     if value not in ("connection", "process"):
         raise UsageError(f"{key}: expected connection or process")
@@ -366,5 +397,6 @@ _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "driver": _driver,
     "lifetime": _lifetime,
     "options": _options,
+    "rules": _rules,
     "started": lambda key, value: _number(key, value, NUMBER_MAX),
 }

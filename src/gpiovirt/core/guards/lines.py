@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""What rules know of a chip's lines."""
+
+from collections.abc import MutableSequence
+from typing import Protocol
+
+__all__ = ["Flag", "KeptLines", "Level", "Lines", "Times", "Unkept"]
+
+Level = int | None
+"""0 or 1 as driven; None: not driven, or gone"""
+
+_HIGH = 2
+
+
+class Flag(Protocol):
+    """One byte that is kept."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+class Times(Protocol):
+    """A time for each line; 0: never."""
+
+    def __getitem__(self, offset: int, /) -> int: ...
+    def __setitem__(self, offset: int, value: int, /) -> None: ...
+
+
+class KeptLines(Protocol):
+    """What is not to be forgotten when the process dies, by offset."""
+
+    @property
+    def levels(self) -> Flag:
+        """0: not driven, 1: 0, 2: 1."""
+
+    @property
+    def on_ns(self) -> Times:
+        """When each last became 1."""
+
+    @property
+    def off_ns(self) -> Times:
+        """When each last ceased to be 1."""
+
+    @property
+    def tripped(self) -> Flag:
+        """At 0, 1 while the watchdog has tripped."""
+
+
+class Unkept:
+    """Of a chip that ends with its process."""
+
+    def __init__(self, num_lines: int) -> None:
+        self.levels: Flag = bytearray(num_lines)
+        self.on_ns: MutableSequence[int] = [0] * num_lines
+        self.off_ns: MutableSequence[int] = [0] * num_lines
+        self.tripped: Flag = bytearray(1)
+
+
+class Lines:
+    """The levels that lines are driven to, when they last changed, and the inputs that rules look at."""
+
+    __slots__ = ("_kept", "_off_ns", "_on_ns", "levels", "tripped")
+
+    def __init__(self, kept: KeptLines, num_lines: int) -> None:
+        self._kept = kept.levels
+        self._on_ns = kept.on_ns
+        self._off_ns = kept.off_ns
+        self.tripped = kept.tripped
+        self.levels: list[Level] = [None] * num_lines
+        """What each line is driven to; of a sensed input, what it is"""
+
+    def meet(self, offset: int, level: Level, now_ns: int) -> None:
+        """A line is driven so; whoever kept what is known of it may have been wrong."""
+        self._on_ns[offset] = min(self._on_ns[offset], now_ns)
+        self._off_ns[offset] = min(self._off_ns[offset], now_ns)
+        self.levels[offset] = 1 if self._kept[offset] == _HIGH else None
+        self.note(offset, level, now_ns)
+
+    def note(self, offset: int, level: Level, now_ns: int) -> None:
+        """A line is driven so from now on."""
+        was = self.levels[offset]
+        if level == 1:
+            if was != 1:
+                self._on_ns[offset] = now_ns
+        elif was == 1:
+            self._off_ns[offset] = now_ns
+        self.levels[offset] = level
+        self._kept[offset] = 0 if level is None else level + 1
+
+    def on_ns(self, offset: int) -> int:
+        """When a line last became 1; 0: never."""
+        return self._on_ns[offset]
+
+    def off_ns(self, offset: int) -> int:
+        """When a line last ceased to be 1; 0: never."""
+        return self._off_ns[offset]
