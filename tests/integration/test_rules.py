@@ -23,6 +23,8 @@ from gpiovirt.protocols.control.answers import RefusedError, RuleEvent
 from gpiovirt.protocols.control.requests import Change, Rearm
 from gpiovirt.testing import LevelChange
 from gpiovirt.testing.daemon import Daemon
+from gpiovirt.testing.virtio_driver import RequestFailedError
+from gpiovirt.testing.vmm import Vmm
 from tests.integration.test_configuration import command, describe
 
 SIMS = ["--sim", "panel:START,STOP,MOTOR FWD,MOTOR REV,LAMP,HEARTBEAT,DOOR"]
@@ -48,6 +50,7 @@ line = "HEARTBEAT"
 timeout_ms = 300
 rearm = "operator"
 """
+WITH_VM = f"vm = true\n{PLC}"
 NAMES = ["START", "STOP", "MOTOR FWD", "MOTOR REV", "LAMP", "HEARTBEAT", "DOOR"]
 FWD, REV, LAMP, HEARTBEAT, DOOR = 2, 3, 4, 5, 6
 
@@ -254,6 +257,49 @@ def test_two_consumers_race_and_never_win_both(daemon: Daemon) -> None:
             now[change.offset] = change.level
             assert now != {FWD: 1, REV: 1}
     assert {change.offset for change in changes if change.level} >= {FWD, REV}, "both ran"
+
+
+def test_a_vm_and_a_program_have_the_same_rules(daemon: Daemon) -> None:
+    describe(daemon.config, plc=WITH_VM)
+    command(daemon, "apply")
+    with Consumer(daemon, FWD) as consumer, Vmm() as vmm:
+        vmm.connect(str(daemon.run / "vm/plc"))
+        vmm.start()
+        vmm.driver.direction_output(REV, 0)
+        assert consumer.set(FWD, 1) == 0
+        with pytest.raises(RequestFailedError):
+            vmm.driver.set_value(REV, 1)
+        with pytest.raises(RequestFailedError):
+            vmm.driver.direction_output(DOOR, 1)
+        assert levels(daemon, FWD, REV, DOOR) == [1, 0, 0]
+        assert consumer.set(FWD, 0) == 0
+        wait_until(daemon, FWD, 0)
+        vmm.driver.set_value(REV, 1)
+        assert consumer.set(FWD, 1) == errno.EPERM
+        vmm.stop()  # the guest is reset
+        vmm.boot()
+        vmm.start()
+        wait_until(daemon, REV, 0)
+        assert consumer.set(FWD, 1) == 0
+
+
+def test_a_vm_that_is_refused_goes_on_over_the_death_of_the_chips_process(daemon: Daemon) -> None:
+    describe(daemon.config, plc=WITH_VM)
+    command(daemon, "apply")
+    with Vmm() as vmm:
+        vmm.connect(str(daemon.run / "vm/plc"))
+        vmm.start()
+        vmm.driver.direction_output(HEARTBEAT, 0)
+        vmm.driver.direction_output(FWD, 1)
+        time.sleep(0.4)
+        assert levels(daemon, FWD) == [0], "the guest hangs"
+        kill_worker(daemon)
+        with pytest.raises(RequestFailedError):
+            vmm.driver.set_value(FWD, 1)
+        command(daemon, "rearm", "plc")
+        vmm.driver.set_value(HEARTBEAT, 1)
+        vmm.driver.set_value(FWD, 1)
+        assert levels(daemon, FWD) == [1]
 
 
 def test_rules_survive_a_file_and_differ_when_they_do(daemon: Daemon) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gpiovirt.core.chip import LineRequest
 from gpiovirt.core.guards.driver import Happened
-from gpiovirt.core.guards.lines import Unkept
+from gpiovirt.core.guards.lines import Lines, Unkept
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Bias, Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import NotPermittedError
@@ -291,6 +291,16 @@ def test_a_line_stays_on_and_off_for_its_time() -> None:
     assert rig.level("PUMP") == 0
     rig.advance(1)
     assert rig.level("PUMP") == 1
+
+
+def test_a_line_that_was_not_driven_counts_as_off_only_when_it_is_driven_low() -> None:
+    lines = Lines(Unkept(1), 1)
+    lines.note(0, None, 1)
+    lines.note(0, 0, 2)
+    assert lines.off_ns(0) == 0, "it has never been on"
+    for now_ns, level in ((3, 1), (4, None), (5, 0), (6, 0)):
+        lines.note(0, level, now_ns)
+    assert (lines.on_ns(0), lines.off_ns(0)) == (3, 5)
 
 
 def test_a_safe_state_waits_for_nothing() -> None:

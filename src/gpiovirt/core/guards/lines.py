@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What rules know of a chip's lines."""
 
-from collections.abc import MutableSequence
+from collections.abc import Mapping, MutableSequence
 from typing import Protocol
 
 __all__ = ["Flag", "KeptLines", "Level", "Lines", "Times", "Unkept"]
@@ -9,7 +9,7 @@ __all__ = ["Flag", "KeptLines", "Level", "Lines", "Times", "Unkept"]
 Level = int | None
 """0 or 1 as driven; None: not driven, or gone"""
 
-_HIGH = 2
+_KEPT: Mapping[int, Level] = {1: 0, 2: 1}
 
 
 class Flag(Protocol):
@@ -73,7 +73,7 @@ class Lines:
         """A line is driven so; whoever kept what is known of it may have been wrong."""
         self._on_ns[offset] = min(self._on_ns[offset], now_ns)
         self._off_ns[offset] = min(self._off_ns[offset], now_ns)
-        self.levels[offset] = 1 if self._kept[offset] == _HIGH else None
+        self.levels[offset] = _KEPT.get(self._kept[offset])
         self.note(offset, level, now_ns)
 
     def note(self, offset: int, level: Level, now_ns: int) -> None:
@@ -82,8 +82,8 @@ class Lines:
         if level == 1:
             if was != 1:
                 self._on_ns[offset] = now_ns
-        elif was == 1:
-            self._off_ns[offset] = now_ns
+        elif was == 1 or (was is None and level == 0 and self._on_ns[offset]):
+            self._off_ns[offset] = now_ns  # what was not driven may have been anything
         self.levels[offset] = level
         self._kept[offset] = 0 if level is None else level + 1
 
