@@ -13,7 +13,8 @@ from gpiovirt.core.guards.driver import Happened
 from gpiovirt.core.guards.lines import Lines, Unkept
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Bias, Direction, Edge, EdgeEvent, LineSettings
-from gpiovirt.errors import NotPermittedError
+from gpiovirt.errors import LineBusyError, NotPermittedError
+from gpiovirt.testing import LevelChange
 from gpiovirt.virtual.memory import KeptMemory, new_memory
 from tests.holders import program
 from tests.rules_rig import Rig
@@ -76,6 +77,16 @@ def test_both_at_once_are_refused_in_every_way_of_asking() -> None:
         request.reconfigure({0: HIGH, 1: HIGH})
     assert rig.levels("FWD", "REV") == [0, 0]
     assert [happening.what for happening in rig.happened] == [Happened.REFUSED] * 3
+
+
+def test_a_request_of_a_line_that_is_held_touches_no_other() -> None:
+    rig = Rig(MOTOR, EXCLUSIVE)
+    outputs(rig, "LAMP", who=OTHER)
+    seen: list[LevelChange] = []
+    rig.simulator.observers.append(seen.append)
+    with pytest.raises(LineBusyError):
+        rig.chip.request([0, 3], [HIGH, LOW], program("me"))
+    assert not seen
 
 
 def test_a_consumers_own_polarity_changes_nothing() -> None:

@@ -179,7 +179,9 @@ class GpioChip:
         on_edge: EdgeSink | None = None,
         on_presence: PresenceSink | None = None,
     ) -> _Request:
-        if self._admit is not None and self._are_free(offsets):
+        if self._admit is not None:
+            for offset in offsets:
+                self._check_free(self._line(offset))
             self._admit(
                 {
                     offset: _physical(wanted)
@@ -192,13 +194,7 @@ class GpioChip:
         try:
             for offset, wanted in zip(offsets, settings, strict=True):
                 line = self._line(offset)
-                if line.request is not None:
-                    raise LineBusyError(
-                        f"line {self.describe(line)} is held by {line.request.holder}; "
-                        "release it or choose another"
-                    )
-                if line.is_gone:
-                    raise ChipGoneError(f"the chip providing line {self.describe(line)} is gone")
+                self._check_free(line)
                 request.take(line, wanted)
             request.bind()
         except BaseException:
@@ -207,9 +203,14 @@ class GpioChip:
             raise
         return request
 
-    def _are_free(self, offsets: Sequence[int]) -> bool:
-        lines = [self._line(offset) for offset in offsets]
-        return len(set(offsets)) == len(lines) and not any(line.request or line.is_gone for line in lines)
+    def _check_free(self, line: _Line) -> None:
+        """LineBusyError if it is held, ChipGoneError if it is not there."""
+        if line.request is not None:
+            raise LineBusyError(
+                f"line {self.describe(line)} is held by {line.request.holder}; release it or choose another"
+            )
+        if line.is_gone:
+            raise ChipGoneError(f"the chip providing line {self.describe(line)} is gone")
 
     def describe(self, line: _Line) -> str:
         """`chip:offset (name)` for messages."""
