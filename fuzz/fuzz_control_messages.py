@@ -40,20 +40,25 @@ VALUES: list[Any] = [
 KEYS = [
     *("name", "definition", "options", "vm", "poll_us", "uid", "gid", "mode", "driver", "permanent"),
     *("origin", "lifetime", "pid", "started", "wait", "force", "changes", "replace", "after", "first"),
-    *("as", "more"),
+    *("as", "more", "rules", "line", "level", "for_ms"),
 ]
 REQUESTS = [
     *("new", "delete", "change", "change-all", "set", "own", "list", "look", "describe", "show", "save"),
-    *("sources", "state", "watch"),
+    *("sources", "state", "watch", "rearm", "force"),
 ]
 DOS = [*REQUESTS, "dance", 3, ["new"], None]
 PEER = {"pid": 7, "uid": 0, "gid": 0}
 CHIP = ChipState("plc", "a 0", 1, 0, 0, 0o660, "live", "", False, "", "", None, 0, "/c", 7, 0, None)._asdict()
 HOLDER = {"kind": "program", "pid": 7, "uid": 0}
-LINE = {**LineState(0, "DOOR", "a:0", True, "input", "", False, None, "safe=low")._asdict(), "holder": HOLDER}
+LINE = {
+    **LineState(0, "DOOR", "a:0", True, "input", "", False, None, "", "safe=low")._asdict(),
+    "holder": HOLDER,
+}
+RULE = {"text": "never both", "refused": 1, "trips": 0, "tripped": False}
+RULES = {"interlock": [{"never_both": ["0", "1"]}]}
 LISTS = {"options": {"0": "safe=low"}, "lines": [LINE], "consumers": [PEER]}
 ANSWERS: list[tuple[Any, Any]] = [
-    (ChipDetails, {**CHIP, **LISTS, "vm_consumer": PEER}),
+    (ChipDetails, {**CHIP, **LISTS, "vm_consumer": PEER, "rules": RULES, "rule_states": [RULE]}),
     (Page, {"chips": [CHIP, CHIP], "more": False}),
     (SourcePage, {"chips": [{"name": "a", "label": "a", "kind": "kernel", "lines": [LINE]}], "more": True}),
     (DaemonState, encode_answer(DaemonState("1", 1, 1, 1, 1, 1, 1, Ownership(0, 0, 0), True))),
@@ -63,6 +68,8 @@ EVENTS: list[dict[str, Any]] = [
     {"event": "owned", "chip": "plc", "uid": 0, "gid": 0, "mode": 0},
     {"event": "line-gone", "chip": "plc", "offset": 0, "source": "a:0"},
     {**LINE, "event": "line-config", "chip": "plc", "timestamp_ns": 1, "used": True},
+    {"event": "rule-refused", "chip": "plc", "offset": 0, "pid": 7, "uid": 0, "why": "no"},
+    {"event": "line-forced", "chip": "plc", "offset": 0, "level": "low", "uid": 0},
     {"event": "lost", "chip": "plc", "count": 1},
 ]
 

@@ -56,9 +56,13 @@ class Rig:
             lambda delay_ns, callback: self.deadlines.call_at(self.clock.ns + delay_ns, callback),
             self.happened.append,
         )
-        self.chip = GpioChip(self.driver, self.clock, "plc", self.driver.admit)
+        self.chip = self.make_chip()
         self.guarded.make_safe(range(len(lines)))
         self.driver.look()
+
+    def make_chip(self) -> GpioChip:
+        """What consumers see."""
+        return GpioChip(self.driver, self.clock, "plc", self.driver.admit)
 
     def advance(self, ms: float) -> None:
         """Turn the clock, and do what is due on the way."""

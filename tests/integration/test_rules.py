@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from gpiovirt.protocols.control.answers import RefusedError, RuleEvent
-from gpiovirt.protocols.control.requests import Change, Rearm
+from gpiovirt.protocols.control.answers import ForceEvent, RefusedError, RuleEvent
+from gpiovirt.protocols.control.requests import Change, Force, Rearm
 from gpiovirt.testing import LevelChange
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.testing.virtio_driver import RequestFailedError
@@ -300,6 +300,36 @@ def test_a_vm_that_is_refused_goes_on_over_the_death_of_the_chips_process(daemon
         vmm.driver.set_value(HEARTBEAT, 1)
         vmm.driver.set_value(FWD, 1)
         assert levels(daemon, FWD) == [1]
+
+
+def test_an_operator_forces_lines_and_everybody_sees_that(daemon: Daemon) -> None:
+    with Consumer(daemon, LAMP, FWD, REV) as consumer, daemon.client() as client:
+        events = client.watch("plc")
+        command(daemon, "force", "plc", "LAMP", "high")
+        assert levels(daemon, LAMP) == [1]
+        assert consumer.set(LAMP, 0) == 0
+        assert levels(daemon, LAMP) == [1]
+        assert ", forced high" in command(daemon, "show", "plc")
+        assert consumer.set(FWD, 1) == 0
+        assert "never both" in command(daemon, "force", "plc", "MOTOR REV", "high", status=2)
+        kill_worker(daemon)
+        assert levels(daemon, LAMP) == [1]
+        assert ", forced high" in command(daemon, "show", "plc")
+        command(daemon, "force", "plc", "--clear")
+        wait_until(daemon, LAMP, 0)
+        assert command(daemon, "force", "plc", "--clear") == "nothing is forced there\n"
+        told = [next(event for event in events if isinstance(event, ForceEvent)) for _ in range(2)]
+    assert [(event.event, event.offset, event.level) for event in told] == [
+        ("line-forced", LAMP, "high"),
+        ("line-unforced", LAMP, ""),
+    ]
+
+
+def test_whoever_cannot_manage_cannot_force(daemon: Daemon) -> None:
+    with daemon.client(acting_for=(1234, [1234])) as client, pytest.raises(RefusedError) as raised:
+        client.ask(Force("plc", "LAMP", "high"))
+    assert raised.value.errno in (errno.EPERM, errno.ENOENT)
+    assert levels(daemon, LAMP) == [0]
 
 
 def test_rules_survive_a_file_and_differ_when_they_do(daemon: Daemon) -> None:

@@ -37,10 +37,12 @@ from gpiovirt.protocols.control.requests import (
     ChangeAll,
     Delete,
     Describe,
+    Force,
     List,
     Look,
     New,
     Own,
+    Rearm,
     Request,
     Save,
     SetOptions,
@@ -64,9 +66,28 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "options": st.dictionaries(TEXTS, TEXTS, max_size=3),
     "rules": st.dictionaries(TEXTS, st.one_of(TEXTS, st.lists(TEXTS)), max_size=3),
     "first": st.integers(0, ID_MAX),
+    "line": TEXTS,
+    "level": st.sampled_from(["low", "high"]),
+    "for_ms": st.integers(0, 1 << 32),
     "started": st.integers(-1, (1 << 63) - 1),
 }
-PLAIN = [New, Delete, Change, SetOptions, Own, List, Look, Describe, Show, Save, Sources, State, Watch]
+PLAIN = [
+    New,
+    Delete,
+    Change,
+    SetOptions,
+    Own,
+    Rearm,
+    Force,
+    List,
+    Look,
+    Describe,
+    Show,
+    Save,
+    Sources,
+    State,
+    Watch,
+]
 
 
 def of(kind: Any) -> st.SearchStrategy[Any]:
@@ -135,7 +156,7 @@ def test_what_is_null_or_unknown_does_not_count(body: dict[str, Any], request_: 
 @pytest.mark.parametrize(
     ("body", "wrong"),
     [
-        ({}, "unknown request None; expected one of: new, delete, change, change-all, set, own, rearm, "),
+        ({}, "unknown request None; expected one of: new, delete, change, change-all, set, own, rearm"),
         ({"do": ["new"]}, "unknown request ['new']; expected"),
         ({"do": "dance" * 1000}, "unknown request 'dancedance"),
         ({"do": "new"}, "definition: expected a text"),

@@ -352,7 +352,7 @@ def test_a_status_that_makes_no_sense_is_none(world: World, status: Any) -> None
 )
 def test_who_holds_a_line_is_known_if_it_makes_sense(world: World, said: Any, known: Any) -> None:
     chip = world.new("a", "sim 0")
-    line = {"direction": "input", "consumer": "x", "used": True, "holder": said}
+    line = {"direction": "input", "consumer": "x", "used": True, "holder": said, "forced": ""}
 
     def tells(worker: FakeWorker, body: dict[str, Any], _fds: list[int]) -> bool:
         if body["do"] != "status":

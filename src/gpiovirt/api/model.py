@@ -110,6 +110,8 @@ class LineState(_Told):
     """Somebody holds it."""
     holder: LineHolder | None
     """Who that is, by the kernel's word; null where nobody holds it, or only the name is known."""
+    forced: Literal["", "low", "high"]
+    """The level that an operator has forced it to, if one has."""
     options: str
     """What it is for consumers that do not ask for something else, as pull-up,debounce=5ms,safe=low."""
 

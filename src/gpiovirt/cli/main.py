@@ -26,6 +26,7 @@ COMMANDS = {
     "delete": "delete virtual chips",
     "show": "show one of gpiovirtd's chips in full",
     "rules": "show the rules of a chip, and what they have refused",
+    "force": "override a line for a time: what an output does, or what an input seems to be",
     "rearm": "allow a chip's outputs again whose watchdog has tripped",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",

@@ -64,6 +64,10 @@ def _line(line: LineState) -> str:
     holder = f'"{consumer}"' if consumer else "in use" if line.used else "unused"
     if line.holder and line.holder.pid:
         holder += f" (pid {line.holder.pid}, {user_name(line.holder.uid)})"
-    more = "".join(f", {text}" for text in (line.options, not line.there and "gone") if text)
+    more = "".join(
+        f", {text}"
+        for text in (line.options, line.forced and f"forced {line.forced}", not line.there and "gone")
+        if text
+    )
     name, source = printable(line.name) or "-", printable(line.source)
     return f"  {line.offset:4} {name:20} {line.direction:7} {source:24} {holder}{more}"

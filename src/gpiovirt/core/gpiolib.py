@@ -203,6 +203,14 @@ class GpioChip:
             raise
         return request
 
+    def rebind(self) -> None:
+        """The driver has other values for bound lines, and other directions of those without a holder."""
+        for line in self._lines:
+            if line.request is None:
+                line.is_output = self._driver.is_output(line.offset)
+            elif line.index == 0:
+                line.request.rebind()
+
     def _check_free(self, line: _Line) -> None:
         """LineBusyError if it is held, ChipGoneError if it is not there."""
         if line.request is not None:
@@ -329,6 +337,11 @@ class _Request:
         self.offsets = tuple(line.offset for line in self._lines)
         self._values = self._chip._driver.bind(self.offsets)
         self._update_masks()
+
+    def rebind(self) -> None:
+        """Make it anew, unless the lines are being given back."""
+        if self._lines:
+            self.bind()
 
     def _update_masks(self) -> None:
         self._inverted = sum(1 << i for i, line in enumerate(self._lines) if line.settings.active_low)

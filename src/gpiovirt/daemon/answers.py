@@ -50,7 +50,7 @@ def chip_details(chip: KeptChip, status: Status | None, first: int = 0) -> ChipD
     names, held = chip.names(), set(chip.held())
     options = list(map(format_options, chip.options()))
     known = (
-        LineUse("output" if line.is_output else "input", "", offset in held, None)
+        LineUse("output" if line.is_output else "input", "", offset in held, None, "")
         for offset, line in enumerate(chip.lines)
     )
     uses = status.lines if status else tuple(known)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
+from gpiovirt.core.line import Direction as LineDirection
 from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
 from gpiovirt.daemon.directories import Directories
@@ -20,9 +22,10 @@ from gpiovirt.daemon.store import Record
 from gpiovirt.daemon.told import Status, Use, decode_status, decode_told
 from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
 from gpiovirt.daemon.worker_handle import WorkerHandle
-from gpiovirt.errors import HostError, PeerError
+from gpiovirt.errors import HostError, NotPermittedError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
 from gpiovirt.host.child import has_ended
+from gpiovirt.host.clock import boot_ns
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
@@ -46,6 +49,7 @@ _log = logging.getLogger(__name__)
 _END_S = 0.5
 _LIVE_NS = 10_000_000_000
 _UNSERVED_S = 1.0  # after so long without a worker, lines are made safe here
+_WHY_MAX = 400
 _ORPHANS_S = 0.02  # between looks for holders that have ended, while their lines have no worker
 _CLAIMS_S = 0.5  # and then for those that do not come back
 _STARTING_S = 2.0  # and so much later if one has been started, since the machine may be busy
@@ -466,6 +470,27 @@ class KeptChip:
         except HostError:
             return None
         return decode_status(answer.body.get("status"), len(self.lines))
+
+    async def force(self, offset: int, level: Literal["low", "high"] | None, for_ms: int) -> bool:
+        """Force a line, or end that (None); False if there is nothing to end.
+
+        NotPermittedError if a rule does not allow it, HostError if its worker does not answer.
+        """
+        until_ns = boot_ns() + for_ms * 1_000_000 if for_ms else 0
+        answer = await self.handle.ask(
+            _END_S,
+            do="force",
+            offset=offset,
+            level=None if level is None else int(level == "high"),
+            until_ns=until_ns,
+            drives=self.options()[offset].direction is LineDirection.OUTPUT,
+        )
+        match answer.body:
+            case {"errno": errno.EPERM, "why": str(why)}:
+                raise NotPermittedError(why[:_WHY_MAX])
+            case {"errno": int(), "why": str(why)}:
+                raise HostError(why[:_WHY_MAX])
+        return level is not None or answer.body.get("was_forced") is True
 
     async def rearm(self) -> bool:
         """Re-arm its watchdog; False if that has not tripped. HostError if its worker does not answer."""

@@ -21,7 +21,7 @@ from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.answers import chip_description, chip_details, chip_state
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.custodian import Custodian
-from gpiovirt.daemon.wanted import changed, new_record, with_options
+from gpiovirt.daemon.wanted import changed, line_of, new_record, with_options
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.host.packets import Channel, encode
@@ -31,6 +31,8 @@ from gpiovirt.protocols.control.answers import (
     ChipState,
     DaemonState,
     Event,
+    Forced,
+    ForceEvent,
     LossEvent,
     Ownership,
     Page,
@@ -45,6 +47,7 @@ from gpiovirt.protocols.control.requests import (
     ChangeAll,
     Delete,
     Describe,
+    Force,
     List,
     Look,
     New,
@@ -298,9 +301,9 @@ class _Client:
                 return None
         if not self._manages(who):
             raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
-        return await self._manage(asked)
+        return await self._manage(who, asked)
 
-    async def _manage(self, asked: Request[Any]) -> object:
+    async def _manage(self, who: Identity, asked: Request[Any]) -> object:
         """What managers may."""
         custodian = self._custodian
         match asked:
@@ -319,6 +322,8 @@ class _Client:
                     [asked.name], lambda chip: with_options(chip, asked), asked.force
                 )
                 return chip_state(chip)
+            case Force():
+                return Forced(await self._force(who, custodian.find(asked.name), asked))
             case Rearm():
                 return Rearmed(await custodian.find(asked.name).rearm())
             case Own():
@@ -332,6 +337,24 @@ class _Client:
             case Sources():
                 return SourcePage(*_page_of((await custodian.list_sources())[asked.first :]))
         raise NotImplementedError(asked)
+
+    async def _force(self, who: Identity, chip: KeptChip, asked: Force) -> int:
+        """How many lines that changes."""
+        offsets = [line_of(chip, asked.line)] if asked.line else range(len(chip.lines))
+        if asked.level is not None and not asked.line:
+            raise UsageError("line: which one is to be forced?")
+        done = 0
+        for offset in offsets:
+            if await chip.force(offset, asked.level, asked.for_ms):
+                level = asked.level or ""
+                self._custodian.on_event(
+                    chip,
+                    ForceEvent("line-forced", chip.name, offset, level, who.uid)
+                    if level
+                    else ForceEvent("line-unforced", chip.name, offset, level, who.uid),
+                )
+                done += 1
+        return done
 
     async def _new(self, asked: New) -> KeptChip:
         record = new_record(asked, self._server.default, self._custodian.next_name)

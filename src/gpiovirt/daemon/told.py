@@ -11,6 +11,7 @@ from gpiovirt.protocols.control import NUMBER_MAX
 from gpiovirt.protocols.control.answers import (
     Consumer,
     Direction,
+    ForceEvent,
     LineEvent,
     LineHolder,
     LossEvent,
@@ -53,6 +54,7 @@ class LineUse(NamedTuple):
     consumer: str
     used: bool
     holder: LineHolder | None
+    forced: Literal["", "low", "high"]
 
 
 class Status(NamedTuple):
@@ -66,7 +68,7 @@ class Status(NamedTuple):
 
 def decode_told(
     body: Mapping[str, Any], chip: str, num_lines: int
-) -> Use | LossEvent | LineEvent | RuleEvent:
+) -> Use | LossEvent | LineEvent | RuleEvent | ForceEvent:
     """What it says unasked; PeerError."""
     match body:
         case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
@@ -81,6 +83,8 @@ def decode_told(
             "why": str(why),
         } if 0 <= offset < num_lines and _are_numbers(pid, uid):
             return RuleEvent(_RULE_EVENTS[what], chip, offset, pid, uid, _clean(why, _WHY_MAX))
+        case {"event": "unforced", "offset": int(offset)} if 0 <= offset < num_lines:
+            return ForceEvent("line-unforced", chip, offset, "", 0)
         case {
             "event": "requested" | "released" | "config" as what,
             "timestamp_ns": int(timestamp_ns),

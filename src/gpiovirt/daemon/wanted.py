@@ -17,7 +17,7 @@ from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.grammar import parse
 from gpiovirt.virtual.options import format_options, parse_options
 
-__all__ = ["changed", "new_record", "with_options"]
+__all__ = ["changed", "line_of", "new_record", "with_options"]
 
 _NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9][0-9]*)")
 _DIGITS_MAX = 5
@@ -80,6 +80,11 @@ def with_options(chip: KeptChip, asked: SetOptions) -> Record:
         wanted[str(offset)] = format_options(parse_options(text, former))
     options = {key: parse_options(text) for key, text in wanted.items()}
     return chip.record._replace(definition=definition._replace(options=options).checked())
+
+
+def line_of(chip: KeptChip, line: str) -> int:
+    """The offset of a line that is called so; UsageError."""
+    return _offset(chip.name, line, chip.names())
 
 
 def _offset(chip: str, line: str, names: list[str]) -> int:

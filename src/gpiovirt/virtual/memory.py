@@ -5,8 +5,9 @@ The custodian keeps the file and hands it to each worker. Layout, native byte or
 
     header     16 bytes    magic, version, number of lines, whether its watchdog has tripped (0 or 1)
     lines      16 bytes a line    held (0 or 1), direction (0 unknown, 1 input, 2 output), level (0 not
-                                  driven, 1 low, 2 high), a reserved byte, its holder's pid (4 bytes; 0: not
-                                  known), the rest reserved
+                                  driven, 1 low, 2 high), what it is forced to (0 nothing, 1 low, 2 high),
+                                  its holder's pid (4 bytes; 0: not known), until when it is forced (8
+                                  bytes, ns on CLOCK_BOOTTIME; 0: for ever)
     times      16 bytes a line    when it last became high, and then when it last ceased to be, each for all
                                   lines, in ns on CLOCK_BOOTTIME; 0: never
     the rest                      what the VM export keeps
@@ -29,6 +30,10 @@ _MAGIC, _VERSION = b"gpvc", 2
 _LINE = 16
 _pid = Struct("=I")
 _PID_AT = 4
+_force = Struct("=B4xQ")
+_FORCE_AT = 3
+_until = Struct("=Q")
+_FORCED = {1: 0, 2: 1}
 _TIMES = 16
 _INPUT, _OUTPUT = 1, 2
 
@@ -81,6 +86,17 @@ class KeptMemory:
     def set_holder(self, offset: int, pid: int) -> None:
         """The process that has the line from now on; 0: not known."""
         _pid.pack_into(self._view, _header.size + offset * _LINE + _PID_AT, pid)
+
+    def force(self, offset: int) -> tuple[int | None, int]:
+        """(level that the line is forced to, if it is; until when, ns on CLOCK_BOOTTIME; 0: for ever)."""
+        level, until_ns = _force.unpack_from(self._view, _header.size + offset * _LINE + _FORCE_AT)
+        return _FORCED.get(level), until_ns
+
+    def set_force(self, offset: int, level: int | None, until_ns: int) -> None:
+        """It is forced so from now on; None: not at all."""
+        at = _header.size + offset * _LINE + _FORCE_AT
+        self._view[at] = 0 if level is None else level + 1
+        _until.pack_into(self._view, at + 5, until_ns)
 
     def set_output(self, offset: int, is_output: bool) -> None:
         """The direction that the line has from now on."""

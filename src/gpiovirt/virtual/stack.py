@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpiovirt.core.aggregate import AggregateDriver, SourceLine
 from gpiovirt.core.chip import Now
 from gpiovirt.core.deadline import Cancel, Deadlines
+from gpiovirt.core.forced import ForcedDriver
 from gpiovirt.core.gpiolib import Driver, GpioChip
 from gpiovirt.core.guarded import GuardedDriver
 from gpiovirt.core.line import PLAIN, Clock, LineOptions
+from gpiovirt.errors import InvalidError
+from gpiovirt.host.clock import boot_ns
 from gpiovirt.sources.line_files import LineFile, LineFilesChip, LineFilesDriver, RequestAnew
 
 if TYPE_CHECKING:
@@ -37,7 +40,7 @@ class VirtualChip(GpioChip):
     """A chip of `lines`, each with its options.
 
     `kept` and `on_use` are as of GuardedDriver, `request_anew` of LineFilesDriver, `rules` and `tell` of
-    RuledDriver; rules need `deadlines`.
+    RuledDriver, `on_force_end` of ForcedDriver; rules and forces need `deadlines`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class VirtualChip(GpioChip):
         rules: "Sequence[Rule]" = (),
         deadlines: Deadlines | None = None,
         tell: "Callable[[Happening], object]" = lambda _happening: None,
+        on_force_end: Callable[[int], object] = lambda _offset: None,
     ) -> None:
         self._request_anew = request_anew
         self._files: LineFilesDriver | LineFilesChip | None = None
@@ -63,12 +67,19 @@ class VirtualChip(GpioChip):
             self._source(name, lines, now, waits), options or [PLAIN] * len(lines), kept, on_use
         )
         self._ruled: RuledDriver | None = None
-        if not rules:
-            super().__init__(self._guarded, now, name)
-            return
-        assert deadlines is not None
-        self._ruled = _ruled(self._guarded, rules, kept, deadlines, now, tell)
-        super().__init__(self._ruled, now, name, self._ruled.admit)
+        self._forced: ForcedDriver | None = None
+        driver: Driver = self._guarded
+        if rules:
+            assert deadlines is not None
+            driver = self._ruled = _ruled(self._guarded, rules, kept, deadlines, now, tell)
+        if kept is not None and deadlines is not None:
+            call_after = _after(deadlines, now)
+            driver = self._forced = ForcedDriver(
+                driver, kept, boot_ns, now, call_after, self.rebind, on_force_end
+            )
+            if self._ruled is not None:
+                self._ruled.made_safe = self._forced.drop_output
+        super().__init__(driver, now, name, self._ruled.admit if self._ruled else None)
 
     def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: "Waits") -> Driver:
         files = [offset for offset, line in enumerate(lines) if line.local is None]
@@ -114,6 +125,21 @@ class VirtualChip(GpioChip):
         """What its rules have done."""
         return self._ruled.states() if self._ruled is not None else []
 
+    @property
+    def forced(self) -> dict[int, int]:
+        """The level of each line that is forced."""
+        return self._forced.levels if self._forced is not None else {}
+
+    def force(self, offset: int, level: int, until_ns: int, drives: bool) -> None:
+        """As of ForcedDriver; InvalidError for a chip that keeps nothing."""
+        if self._forced is None:
+            raise InvalidError(f"lines of {self.info.label} cannot be forced")
+        self._forced.force(offset, level, until_ns, drives)
+
+    def clear(self, offset: int) -> bool:
+        """End the force of a line; False if it has none."""
+        return self._forced is not None and self._forced.clear(offset)
+
     def rearm(self) -> bool:
         """Re-arm its watchdog; False if it has none, or that has not tripped."""
         return self._ruled is not None and self._ruled.rearm()
@@ -141,10 +167,10 @@ def _ruled(
 ) -> "RuledDriver":
     from gpiovirt.core.guards.driver import RuledDriver  # most chips do without
     from gpiovirt.core.guards.lines import Unkept
-    from gpiovirt.host.clock import boot_ns
-
-    def call_after(delay_ns: int, callback: Callable[[], object]) -> Cancel:
-        return deadlines.call_at(now(Clock.MONOTONIC) + delay_ns, callback)
 
     known = kept or Unkept(len(guarded.names))
-    return RuledDriver(guarded, rules, known, boot_ns, call_after, tell)
+    return RuledDriver(guarded, rules, known, boot_ns, _after(deadlines, now), tell)
+
+
+def _after(deadlines: Deadlines, now: Now) -> Callable[[int, Callable[[], object]], Cancel]:
+    return lambda delay_ns, callback: deadlines.call_at(now(Clock.MONOTONIC) + delay_ns, callback)

@@ -51,6 +51,7 @@ _CUSTODIAN_MS = 1000  # it connects as soon as it has asked for a worker
 _CLAIM_S = 0.4  # holders that the previous worker served come back within milliseconds
 _LENDER_S = 0.25  # a lender that has not answered by then is gone
 _USE_S = 0.25  # the custodian is told once of all lines that were held and released meanwhile
+_FORCED = {None: "", 0: "low", 1: "high"}
 _WHY_MAX = 400
 _EVENTS_PER_S = 200  # reported to the custodian: more are only counted
 
@@ -83,6 +84,7 @@ class _ServedChip:
         on_peer: Callable[[], None],
         on_spent: Callable[[], None],
         on_rule: Callable[[Happening], None],
+        on_force_end: Callable[[int], None],
     ) -> None:
         self.spec = spec
         files = list(fds)
@@ -106,6 +108,7 @@ class _ServedChip:
             rules=guard(parse_rules(spec["rules"]), options, names),
             deadlines=reactor.deadlines,
             tell=on_rule,
+            on_force_end=on_force_end,
         )
         self.chip.make_safe(spec["fresh"])
         spec["fresh"] = []
@@ -176,7 +179,10 @@ class _ServedChip:
                 {"pid": peer.pid, "uid": peer.uid, "gid": peer.gid} for peer in self.device.consumers
             ],
             "vm": None if vm is None else {"pid": vm.pid, "uid": vm.uid, "gid": vm.gid},
-            "lines": _lines(self.chip),
+            "lines": [
+                {**line, "forced": _FORCED[self.chip.forced.get(line["offset"])]}
+                for line in _lines(self.chip)
+            ],
             "rules": [state._asdict() for state in self.chip.rules],
         }
 
@@ -296,6 +302,7 @@ class _Worker:
                             self._tell_use,
                             self._on_spent,
                             self._on_rule,
+                            self._on_force_end,
                         )
                 except GpiovirtError as error:
                     self._send({"failed": str(error)})
@@ -315,6 +322,8 @@ class _Worker:
                 self._send({"tag": tag, "status": served.status()})
             case {"do": "lend", "tag": tag, "chip": chip, "offset": offset, "consumer": consumer} if served:
                 self._lend(served, tag, chip, offset, consumer)
+            case {"do": "force"} if isinstance(served, _ServedChip):
+                self._force(served, message.body)
             case {"do": "rearm", "tag": tag} if isinstance(served, _ServedChip):
                 self._send({"tag": tag, "was_tripped": served.chip.rearm()})
             case {"do": "watch", "on": on}:
@@ -349,6 +358,22 @@ class _Worker:
         elif not on and self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+
+    def _on_force_end(self, offset: int) -> None:
+        self._tell({"event": "unforced", "offset": offset})
+
+    def _force(self, served: _ServedChip, body: Mapping[str, Any]) -> None:
+        """Force a line, or end that."""
+        offset, level = body["offset"], body["level"]
+        answer: dict[str, Any] = {"tag": body["tag"]}
+        try:
+            if level is None:
+                answer["was_forced"] = served.chip.clear(offset)
+            else:
+                served.chip.force(offset, level, body["until_ns"], body["drives"])
+        except GpiovirtError as error:
+            answer |= {"errno": error.errno, "why": str(error)[:_WHY_MAX]}
+        self._send(answer)
 
     def _on_rule(self, happening: Happening) -> None:
         pid, uid = happening.holder[2:] if happening.holder else (0, 0)

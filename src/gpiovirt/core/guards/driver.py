@@ -129,6 +129,8 @@ class RuledDriver:
         self._pending: dict[int, tuple[Level, int]] = {}
         self._values: dict[int, Values] = {}
         self._cancel: Cancel | None = None
+        self.made_safe: Callable[[int], object] = lambda _offset: None
+        """Called with each line that a rule has made safe"""
         self._senses = frozenset().union(*(rule.senses for rule in rules))
         self._watchdog = next((rule for rule in rules if isinstance(rule, Watchdog)), None)
         self._beats_at = -1 if self._watchdog is None else self._watchdog.offset
@@ -467,6 +469,10 @@ class RuledDriver:
         self._tell(Happening(Happened.TRIPPED, number, offset, self._holders.get(offset), rule.text))
 
     def _make_safe(self, number: int, offset: int) -> None:
+        self._take_safe(number, offset)
+        self.made_safe(offset)
+
+    def _take_safe(self, number: int, offset: int) -> None:
         if self._inner.take_safe(offset):
             level = self._inner.safe_level(offset)
             self._lines.note(offset, level, self._boot_ns())

@@ -19,6 +19,8 @@ __all__ = [
     "DaemonState",
     "Direction",
     "Event",
+    "ForceEvent",
+    "Forced",
     "LineEvent",
     "LineHolder",
     "LineState",
@@ -104,6 +106,8 @@ class LineState(NamedTuple):
     used: bool
     holder: LineHolder | None
     """None where nobody has the line, or is known by name only"""
+    forced: Literal["", "low", "high"]
+    """The level that an operator has forced it to"""
     options: str
 
 
@@ -234,6 +238,22 @@ class RuleEvent(NamedTuple):
     why: str
 
 
+class ForceEvent(NamedTuple):
+    """An operator has forced a line, or that has ended (`uid` 0: by itself)."""
+
+    event: Literal["line-forced", "line-unforced"]
+    chip: str
+    offset: int
+    level: Literal["", "low", "high"]
+    uid: int
+
+
+class Forced(NamedTuple):
+    """How many lines are forced now, or are not any more."""
+
+    lines: int
+
+
 class SourceEvent(NamedTuple):
     """What a line is made of."""
 
@@ -263,7 +283,7 @@ class LossEvent(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-Event = ChipEvent | OwnedEvent | SourceEvent | LineEvent | RuleEvent | LossEvent
+Event = ChipEvent | OwnedEvent | SourceEvent | LineEvent | RuleEvent | ForceEvent | LossEvent
 _EVENTS: Mapping[str, type[Event]] = {
     name: kind for kind in get_args(Event) for name in get_args(get_type_hints(kind)["event"])
 }

@@ -11,6 +11,7 @@ from gpiovirt.protocols.control.answers import (
     ChipDetails,
     ChipState,
     DaemonState,
+    Forced,
     Page,
     Rearmed,
     SourcePage,
@@ -23,6 +24,7 @@ __all__ = [
     "ChangeAll",
     "Delete",
     "Describe",
+    "Force",
     "List",
     "Look",
     "New",
@@ -181,6 +183,19 @@ class Rearm(NamedTuple):
         return decode_answer(Rearmed, told)
 
 
+class Force(NamedTuple):
+    """Force a line for so many ms (0: until it is ended); no level: end it, of all lines if none is named."""
+
+    name: str
+    line: str = ""
+    """Its offset, or name"""
+    level: Literal["low", "high"] | None = None
+    for_ms: int = 0
+
+    def answer(self, told: object) -> Forced:
+        return decode_answer(Forced, told)
+
+
 class List(NamedTuple):
     """Chips by name, those whose names come after `after`."""
 
@@ -267,6 +282,7 @@ _KINDS: Mapping[str, type[Request[Any]]] = {
     "set": SetOptions,
     "own": Own,
     "rearm": Rearm,
+    "force": Force,
     "list": List,
     "look": Look,
     "describe": Describe,
@@ -370,6 +386,12 @@ def _rules(key: str, value: object) -> dict[str, Any]:
     return value
 
 
+def _level(key: str, value: object) -> object:
+    if value not in ("low", "high"):
+        raise UsageError(f"{key}: expected low or high")
+    return value
+
+
 def _lifetime(key: str, value: object) -> object:
     if value not in ("connection", "process"):
         raise UsageError(f"{key}: expected connection or process")
@@ -398,5 +420,8 @@ _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "lifetime": _lifetime,
     "options": _options,
     "rules": _rules,
+    "line": _text,
+    "level": _level,
+    "for_ms": lambda key, value: max(_number(key, value, NUMBER_MAX // 1_000_000), 0),
     "started": lambda key, value: _number(key, value, NUMBER_MAX),
 }

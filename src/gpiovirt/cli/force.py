@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""gpiovirt force: an operator overrides a line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+from gpiovirt.control.client import Client
+from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.requests import Force
+
+__all__ = ["configure", "main"]
+
+EPILOG = """\
+An output is driven to the level, whatever its consumer sets meanwhile: that counts when the force ends. An
+input seems to have it: its consumer reads it, and gets an edge if it waits for one; rules see what the
+input really is. A line that nobody holds is driven if it is an output, or has direction=output. No rule is
+broken: what one forbids is refused, and a line that a rule makes safe is not forced any more. The force of an
+output also ends when its consumer lets the line go. It takes root, or a member of the group gpiovirt.
+`gpiovirt show NAME` says what is forced.
+
+examples:
+  gpiovirt force plc LAMP high --for 10m
+  gpiovirt force plc LAMP --clear
+  gpiovirt force plc --clear
+"""
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("name", metavar="NAME", help="a chip")
+    parser.add_argument("line", metavar="LINE", nargs="?", default="", help="a line's offset or name")
+    parser.add_argument("level", metavar="LEVEL", nargs="?", choices=["low", "high"], help="low or high")
+    parser.add_argument(
+        "--for", dest="time", metavar="TIME", help="for so long, e.g. 10m or 500ms (default: until cleared)"
+    )
+    parser.add_argument("--clear", action="store_true", help="end it, of LINE or of all lines")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Force a line, or end that."""
+    if options.clear == (options.level is not None) or (options.clear and options.time):
+        raise UsageError("write LINE and LEVEL to force a line, or --clear to end that")
+    for_ms = _time_ms(options.time) if options.time else 0
+    with Client() as client:
+        done = client.ask(Force(options.name, options.line, options.level, for_ms)).lines
+    if not done:
+        print("nothing is forced there")
+    return 0
+
+
+def _time_ms(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h)", text)
+    if not match or not int(match[1]):
+        raise UsageError(f"--for {text!r}: write for example 10m, 30s or 500ms")
+    return int(match[1]) * _UNITS_MS[match[2]]
