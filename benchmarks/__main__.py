@@ -19,6 +19,8 @@ NAMES = [
     "edge",
     "startup",
     "instructions",
+    "rules",
+    "endings",
     "memory",
     "daemon",
     "kernel_lines",

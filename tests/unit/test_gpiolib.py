@@ -40,6 +40,8 @@ class FailingDriver:
     def is_output(self, offset: int) -> bool:
         return False
 
+    def catch_up(self) -> None: ...
+
     def request(self, offset: int, holder: Holder) -> None:
         self.held.add(offset)
 

@@ -37,6 +37,8 @@ class FakeDriver:
     def is_output(self, offset: int) -> bool:
         return self.settings.get(offset, INPUT).direction is Direction.OUTPUT
 
+    def catch_up(self) -> None: ...
+
     def request(self, offset: int, holder: Holder) -> None: ...
 
     def configure(self, offset: int, settings: LineSettings) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Consumer",
     "DaemonState",
     "LineState",
+    "RuleState",
     "Source",
     "SourceLine",
     "chip_details",
@@ -131,6 +132,19 @@ class Consumer(_Told):
     """The group's number."""
 
 
+class RuleState(_Told):
+    """A rule, and what it has done since the chip's process started."""
+
+    text: str
+    """What holds, in words."""
+    refused: int
+    """How often it has refused something."""
+    trips: int
+    """How often it has made lines safe."""
+    tripped: bool
+    """It keeps lines safe now."""
+
+
 class ChipDetails(ChipSummary):
     """A virtual chip and its lines."""
 
@@ -138,6 +152,8 @@ class ChipDetails(ChipSummary):
     """Its lines, by offset; none while it waits for them."""
     consumers: list[Consumer]
     """Who has it open."""
+    rules: list[RuleState]
+    """All rules of the chip and its lines; none if its process does not answer."""
     description: Chip | None
     """The chip as PUT takes it; null while that cannot be told."""
 
@@ -235,7 +251,11 @@ def chip_details(told: protocol.ChipDetails) -> ChipDetails:
     with suppress(UsageError):
         description = chip_of(told.chip, told.options, told.rules, [line.name for line in told.lines])
     return ChipDetails(
-        **_summary(told.chip), lines=line_states(told), consumers=consumers(told), description=description
+        **_summary(told.chip),
+        lines=line_states(told),
+        consumers=consumers(told),
+        rules=[RuleState(**state._asdict()) for state in told.rule_states],
+        description=description,
     )
 
 

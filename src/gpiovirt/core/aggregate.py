@@ -146,6 +146,9 @@ class AggregateDriver:
         source, index = self._places[offset]
         return source.chip.line_info(source.offsets[index]).direction is Direction.OUTPUT
 
+    def catch_up(self) -> None:
+        """Chips of this process tell edges at once."""
+
     def request(self, offset: int, holder: Holder) -> None:
         """Each line is held all the time."""
 

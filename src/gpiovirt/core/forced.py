@@ -136,6 +136,9 @@ class ForcedDriver:
         values = self._inner.bind(offsets)
         return values if self.levels.keys().isdisjoint(offsets) else _ForcedValues(self, offsets, values)
 
+    def catch_up(self) -> None:
+        self._inner.catch_up()
+
     def seems(self, offset: int) -> int | None:
         """The level that a forced input has for its holder."""
         level = self.levels.get(offset)

@@ -75,6 +75,9 @@ class Driver(Protocol):
     def bind(self, offsets: Sequence[int]) -> Values:
         """The hot path: the levels of just these lines."""
 
+    def catch_up(self) -> None:
+        """Tell the edges that there have been until now."""
+
 
 Admit = Callable[[Mapping[int, LineSettings], Holder], None]
 """May lines be configured so, by offset and in physical terms? NotPermittedError if not"""

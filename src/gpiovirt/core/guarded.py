@@ -150,6 +150,9 @@ class GuardedDriver:
         inverted = sum(1 << i for i, offset in enumerate(offsets) if self._options[offset].active_low)
         return _Inverted(values, inverted) if inverted else values
 
+    def catch_up(self) -> None:
+        self._inner.catch_up()
+
     def make_safe(self, offsets: Iterable[int]) -> None:
         """Put lines that nobody holds into their safe states."""
         for offset in offsets:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from gpiovirt.core.line import Clock
 
@@ -15,6 +16,5 @@ def now_ns(clock: Clock) -> int:
     return time.time_ns() if clock is Clock.REALTIME else time.monotonic_ns()
 
 
-def boot_ns() -> int:
-    """ns since the machine was started, whether it was suspended meanwhile or not."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+boot_ns = partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME)
+"""ns since the machine was started, whether it was suspended meanwhile or not"""

@@ -241,6 +241,10 @@ class LineFilesDriver:
                 self.configure(offset, line.settings._replace(edge=Edge.NONE, debounce_period_us=0))
         line.settings = AS_IS
 
+    def catch_up(self) -> None:
+        if self._watched:
+            self._deliver_edges()
+
     def bind(self, offsets: Sequence[int]) -> Values:
         return _FileValues(self, [self._lines[offset] for offset in offsets])
 

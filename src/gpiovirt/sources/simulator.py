@@ -185,6 +185,9 @@ class _SimDriver:
     def is_output(self, offset: int) -> bool:
         return self.lines[offset].is_output
 
+    def catch_up(self) -> None:
+        """Edges are told at once."""
+
     def request(self, offset: int, _holder: Holder) -> None:
         self.lines[offset].is_held = True
 

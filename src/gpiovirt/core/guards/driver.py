@@ -309,20 +309,37 @@ class RuledDriver:
 
     def set_one(self, offset: int, level: int) -> None:
         """The same, for one line: what a program does all the time."""
-        lines, pending = self._lines, self._pending
-        if lines.levels[offset] == level and offset not in pending:
-            return
-        if lines.tripped[0] or pending:
+        lines = self._lines
+        if self._pending or self._as_input or lines.tripped[0]:
             self.set({offset: level})
             return
+        if lines.levels[offset] == level:
+            return
+        now_ns = self._boot_ns()
         rules = self._judges[level][offset]
         if rules:
-            change = self._judged({offset: level}, self._holders.get(offset), rules)
-            if change.postponed or len(change.levels) != 1:
-                self._postpone(change)
-                self._make(change.levels)
+            levels: dict[int, Level] = {offset: level}
+            change = Change(lines, levels, self._holders.get(offset), self._holders, self._pending, now_ns)
+            try:
+                for rule in rules:
+                    if rule.senses:
+                        self._inner.catch_up()
+                    rule.judge(change)
+            except RefusedChangeError as error:
+                self._tell_refused(error, change)
+                raise
+            if change.was_added or not levels:
+                self.set({offset: level})
                 return
-        self._drive(offset, level)
+        values = self._values.get(offset) or self._bound(offset)
+        if level:  # whatever becomes of us meanwhile, it is not taken for 0
+            lines.note(offset, 1, now_ns)
+            values.set(1, 1)
+        else:
+            values.set(1, 0)
+            lines.note(offset, 0, now_ns)
+        if self._down:
+            self._up(offset)
         if offset == self._beats_at:
             self._beat()
         if offset in self._conditions:
@@ -365,7 +382,7 @@ class RuledDriver:
         try:
             for rule in rules:
                 if rule.senses:
-                    self._refresh(rule.senses)
+                    self._inner.catch_up()
                 rule.judge(change)
             rounds = _ROUNDS
             while change.was_added and rounds:
@@ -375,22 +392,27 @@ class RuledDriver:
                     if not rule.offsets.isdisjoint(change.levels):
                         rule.judge(change)
         except RefusedChangeError as error:
-            number = self._rules.index(error.rule)
-            self._counts[number][0] += 1
-            offset = error.offset
-            self._tell(Happening(Happened.REFUSED, number, offset, holder, str(error)))
-            name = f" ({self.names[offset]})" if self.names[offset] else ""
-            error.args = (f"line {self.label}:{offset}{name}: {error}",)
+            self._tell_refused(error, change)
             raise
         return change
 
+    def _tell_refused(self, error: RefusedChangeError, change: Change) -> None:
+        number, offset = self._rules.index(error.rule), error.offset
+        self._counts[number][0] += 1
+        self._tell(Happening(Happened.REFUSED, number, offset, change.holder, str(error)))
+        name = f" ({self.names[offset]})" if self.names[offset] else ""
+        error.args = (f"line {self.label}:{offset}{name}: {error}",)
+
     def _refresh(self, offsets: Iterable[int]) -> None:
-        """An edge may be under way: what decides is how an input is now."""
+        """Edges were lost: an input is what it is now."""
         for offset in offsets:
             try:
                 self._lines.levels[offset] = self._value_of(offset)
             except GpiovirtError:
                 self._lines.levels[offset] = None
+
+    def catch_up(self) -> None:
+        self._inner.catch_up()
 
     # later
 

@@ -12,13 +12,13 @@ __all__ = ["Dwells"]
 class Dwells:
     """One line, at least `min_on_us` at 1 and `min_off_us` at 0. A safe state waits for nothing."""
 
-    judges_levels: Container[int] = (0, 1)
     senses: frozenset[int] = frozenset()
     conditions: frozenset[int] = frozenset()
 
     def __init__(self, offset: int, name: str, min_on_us: int, min_off_us: int) -> None:
         self.offsets = frozenset([offset])
         self._offset = offset
+        self.judges_levels: Container[int] = [level for level, us in enumerate((min_on_us, min_off_us)) if us]
         self._min_on_ns = min_on_us * 1000
         self._min_off_ns = min_off_us * 1000
         said = [f"{us / 1000:g} ms {how}" for us, how in ((min_on_us, "on"), (min_off_us, "off")) if us]
