@@ -10,7 +10,7 @@ import stat
 
 from gpiovirt.errors import HostError, PeerError
 
-__all__ = ["can_shrink", "map_shared", "shared_memory"]
+__all__ = ["can_shrink", "map_shared", "map_to_read", "shared_memory"]
 
 
 def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
@@ -33,6 +33,17 @@ def map_shared(fd: int, size: int, offset: int = 0) -> memoryview:
     except (OSError, ValueError, OverflowError) as error:
         raise PeerError(f"cannot map {size:#x} bytes at {offset:#x}: {error}") from error
     return mapped[offset - start : offset - start + size]
+
+
+def map_to_read(fd: int, size: int) -> memoryview:
+    """The first `size` bytes of a file, to read; PeerError if it is shorter, or no file in memory."""
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or size > status.st_size:
+            raise PeerError(f"{size:#x} bytes of a file of {status.st_size:#x} bytes")
+        return memoryview(mmap.mmap(fd, size, prot=mmap.PROT_READ))
+    except (OSError, ValueError) as error:
+        raise PeerError(f"cannot map {size:#x} bytes: {error}") from error
 
 
 def can_shrink(fd: int) -> bool:

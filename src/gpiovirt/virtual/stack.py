@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpiovirt.core.aggregate import AggregateDriver, SourceLine
-from gpiovirt.core.chip import Now
+from gpiovirt.core.chip import EdgeSink, LineRequest, Now, PresenceSink
 from gpiovirt.core.deadline import Cancel, Deadlines
 from gpiovirt.core.forced import ForcedDriver
 from gpiovirt.core.gpiolib import Driver, GpioChip
 from gpiovirt.core.guarded import GuardedDriver
-from gpiovirt.core.line import PLAIN, Clock, LineOptions
-from gpiovirt.errors import InvalidError
+from gpiovirt.core.holder import Holder
+from gpiovirt.core.line import PLAIN, Clock, LineOptions, LineSettings
+from gpiovirt.core.record import RecordingDriver, RingWriter
+from gpiovirt.errors import GpiovirtError, InvalidError, NotPermittedError
 from gpiovirt.host.clock import boot_ns
 from gpiovirt.sources.line_files import LineFile, LineFilesChip, LineFilesDriver, RequestAnew
 
@@ -36,11 +38,23 @@ class StackedLine(NamedTuple):
     local: SourceLine | None = None
 
 
+class _Guarded(GuardedDriver):
+    """Tells the record of releases: what a line does without a holder is another entry."""
+
+    record: RecordingDriver | None = None
+
+    def free(self, offset: int) -> None:
+        if self.record is not None:
+            self.record.released(offset)
+        super().free(offset)
+
+
 class VirtualChip(GpioChip):
     """A chip of `lines`, each with its options.
 
     `kept` and `on_use` are as of GuardedDriver, `request_anew` of LineFilesDriver, `rules` and `tell` of
-    RuledDriver, `on_force_end` of ForcedDriver; rules and forces need `deadlines`.
+    RuledDriver, `on_force_end` of ForcedDriver; rules and forces need `deadlines`. What happens is written to
+    `record`.
     """
 
     def __init__(
@@ -57,29 +71,72 @@ class VirtualChip(GpioChip):
         deadlines: Deadlines | None = None,
         tell: "Callable[[Happening], object]" = lambda _happening: None,
         on_force_end: Callable[[int], object] = lambda _offset: None,
+        record: RingWriter | None = None,
     ) -> None:
         self._request_anew = request_anew
         self._files: LineFilesDriver | LineFilesChip | None = None
         self._places = {offset: offset for offset in range(len(lines))}
         """The index of each line that is a file among the files"""
         self._aggregate: AggregateDriver | None = None
-        self._guarded = GuardedDriver(
-            self._source(name, lines, now, waits), options or [PLAIN] * len(lines), kept, on_use
-        )
+        driver: Driver = self._source(name, lines, now, waits)
+        self.record = None if record is None else RecordingDriver(driver, record)
+        self._guarded = _Guarded(self.record or driver, options or [PLAIN] * len(lines), kept, on_use)
+        self._guarded.record = self.record
         self._ruled: RuledDriver | None = None
+        self._tell = tell
+        self._on_force_end = on_force_end
         self._forced: ForcedDriver | None = None
-        driver: Driver = self._guarded
+        driver = self._guarded
         if rules:
             assert deadlines is not None
-            driver = self._ruled = _ruled(self._guarded, rules, kept, deadlines, now, tell)
+            driver = self._ruled = _ruled(self._guarded, rules, kept, deadlines, now, self._on_rule)
         if kept is not None and deadlines is not None:
             call_after = _after(deadlines, now)
             driver = self._forced = ForcedDriver(
-                driver, kept, boot_ns, now, call_after, self.rebind, on_force_end
+                driver, kept, boot_ns, now, call_after, self.rebind, self._force_ended
             )
             if self._ruled is not None:
                 self._ruled.made_safe = self._forced.drop_output
         super().__init__(driver, now, name, self._ruled.admit if self._ruled else None)
+
+    def _on_rule(self, happening: "Happening") -> None:
+        if (record := self.record) is not None:
+            match happening.what.value:
+                case "refused":
+                    record.refused(
+                        happening.offset, NotPermittedError.errno, happening.why, happening.holder
+                    )
+                case "tripped":
+                    record.tripped(happening.offset, happening.why)
+                case "rearmed":
+                    record.rearmed(happening.offset, happening.why, happening.holder)
+        self._tell(happening)
+
+    def _force_ended(self, offset: int) -> None:
+        if self.record is not None:
+            self.record.forced(offset, None, "its time is over")
+        self._on_force_end(offset)
+
+    def request(  # type: ignore[override]
+        self,
+        offsets: Sequence[int],
+        settings: Sequence[LineSettings],
+        holder: Holder,
+        on_edge: EdgeSink | None = None,
+        on_presence: PresenceSink | None = None,
+    ) -> LineRequest:
+        """As of Chip; a refusal is written down."""
+        try:
+            return super().request(offsets, settings, holder, on_edge, on_presence)
+        except NotPermittedError:  # by a rule, which has told us
+            raise
+        except GpiovirtError as error:
+            if self.record is not None and offsets and max(offsets) < self.info.num_lines:
+                self.record.refused(self._first_held(offsets), error.errno, str(error), holder)
+            raise
+
+    def _first_held(self, offsets: Sequence[int]) -> int:
+        return next((offset for offset in offsets if self.line_info(offset).used), offsets[0])
 
     def _source(self, name: str, lines: Sequence[StackedLine], now: Now, waits: "Waits") -> Driver:
         files = [offset for offset, line in enumerate(lines) if line.local is None]
@@ -135,10 +192,15 @@ class VirtualChip(GpioChip):
         if self._forced is None:
             raise InvalidError(f"lines of {self.info.label} cannot be forced")
         self._forced.force(offset, level, until_ns, drives)
+        if self.record is not None:
+            self.record.forced(offset, level, "")
 
     def clear(self, offset: int) -> bool:
         """End the force of a line; False if it has none."""
-        return self._forced is not None and self._forced.clear(offset)
+        was_forced = self._forced is not None and self._forced.clear(offset)
+        if was_forced and self.record is not None:
+            self.record.forced(offset, None, "")
+        return was_forced
 
     def rearm(self) -> bool:
         """Re-arm its watchdog; False if it has none, or that has not tripped."""
