@@ -56,6 +56,7 @@ def once(choose: random.Random) -> Counter[str]:
                 assert item.offset < LINES
                 if item.what == What.HOLDER:
                     item.as_holder()
+                assert item.what < What.MADE
                 seen[What(item.what).name.lower()] += 1
             else:
                 assert 0 < item.number < 1 << 63

@@ -65,6 +65,17 @@ def parser() -> argparse.ArgumentParser:
     config.add_argument("--no-config", action="store_true", help="read no configuration files")
     made.add_argument("--no-files", action="store_true", help="serve no control files")
     made.add_argument("--no-api", action="store_true", help="serve no HTTP API")
+    made.add_argument("--no-record", action="store_true", help="do not record what happens to chips")
+    made.add_argument(
+        "--record-size",
+        metavar="MB",
+        type=int,
+        default=1024,
+        help="room for the record on disk; the oldest of it is then removed (default: 1024)",
+    )
+    made.add_argument(
+        "--record-days", metavar="N", type=int, default=90, help="how long it is kept (default: 90)"
+    )
     made.add_argument("-v", "--verbose", action="store_true", help="log more")
     return made
 
@@ -78,6 +89,7 @@ def _main() -> int:
     options = parser().parse_args()
     import logging
 
+    from gpiovirt.daemon.recorder import Settings
     from gpiovirt.daemon.service import Options, serve
     from gpiovirt.host.journal import start_logging
 
@@ -93,22 +105,29 @@ def _main() -> int:
     uid, gid = _worker() if is_root else (os.getuid(), os.getgid())
     if options.sysfs and not is_root:
         raise UsageError("--sysfs: only root can mount there")
+    if options.record_size < 1 or options.record_days < 1:
+        raise UsageError("--record-size and --record-days: 1 or more")
+    state = os.path.abspath(
+        options.state
+        or os.environ.get("GPIOVIRT_STATE_DIR")
+        or ("/var/lib/gpiovirt" if is_root else f"{home}/gpiovirt")
+    )
     return serve(
         Options(
             run=run,
-            state=os.path.abspath(
-                options.state
-                or os.environ.get("GPIOVIRT_STATE_DIR")
-                or ("/var/lib/gpiovirt" if is_root else f"{home}/gpiovirt")
-            ),
+            state=state,
             simulated=[parse_sim(text) for text in options.sim],
             wires=[parse_wire(text) for text in options.wire],
             worker_uid=uid,
             worker_gid=gid,
+            record=None
+            if options.no_record
+            else Settings(f"{state}/record", uid, gid, options.record_size, options.record_days),
             configuration=None if options.no_config else _configuration(options.config, run),
             helpers=[
                 *([] if options.no_files else [_control_files(run, options.sysfs)]),
                 *([] if options.no_api else [_api(run, uid, gid)]),
+                *([] if options.no_record else [_log(run, f"{state}/record", uid, gid)]),
             ],
         )
     )
@@ -149,6 +168,14 @@ def _api(run: str, uid: int, gid: int) -> SocketActivatedHelper:
     name = "the process of the HTTP API"
     path = f"{run}/api.sock"
     return SocketActivatedHelper(name, "gpiovirt.api.main", [f"{run}/control"], path, uid, gid)
+
+
+def _log(run: str, directory: str, uid: int, gid: int) -> SocketActivatedHelper:
+    from gpiovirt.daemon.helpers import SocketActivatedHelper
+
+    name = "the process that answers `gpiovirt log`"
+    arguments = [f"{run}/control", directory]
+    return SocketActivatedHelper(name, "gpiovirt.recorder.server", arguments, f"{run}/record", uid, gid)
 
 
 def _worker() -> tuple[int, int]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "force": "override a line for a time: what an output does, or what an input seems to be",
     "rearm": "allow a chip's outputs again whose watchdog has tripped",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
+    "log": "show who did what to the lines of gpiovirtd's chips, and when",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",
     "check": "check configuration files",
     "diff": "show how gpiovirtd's chips differ from the configuration files",

@@ -15,6 +15,7 @@ __all__ = [
     "config_directory",
     "control_socket",
     "pid_of_socket",
+    "record_socket",
     "runtime_directories",
     "socket_name",
     "vm_socket",
@@ -60,6 +61,15 @@ def control_socket() -> str | None:
     """Path of the control socket of a daemon; None if there is none."""
     for directory in runtime_directories():
         path = f"{directory}/control"
+        if os.path.exists(path):
+            return path
+    return None
+
+
+def record_socket() -> str | None:
+    """Path of the socket that answers `gpiovirt log`; None if there is none."""
+    for directory in runtime_directories():
+        path = f"{directory}/record"
         if os.path.exists(path):
             return path
     return None

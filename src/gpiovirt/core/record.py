@@ -82,10 +82,16 @@ class What(IntEnum):
     REARMED = 13
     FORCED = 14
     """`value` is a level, or 2: no longer forced"""
+    # of a chip as a whole, and never in its ring
+    MADE = 32
+    DELETED = 33
+    CHANGED = 34
+    LOST = 35
+    """So many entries (`value`) are not in the record"""
 
 
 _SET, _EDGE = int(What.SET), int(What.EDGE)  # an enumeration's member costs a look-up
-_OF_RING = {int(what) for what in What}
+_OF_RING = {int(what) for what in What if what < What.MADE}
 
 
 class Entry(NamedTuple):
@@ -234,7 +240,23 @@ class RingReader:
         self._head = memory[16:24].cast("Q")
         self._text = b""
         self._text_of = NO_LINE
+        self._text_from = 0
         self.next_seq = next_seq
+
+    @property
+    def resume_seq(self) -> int:
+        """Where to begin to miss nothing: a text that is not whole yet is read again."""
+        return self._text_from if self._text else self.next_seq
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there seems to be anything to read."""
+        return self._head[0] != self.next_seq
+
+    def rewind(self, seq: int) -> None:
+        """Read again from there."""
+        self.next_seq = seq
+        self._text = b""
 
     def read(self, most: int) -> list[Entry | Lost]:
         """At most that many entries, and what was lost between them."""
@@ -288,8 +310,9 @@ class RingReader:
     def _add_text(self, raw: bytes, entry: tuple[int, ...], seq: int) -> None:
         place = len(raw) - (self.next_seq - seq) * _ENTRY
         part = raw[place + _ENTRY - _TEXT : place + _ENTRY][: min(entry[2], _TEXT)]
-        if self._text_of != entry[3]:
+        if not self._text or self._text_of != entry[3]:
             self._text = b""
+            self._text_from = seq
         self._text_of = entry[3]
         self._text = (self._text + part)[:TEXT_MAX]
 

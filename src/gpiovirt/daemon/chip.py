@@ -41,8 +41,9 @@ from gpiovirt.sources.line_files import (
 from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
 from gpiovirt.virtual.memory import copy_lines, held_lines, line_holders, new_memory
 from gpiovirt.virtual.options import format_options
+from gpiovirt.virtual.ring import new_ring
 
-__all__ = ["MEMORY", "KeptChip"]
+__all__ = ["MEMORY", "RING", "KeptChip"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ _CLAIMS_S = 0.5  # and then for those that do not come back
 _STARTING_S = 2.0  # and so much later if one has been started, since the machine may be busy
 MEMORY = "state"
 """The name of a chip's memory, beside its lines"""
+RING = "record"
+"""The name of the memory of its record"""
 
 Told = Callable[["KeptChip", Event], None]
 
@@ -72,6 +75,7 @@ class KeptChip:
         forkserver: ForkServer,
         tell: Told,
         need_lines: Callable[[], None],
+        keeps_record: bool = False,
     ) -> None:
         self.record = record
         self.lock = Lock()
@@ -95,6 +99,8 @@ class KeptChip:
         self._vm: SocketListener | None = None
         self._keeper = VmKeeper(record.name, reactor, self.handle.start_keeper, self._tell_keeper)
         self._memory = -1
+        self._keeps_record = keeps_record
+        self._ring = self._wake = -1
         self._fresh: set[int] = set()
         self._ready: Future[str] = Future()
         self._unserved: Callable[[], None] | None = None
@@ -134,9 +140,28 @@ class KeptChip:
         }
         if self._memory >= 0:
             files[MEMORY] = self._memory
+        if self._ring >= 0:
+            files[RING] = self._ring
         if (keeper := self._keeper.fileno()) is not None:
             files[KEEPER] = keeper
         return files
+
+    def ring(self) -> tuple[int, int] | None:
+        """The memory of its record, and the eventfd by which its worker says that it has written there."""
+        return (self._ring, self._wake) if self._ring >= 0 else None
+
+    def use_ring(self, fd: int) -> None:
+        """Go on with this memory of its record, which has outlived us (-1: there is none)."""
+        if fd >= 0 and (kind_of(fd) is not Kind.MEMORY or can_shrink(fd)):
+            os.close(fd)
+        elif fd >= 0:
+            self._set_ring(fd, os.eventfd(0))
+
+    def _set_ring(self, ring: int, wake: int) -> None:
+        for fd in (self._ring, self._wake):
+            if fd >= 0:
+                os.close(fd)
+        self._ring, self._wake = ring, wake
 
     def options(self) -> list[LineOptions]:
         """Of each line."""
@@ -184,6 +209,8 @@ class KeptChip:
             if self._memory >= 0:
                 os.close(self._memory)
             self._memory = memory
+        if self._keeps_record and (self._ring < 0 or (had[0] and had[0] != len(lines))):
+            self._set_ring(new_ring(record.name, len(lines)), os.eventfd(0))
         self.record = record._replace(addresses=tuple(line.address for line in lines))
         fresh = list(fresh)
         self._fresh = {offset for offset, line in enumerate(lines) if line in fresh}
@@ -290,6 +317,7 @@ class KeptChip:
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1
+        self._set_ring(-1, -1)
         self._ready.set("it was deleted meanwhile")
         if self.creator_fd >= 0:
             self._reactor.remove_reader(self.creator_fd)
@@ -335,11 +363,12 @@ class KeptChip:
             "orphans": self._orphans(),
             "vm": definition.vm,
             "keeper": self._keeper.fileno() is not None,
+            "record": self._ring >= 0,
             "poll_us": definition.poll_us,
             "incarnation": self.record.incarnation,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
-        fds += [self._memory, self._device.socket.fileno()]
+        fds += [self._memory, *(self.ring() or ()), self._device.socket.fileno()]
         if self._vm is not None:
             fds.append(self._vm.socket.fileno())
         if (keeper := self._keeper.fileno()) is not None:
@@ -361,10 +390,12 @@ class KeptChip:
         if len(lines) != count or count != record.definition.num_lines or spec["vm"] != vm:
             raise PeerError("it serves another chip")
         has_keeper = bool(spec.get("keeper"))
-        others = 2 + vm + has_keeper
+        has_ring = bool(spec.get("record"))
+        others = 2 + 2 * has_ring + vm + has_keeper
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it lacks some of its files")
-        _check_files([str(line["kind"]) for line in lines], fds[: len(fds) - others], fds[-others:], count)
+        of_lines, of_chip = fds[: len(fds) - others], fds[-others:]
+        _check_files([str(line["kind"]) for line in lines], of_lines, of_chip, count, has_ring)
         release(self.custody.use([]))
         found = []
         for line, address in zip(lines, record.addresses, strict=True):
@@ -372,6 +403,8 @@ class KeptChip:
         if self._memory >= 0:
             os.close(self._memory)
         self._memory = fds.pop(0)
+        if has_ring:
+            self._set_ring(fds.pop(0), fds.pop(0))
         self._device = SocketListener(socket.socket(fileno=fds.pop(0)))
         if vm:
             self._vm = SocketListener(socket.socket(fileno=fds.pop(0)))
@@ -513,7 +546,9 @@ def _file(kind: str, fds: list[int]) -> LineFile | None:
     return None
 
 
-def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int) -> None:
+def _check_files(
+    kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int, has_ring: bool
+) -> None:
     """PeerError unless a worker's files are what they should be: any others must not be touched."""
     at = 0
     for kind in kinds:
@@ -525,5 +560,9 @@ def _check_files(kinds: Sequence[str], of_lines: Sequence[int], others: Sequence
     if kind_of(memory) is not Kind.MEMORY or can_shrink(memory):
         raise PeerError("memory that can be truncated")
     held_lines(memory, count)
+    if has_ring:
+        ring, wake, *sockets = sockets
+        if kind_of(ring) is not Kind.MEMORY or can_shrink(ring) or kind_of(wake) is not Kind.EVENTFD:
+            raise PeerError("a record that is none")
     if not all(kind_of(fd) is Kind.SOCKET for fd in sockets):
         raise PeerError("a file that is not a socket")

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from gpiovirt import __version__
 from gpiovirt.control.access import GROUP, Identity, gid_of, identity_of
+from gpiovirt.core.record import What
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.answers import chip_description, chip_details, chip_state
 from gpiovirt.daemon.chip import KeptChip
@@ -76,6 +77,17 @@ _WATCHERS_PER_USER = 16
 _MESSAGES_PER_TURN = 4
 _STATUS_S = 1.0
 _PAGE_BYTES = 1 << 16
+
+
+_NOTED: Mapping[type[Request[Any]], What] = {
+    New: What.MADE,
+    Delete: What.DELETED,
+    Change: What.CHANGED,
+    ChangeAll: What.CHANGED,
+    SetOptions: What.CHANGED,
+    Own: What.CHANGED,
+    Save: What.CHANGED,
+}
 
 
 class DeniedError(UsageError):
@@ -152,6 +164,7 @@ class _Client:
         self._server = server
         self._custodian = server.custodian
         self._channel = Channel(sock)
+        self._pid = peer_of(sock).pid
         self._unwatch: Callable[[], None] | None = None
         self._is_busy = False
         self._lost = 0
@@ -301,7 +314,19 @@ class _Client:
                 return None
         if not self._manages(who):
             raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
-        return await self._manage(who, asked)
+        answer = await self._manage(who, asked)
+        self._note(who, asked, answer)
+        return answer
+
+    def _note(self, who: Identity, asked: Request[Any], answer: object) -> None:
+        """For the record: who has made, changed or deleted a chip."""
+        recorder = self._custodian.recorder
+        what = _NOTED.get(type(asked))
+        if recorder is None or what is None:
+            return
+        names = [change.name for change in asked.changes] if isinstance(asked, ChangeAll) else []
+        for name in names or [answer.name if isinstance(answer, ChipState) else getattr(asked, "name", "")]:
+            recorder.note(what, name, who.uid, 0 if self.is_agent else self._pid)
 
     async def _manage(self, who: Identity, asked: Request[Any]) -> object:
         """What managers may."""

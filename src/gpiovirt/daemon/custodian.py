@@ -17,11 +17,13 @@ from typing import Any
 
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction
+from gpiovirt.core.record import What
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.change import Change, check_permanent
-from gpiovirt.daemon.chip import MEMORY, KeptChip
+from gpiovirt.daemon.chip import MEMORY, RING, KeptChip
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.fork_server import ForkServer
+from gpiovirt.daemon.recorder import Recorder
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import DaemonSources, OwnChip
 from gpiovirt.daemon.store import Record, Store
@@ -68,7 +70,11 @@ class Custodian:
         forkserver: ForkServer,
         simulation: Simulation,
         restored: Mapping[str, int],
+        recorder: Recorder | None = None,
     ) -> None:
+        self.recorder = recorder
+        if recorder is not None:
+            recorder.chips = lambda: self.chips.values()
         self.chips: dict[str, KeptChip] = {}
         self.on_state: Callable[[], None] = lambda: None
         """Called when a chip is made, is live, or ends"""
@@ -104,7 +110,13 @@ class Custodian:
 
     def _kept_chip(self, record: Record) -> KeptChip:
         return KeptChip(
-            record, self.directories, self._reactor, self._forkserver, self.on_event, self._look_soon
+            record,
+            self.directories,
+            self._reactor,
+            self._forkserver,
+            self.on_event,
+            self._look_soon,
+            self.recorder is not None,
         )
 
     # what is asked for
@@ -194,6 +206,8 @@ class Custodian:
         def gone() -> None:
             self._reactor.remove_reader(fd)
             _log.info("%s: its creator has ended; the chip is deleted", chip.name, extra=chip.about)
+            if self.recorder is not None:
+                self.recorder.note(What.DELETED, chip.name, text="its creator has ended")
             self._in_background(self.delete(chip.name, force=True), chip.name)
 
         if self.chips.get(chip.name) is not chip:
@@ -355,6 +369,11 @@ class Custodian:
                 chip.watch(True)
         if event.event in _STATE_EVENTS:
             self.on_state()
+        if self.recorder is not None:
+            if event.event in ("live", "changed"):
+                self.recorder.tell(chip)
+            elif event.event == "deleted":
+                self.recorder.forget(chip)
         for watcher in list(self._watchers):
             watcher(chip, event)
 
@@ -440,6 +459,7 @@ class Custodian:
         memory = files.pop(MEMORY, -1) if kept else -1
         if memory >= 0:
             chip.use_keeper(files.pop(KEEPER, -1))
+            chip.use_ring(files.pop(RING, -1))
         chip.take_on(
             lines,
             chip.record._replace(definition=settled),

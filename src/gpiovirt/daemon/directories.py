@@ -32,6 +32,10 @@ class Directories(NamedTuple):
     def workers(self) -> str:
         return f"{self.run}/workers"
 
+    @property
+    def record(self) -> str:
+        return f"{self.run}/record"
+
     def make(self) -> None:
         """HostError if one cannot be made."""
         try:

@@ -24,6 +24,7 @@ from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.helpers import ConfigurationRun, HelperProcess, SocketActivatedHelper
+from gpiovirt.daemon.recorder import Recorder, Settings
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Store
 from gpiovirt.errors import HostError
@@ -56,6 +57,8 @@ class Options(NamedTuple):
     worker_gid: int
     helpers: Sequence[HelperProcess]
     configuration: ConfigurationRun | None
+    record: Settings | None = None
+    """None: what happens to chips is not recorded"""
 
 
 def serve(options: Options) -> int:
@@ -85,8 +88,15 @@ class _Service:
         self._simulation = Simulation(
             options.simulated, options.wires, directories, reactor, self._forkserver
         )
+        self._recorder = None if options.record is None else Recorder(options.record, reactor)
         self._custodian = Custodian(
-            directories, Store(options.state), reactor, self._forkserver, self._simulation, restored
+            directories,
+            Store(options.state),
+            reactor,
+            self._forkserver,
+            self._simulation,
+            restored,
+            self._recorder,
         )
         self._control: ControlServer | None = None
         self._attributes = DirectoryWatch(directories.chips, IN_ATTRIB)
@@ -123,6 +133,8 @@ class _Service:
         helpers, configuration = self._options.helpers, self._options.configuration
         self._simulation.start()
         await self._until(lambda: self._simulation.ready.is_done)
+        if self._recorder is not None:
+            self._recorder.begin()
         self._custodian.restore()
         await self._until(lambda: self._custodian.is_settled)
         self._control = ControlServer(
@@ -171,10 +183,14 @@ class _Service:
             helper.end()
         self._reactor.run_until(start(self._custodian.end_going()), _END_GOING_NS)
         if self._reactor.stopped_by == signal.SIGHUP:
+            if self._recorder is not None:
+                self._recorder.end()
             _execute_again(self._custodian)
         sd_notify("STOPPING=1")
         if self._reactor.stopped_by == signal.SIGINT:
             self._end_chips()
+        if self._recorder is not None:
+            self._recorder.end()
         self._forkserver.close()
         os.close(self._lock)
 

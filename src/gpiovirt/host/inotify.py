@@ -9,11 +9,12 @@ from struct import Struct
 
 from gpiovirt.host import libc
 
-__all__ = ["IN_ATTRIB", "IN_CREATE", "IN_DELETE", "DirectoryWatch"]
+__all__ = ["IN_ATTRIB", "IN_CREATE", "IN_DELETE", "IN_MODIFY", "DirectoryWatch"]
 
 IN_ATTRIB = 0x004
 IN_CREATE = 0x100
 IN_DELETE = 0x200
+IN_MODIFY = 0x002
 _NONBLOCK_CLOEXEC = os.O_NONBLOCK | os.O_CLOEXEC
 _event = Struct("iIII")  # wd, mask, cookie, len
 

@@ -55,7 +55,10 @@ def _is_journal(fd: int, environment: Mapping[str, str]) -> bool:
 
 
 class JournalHandler(logging.Handler):
-    """Sends records with the fields of the journal, and GPIOVIRT_CHIP of `extra={"chip": ...}`."""
+    """Sends records with the fields of the journal, and GPIOVIRT_CHIP of `extra={"chip": ...}`.
+
+    `fields` of `extra` are sent as they are.
+    """
 
     def __init__(self, name: str, path: str = SOCKET) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class JournalHandler(logging.Handler):
         }
         if chip := getattr(record, "chip", None):
             fields["GPIOVIRT_CHIP"] = str(chip)
+        fields |= getattr(record, "fields", {})
         with suppress(OSError):
             self._socket.send(b"".join(_field(key, value) for key, value in fields.items()))
 

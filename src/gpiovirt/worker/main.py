@@ -23,6 +23,7 @@ from gpiovirt.core.chip import Chip
 from gpiovirt.core.guards.driver import Happening
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, InfoEvent, LineInfo
+from gpiovirt.core.record import RingWriter
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.exports.device import DeviceServer
 from gpiovirt.exports.vm.keeping import Keeping
@@ -31,6 +32,7 @@ from gpiovirt.exports.vm.state import KeptState, vm_bytes
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.confine import confine
 from gpiovirt.host.device_socket import DeviceSocket
+from gpiovirt.host.notifier import Notifier
 from gpiovirt.host.packets import Channel, Message
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import SocketListener, peer_of
@@ -39,6 +41,7 @@ from gpiovirt.sources.simulator import Simulator
 from gpiovirt.virtual.guard import guard
 from gpiovirt.virtual.memory import KeptMemory
 from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.ring import writer_to
 from gpiovirt.virtual.rules import parse_rules
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
@@ -94,6 +97,7 @@ class _ServedChip:
         memory = KeptMemory(files.pop(0), num_lines, vm_bytes(spec["vm"], num_lines))
         options = [parse_options(text) for text in spec["options"]]
         names = [each.name or line["name"] for each, line in zip(options, spec["lines"], strict=True)]
+        record = _record(files.pop(0), files.pop(0), num_lines) if spec.get("record") else None
         self.chip = VirtualChip(
             spec["name"],
             [
@@ -109,6 +113,7 @@ class _ServedChip:
             deadlines=reactor.deadlines,
             tell=on_rule,
             on_force_end=on_force_end,
+            record=record,
         )
         self.chip.make_safe(spec["fresh"])
         spec["fresh"] = []
@@ -424,6 +429,11 @@ def _line_file(kind: str, files: list[int]) -> LineFile | None:
         file = DeviceSocket(socket.socket(fileno=files.pop(0)), None, _LENDER_S)
         return RemoteLine(file, files.pop(0))
     return None
+
+
+def _record(ring: int, wake: int, num_lines: int) -> RingWriter:
+    """What writes to a chip's record, and tells whoever reads it."""
+    return writer_to(ring, num_lines, Notifier(wake).notify)
 
 
 def _copy(fd: int) -> socket.socket:
