@@ -64,13 +64,13 @@ $(VENV)/bin/python:
 
 $(VENV)/.clients: $(VENV)/bin/python pyproject.toml
 	@echo "installing gpiovirt and the GPIO libraries into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon,vcd]'
 	@$(BIN)/python -m pip uninstall --quiet --yes setuptools  # its start-up hook costs every command 3 ms
 	@$(BIN)/python -m compileall -q src
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.clients
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon,dev,vcd]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev

@@ -513,7 +513,8 @@ class TestProcess:
                 process_of(daemon)
             assert ApiClient(str(daemon.run / "api.sock"))("GET", "/chips").status == 200
             assert process_of(daemon)
-            assert daemon.log().count("\n") == 1
+            said = [line for line in daemon.log().splitlines() if " made by " not in line]
+            assert len(said) == 1
 
     def test_it_works_where_only_root_can_read_what_is_installed(self, tmp_path: Path) -> None:
         """As in a clone in root's home."""
@@ -529,7 +530,8 @@ class TestProcess:
             for target in ("/chips/plc", "/openapi.json", "/metrics"):
                 assert api("GET", target).status == 200, daemon.log()
             assert api("GET", "/nothing").status == 404
-            assert daemon.log().count("\n") == 1
+            said = [line for line in daemon.log().splitlines() if " made by " not in line]
+            assert len(said) == 1
 
     def test_it_can_be_left_out(self, tmp_path: Path) -> None:
         let_all_pass(tmp_path)

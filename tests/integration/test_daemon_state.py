@@ -17,6 +17,7 @@ from gpiovirt.protocols.control.answers import RefusedError
 from gpiovirt.protocols.control.requests import Change, Delete, New, Own, Save
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.test_configuration import SIMS, chips, command, describe, full, new
+from tests.integration.test_daemon import records
 
 
 @pytest.fixture
@@ -69,16 +70,16 @@ def test_after_a_reboot_the_permanent_chips_are_back_and_no_others(daemon: Daemo
         client.ask(Own(name="gpio-virt-agg.1", uid=4243, gid=4244, mode=0o600))
     before = {name: daemon.show(name) for name in ("gpio-virt-agg.1", "plc")}
     crash(daemon)
-    written = {path: path.stat().st_ino for path in daemon.state.glob("*") if path.stem in before}
+    written = {path: path.stat().st_ino for path in daemon.state.glob("*.json") if path.stem in before}
     daemon.start()
     assert chips(daemon) == ["gpio-virt-agg.1", "plc"]
-    assert written == {path: path.stat().st_ino for path in daemon.state.glob("*")}
+    assert written == {path: path.stat().st_ino for path in daemon.state.glob("*.json")}
     for name, chip in before.items():
         after = daemon.show(name)
         assert after._replace(chip=after.chip._replace(worker=chip.chip.worker)) == chip
         status = os.stat(after.chip.device)
         assert (status.st_uid, status.st_gid) == (after.chip.uid, after.chip.gid)
-    assert len(list(daemon.state.glob("*"))) == 2
+    assert len(list(daemon.state.glob("*"))) == 3
     new(daemon, "sim-a 0")
     assert "gpio-virt-agg.0" in chips(daemon)
 
@@ -99,7 +100,7 @@ def test_a_full_disk_refuses_what_cannot_be_kept_and_loses_nothing(tmp_path: Pat
                 with daemon.client() as client, pytest.raises(RefusedError, match="No space left"):
                     client.ask(request)
             assert {name: daemon.show(name) for name in chips(daemon)} == before
-            assert sorted(os.listdir(daemon.state)) == [f"{name}.json" for name in made]
+            assert records(daemon) == [f"{name}.json" for name in made]
             daemon.kill()
             daemon.start()
             assert {name: daemon.show(name) for name in chips(daemon)} == before

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gpiovirt.core.chip import Chip
@@ -17,8 +17,9 @@ from gpiovirt.sources.simulator import Simulator
 from gpiovirt.virtual.limits import OFFSET_MAX
 
 if TYPE_CHECKING:
-    from gpiovirt.cli.virtual_chips import Loop
+    from gpiovirt.cli.virtual_chips import Loop, VirtualChips
     from gpiovirt.core.guards.driver import Happening
+    from gpiovirt.core.record import RingReader
     from gpiovirt.sources.finder import LineAddress
 
 __all__ = ["ChipSet", "add_options", "parse_sim", "parse_wire"]
@@ -87,7 +88,7 @@ class ChipSet:
         self.virtual: Mapping[str, Chip] = {}
         self.handed_over: Mapping[str, list[LineAddress]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
-        self._made = None
+        self._made: VirtualChips | None = None
         for text in options.sim:
             self.simulator.add_chip(*parse_sim(text))
         for text in options.wire:
@@ -108,6 +109,19 @@ class ChipSet:
         return shown or [
             openable.local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()
         ]
+
+    def shown(self) -> list[Chip]:
+        """The chips of this process that the program sees."""
+        return list((self.virtual or self.simulator.chips).values())
+
+    def rings(self) -> dict[str, tuple[Sequence[str], RingReader]]:
+        """Of recorded chips with lines of the kernel's: names of lines, and a reader of what happens."""
+        return self._made.rings if self._made else {}
+
+    def when_recorded(self, wake: Callable[[], object]) -> None:
+        """Have `wake` called when there is something in these."""
+        if self._made:
+            self._made.wake = wake
 
     def attach(self, loop: Loop) -> None:
         """Have what happens to the kernel's lines told where the chips are served."""

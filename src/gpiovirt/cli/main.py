@@ -35,6 +35,8 @@ COMMANDS = {
     "diff": "show how gpiovirtd's chips differ from the configuration files",
     "apply": "make gpiovirtd's chips match the configuration files",
     "save": "save gpiovirtd's chips to configuration files",
+    "record": "write what happened to a chip's lines to a VCD file",
+    "replay": "drive simulated lines as a recording says, and compare what a program does",
     "sim": "drive and watch simulated lines",
     "doctor": "say what this machine supports, what is missing and how to get it",
 }
@@ -126,7 +128,15 @@ def _main() -> int:
         return 0
     if arguments[0] not in COMMANDS:
         raise UsageError(f"no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
-    options = parser_for(arguments[0]).parse_args(arguments[1:])
+    parser, given = parser_for(arguments[0]), arguments[1:]
+    program: list[str] | None = None
+    if parser.get_default("program") is not None and "--" in given:
+        # a program after other arguments, which argparse would take for more of those
+        at = given.index("--")
+        given, program = given[:at], given[at + 1 :]
+    options = parser.parse_args(given)
+    if program is not None:
+        options.program = program
     gc.freeze()  # there is no garbage until here
     gc.enable()
     status: int = options.main(options)

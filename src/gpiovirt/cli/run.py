@@ -27,12 +27,13 @@ watches the simulated lines.
 examples:
   gpiovirt run --sim sim-a:8 -- gpioinfo
   gpiovirt run --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' -- ./plc
+  gpiovirt run --sim panel:DOOR,LAMP --record out.vcd -- ./plc
   gpiovirt run --sim a:2 --wire a:0=a:1 -- python3 loopback_test.py
 """
 USAGE = (
     "gpiovirt run [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
     "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
-    "                    [--wait SECONDS] [-v] -- PROGRAM [ARGUMENT]..."
+    "                    [--wait SECONDS] [--record FILE] [-v] -- PROGRAM [ARGUMENT]..."
 )
 
 
@@ -45,6 +46,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="say why the program's GPIO calls are refused, and which rules trip",
     )
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        help="write the levels of the lines to a VCD file, from the program's first request on",
+    )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 
 
@@ -56,6 +62,11 @@ def main(options: argparse.Namespace) -> int:
     if not options.sim and not options.chip:
         raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --chip")
     made = chips.ChipSet(options)
+    record = None
+    if options.record:
+        from gpiovirt.cli.record import open_recording
+
+        record = open_recording(options.record)
     name = socket_name(os.getuid(), os.getpid())
 
     def prepare(supervisor: Supervisor) -> None:
@@ -63,6 +74,10 @@ def main(options: argparse.Namespace) -> int:
             supervisor.on_refusal = lambda text: sys.stderr.write(f"gpiovirt: {text}\n")
             made.on_rule(_tell_rule)
         made.attach(supervisor.reactor)
+        if record is not None:
+            from gpiovirt.cli.record import record_run
+
+            record_run(record, made, supervisor)
         if not made.simulator.chips:
             return
         from gpiovirt.control.sim_server import SimServer

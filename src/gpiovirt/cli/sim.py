@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Do one command."""
-    with _connect(options.pid, getattr(options, "line", "")) as client:
+    with connect(options.pid, getattr(options, "line", "")) as client:
         if options.what == "pull":
             client.pull(options.line, options.level)
         elif options.what == "get":
@@ -54,7 +54,8 @@ def main(options: argparse.Namespace) -> int:
     return 0
 
 
-def _connect(pid: int | None, line: str) -> SimClient:
+def connect(pid: int | None, line: str) -> SimClient:
+    """The running simulator that has this line, or that of process `pid`; HostError, UsageError."""
     names = [name for name in running() if pid is None or pid_of_socket(name) == pid]
     if not names:
         what = "no simulator is running" if pid is None else f"no simulator is running for process {pid}"

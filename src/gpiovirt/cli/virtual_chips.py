@@ -32,6 +32,7 @@ from gpiovirt.virtual.stack import StackedLine, VirtualChip
 if TYPE_CHECKING:
     from gpiovirt.core.guards.driver import Happening
     from gpiovirt.core.guards.rule import Rule
+    from gpiovirt.core.record import RingReader, RingWriter
     from gpiovirt.host.reactor import Callback
     from gpiovirt.sources.hot_plug import HotPlug
 
@@ -51,6 +52,11 @@ class VirtualChips:
         self.finder = Finder()
         self.devices: dict[tuple[object, ...], ChipDevice] = {}
         """Chips of lines that are given back and taken again, open while they are there"""
+        self.rings: dict[str, tuple[Sequence[str], RingReader]] = {}
+        """Of chips that are recorded, and have lines that are not simulated: names of lines, and a reader"""
+        self.wake: Callable[[], object] = lambda: None
+        """Called when there is something in one of these"""
+        self._is_recorded = bool(getattr(options, "record", None))
         self._deadlines = deadlines
         self._remote: dict[str, str] = {}
         """Paths of the sockets of chips that a daemon serves"""
@@ -175,6 +181,7 @@ class VirtualChips:
             rules=rules,
             deadlines=self._deadlines,
             tell=lambda happening: self.on_rule(name, happening),
+            record=self._record(definition, held),
         )
         chip.make_safe(range(len(held)))
 
@@ -193,6 +200,18 @@ class VirtualChips:
 
             self._hot_plug = HotPlug(self._waits, self._look)
         return chip
+
+    def _record(self, definition: Definition, held: list[HeldLine]) -> RingWriter | None:
+        if not self._is_recorded or all(line.local is not None for line in held):
+            return None
+        from gpiovirt.core.record import RingReader, RingWriter, ring_size
+
+        memory = memoryview(bytearray(ring_size(len(held))))
+        names = [
+            options.name or line.name for options, line in zip(definition.by_offset(), held, strict=True)
+        ]
+        self.rings[definition.name] = names, RingReader(memory, len(held))
+        return RingWriter(memory, len(held), time.time_ns, time.monotonic_ns, lambda: self.wake())
 
     def _request_anew(self, custody: Custody, offset: int) -> tuple[LineFile | None, bool]:
         """What a line does without a holder is its driver's to say, so it has none for a moment."""

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 _AGAIN_S = 0.1  # it is behind: it is told then
 _PATIENCE_S = 10.0  # that it may be behind
-_DELAYS_S = (0.1, 0.5, 2.0, 10.0)
+_DELAYS_S = (0.1, 0.5, 2.0, 10.0, 60.0)
 _LIVED_S = 10.0
 _NOTES_MAX = 1000
 _CANNOT = 3

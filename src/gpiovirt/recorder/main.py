@@ -10,6 +10,7 @@ as root has DIRECTORY as its file system.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -220,7 +221,7 @@ class Recorder:
                     before = len(rows)
                     try:
                         self._add(ring, found, rows, decisions, now_ns)
-                    except sqlite3.Error:
+                    except (sqlite3.Error, OSError):
                         raise
                     except Exception:  # our own fault: the next turn would have it again
                         _log.exception("internal error in what is to be recorded of %s", ring.name)
@@ -236,13 +237,13 @@ class Recorder:
             for ring in changed:
                 segments.set_next(ring.ident, ring.reader.resume_seq, now_ns)
             segments.commit()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             segments.rollback()
             segments.seq = seq
             for ring in active:
                 ring.reader.rewind(ring.committed)
                 self._number_anew(ring)
-            self._fail(str(error))
+            self._fail(str(getattr(error, "strerror", error)))
             return False
         for ring in changed:
             ring.committed = ring.reader.resume_seq
@@ -393,8 +394,8 @@ class Recorder:
         by = ""
         if who is not None:
             fields |= {"GPIOVIRT_UID": str(who.uid), "GPIOVIRT_PID": str(who.pid)}
-            by = f' by "{who.label}"' if who.label else " by"
-            by += f" (pid {who.pid}, uid {who.uid})"
+            process = f"pid {who.pid}, uid {who.uid}" if who.pid else f"uid {who.uid}"
+            by = f' by "{who.label}" ({process})' if who.label else f" by {process}"
         _log.info(
             "%s: %s%s%s%s",
             *(chip, where, done, by, f": {text}" if text else ""),
@@ -427,7 +428,7 @@ def main() -> int:
         segments = Segments(directory, int(megabytes), int(days), time.time())
     except (HostError, OSError) as error:
         _log.error("what happens to chips is not recorded: %s", error)
-        return CANNOT if isinstance(error, HostError) else 1
+        return 1 if error.errno == errno.ENOSPC else CANNOT
     reactor = Reactor()
     reactor.stop_on((signal.SIGTERM, signal.SIGINT))
     recorder = Recorder(segments, reactor, boot_id, proc)

@@ -23,6 +23,15 @@ _OUTPUT = 1 << 1
 _LATE_NS = 60_000_000_000
 """What is added to the record later than it happened is not older than this, when it is followed"""
 
+_LAST_OF = (
+    "SELECT time, seq, what, value, text, NULL, 0, 0, '', '' FROM entry WHERE line = ? AND time >= ? "
+    "AND time < ? AND what IN ({}) ORDER BY time DESC, seq DESC LIMIT 1"
+)
+_LAST = (
+    _LAST_OF.format(f"{What.RELEASED:d}, {What.CONFIGURED:d}, {What.GONE:d}"),
+    _LAST_OF.format(f"{What.SET:d}, {What.EDGE:d}"),
+)
+
 
 class Seen(NamedTuple):
     """Up to where a question has been answered, for the next part of the answer."""
@@ -116,21 +125,17 @@ class Query:
             self.first_ns = min(self.first_ns or first, first)
 
     def last_levels(self) -> list[LogRecord]:
-        """What was last known of each line before `since_ns`."""
-        found: dict[tuple[str, int], LogRecord] = {}
+        """What was last known of each line before `since_ns`: its direction, and its level."""
+        found: dict[tuple[str, int, int], LogRecord] = {}
         names = segments_in(self._directory)
         for number, name in enumerate(names):
             with closing(self._open(name, is_last=number == len(names) - 1)) as connection:
                 for line, (chip, offset, text) in self._lines(connection).items():
                     begins_ns = 0 if self._since is None else self._since.get(chip, NUMBER_MAX)
-                    row = connection.execute(
-                        "SELECT time, seq, what, value, text, NULL, 0, 0, '', '' FROM entry "
-                        "WHERE line = ? AND time >= ? AND time < ? AND what IN (3, 4, 5, 6, 7) "
-                        "ORDER BY time DESC, seq DESC LIMIT 1",
-                        [line, begins_ns, self._ask.since_ns],
-                    ).fetchone()
-                    if row and (record := _record(chip, offset, text, row)) is not None:
-                        found[chip, offset] = record
+                    for part, query in enumerate(_LAST):
+                        row = connection.execute(query, [line, begins_ns, self._ask.since_ns]).fetchone()
+                        if row and (record := _record(chip, offset, text, row)) is not None:
+                            found[chip, offset, part] = record
         return sorted(found.values())
 
     def made_ns(self, chip: str) -> int:

@@ -7,6 +7,7 @@ killed is there; after a power cut, up to the last checkpoint.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -52,6 +53,8 @@ CREATE TABLE ring(id TEXT PRIMARY KEY, next INTEGER, used INTEGER) WITHOUT ROWID
 CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 INSERT INTO meta VALUES ('version', 1), ('seq', 0);
 """
+_LEFT_BYTES = 1 << 20
+"""What is left free on the disk, for the chips' own files"""
 _SEGMENTS = 16  # of all the room that there is
 _DAY_S = 86400.0
 _HASH_BYTES = 1 << 20
@@ -137,6 +140,7 @@ class Segments:
         self.seq = 0
         """The number of the last row"""
         try:
+            self._check_room()
             there = segments_in(directory)
             self.name = there[-1] if there else _numbered(1)
             self._connection = self._open(self.name)
@@ -169,8 +173,14 @@ class Segments:
         self._lines.clear()
         return connection
 
+    def _check_room(self) -> None:
+        status = os.statvfs(self._directory)
+        if status.f_bavail * status.f_frsize < _LEFT_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def begin(self) -> None:
-        """Begin a transaction."""
+        """Begin a transaction; also OSError, if there is no room."""
+        self._check_room()
         self._connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:

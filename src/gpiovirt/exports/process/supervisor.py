@@ -27,6 +27,8 @@ class Supervisor:
     def __init__(self, deadlines: Deadlines) -> None:
         self.reactor = Reactor(deadlines)
         self.on_refusal: Callable[[str], object] | None = None
+        self.at_end: list[Callable[[], object]] = []
+        """Called when no session is left"""
         self._sessions: set[Session] = set()
 
     def add(self, listener: Listener, nodes: Mapping[FileId, tuple[Openable, str]]) -> Session:
@@ -44,3 +46,5 @@ class Supervisor:
         """Serve until no session is left."""
         if self._sessions:
             self.reactor.run()
+        for callback in self.at_end:
+            callback()
