@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +326,250 @@ class TestOthers:
         refused = self.log(daemon, installation, "--verify")
         assert refused.returncode == 2
         assert "only root and members of the group gpiovirt verify the record" in refused.stderr
+
+
+class TestStore:
+    """The files, and what becomes of them."""
+
+    def grow(self, daemon: Daemon, segments: int) -> None:
+        """Have things happen until so many segments are sealed."""
+        for _ in range(40):
+            if len(sealed(daemon)) >= segments:
+                return
+            toggler = Toggler(daemon, 8, 2000)
+            toggler.finish()
+            time.sleep(0.2)
+        raise AssertionError("nothing is sealed")
+
+    @pytest.fixture
+    def small(self, tmp_path: Path) -> Iterator[Daemon]:
+        let_all_pass(tmp_path)
+        with Daemon(tmp_path, [*SIMS, "--record-size", "4"]) as made:
+            with made.client() as client:
+                client.ask(New("panel 0-1 sim 0-5", name="plc"))
+            yield made
+
+    def test_sealed_parts_are_verified_and_what_was_altered_is_found(self, small: Daemon) -> None:
+        self.grow(small, 3)
+        whole = gpiovirt(small, "log", "--verify")
+        assert whole.returncode == 0, whole.stdout
+        assert "nothing that was sealed has been altered or removed" in whole.stdout
+        first, second, *_ = sealed(small)
+        path = small.state / "record" / first
+        original = path.read_bytes()
+        altered = bytearray(original)
+        altered[len(altered) // 2] ^= 1
+        path.chmod(0o600)
+        path.write_bytes(altered)
+        done = gpiovirt(small, "log", "--verify")
+        assert done.returncode == 1
+        assert f"{first}: ALTERED since it was sealed" in done.stdout
+        path.write_bytes(original)
+        assert gpiovirt(small, "log", "--verify").returncode == 0
+        (small.state / "record" / second).unlink()
+        done = gpiovirt(small, "log", "--verify")
+        assert done.returncode == 1
+        assert f"{second}: MISSING" in done.stdout
+
+    @pytest.mark.parametrize("how", ["a line removed", "a line altered", "all of it removed"])
+    def test_a_chain_that_was_altered_is_found(self, small: Daemon, how: str) -> None:
+        self.grow(small, 2)
+        chain = small.state / "record/chain"
+        lines = chain.read_text().splitlines(keepends=True)
+        if how == "a line removed":
+            chain.write_text("".join(lines[1:]))
+        elif how == "a line altered":
+            chain.write_text(lines[0].replace("seal", "prune") + "".join(lines[1:]))
+        else:
+            chain.unlink()
+        done = gpiovirt(small, "log", "--verify")
+        assert done.returncode == 1
+        assert "the chain is broken" in done.stdout or "NOT SEALED" in done.stdout
+
+    def test_the_oldest_parts_make_room_and_the_log_goes_on(self, small: Daemon) -> None:
+        for _ in range(60):
+            if "prune " in (small.state / "record/chain").read_text() if sealed(small) else False:
+                break
+            Toggler(small, 8, 4000).finish()
+        else:
+            raise AssertionError("nothing makes room")
+        directory = small.state / "record"
+        assert sum(path.stat().st_size for path in directory.glob("*.sqlite")) < 6 << 20
+        done = gpiovirt(small, "log", "--verify")
+        assert done.returncode == 0, done.stdout
+        assert "removed by gpiovirtd, to make room" in done.stdout
+        numbers = [record["seq"] for record in settled(small, "plc", "--since", "10s")]
+        assert numbers == sorted(numbers)
+
+    def test_a_full_disk_is_said_chips_go_on_and_the_loss_is_counted(self, tmp_path: Path) -> None:
+        if os.getuid():
+            pytest.fail("only root can mount")
+        let_all_pass(tmp_path)
+        state = tmp_path / "state"
+        state.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", state], check=True)
+        try:
+            with Daemon(tmp_path, SIMS) as daemon:
+                with daemon.client() as client:
+                    client.ask(New("panel 0-1 sim 0-5", name="plc"))
+                Toggler(daemon, 1, 3).finish()
+                assert sets(settled(daemon, "plc")) == 3
+                (state / "ballast").write_bytes(bytes(3 << 20))
+                toggler = Toggler(daemon, 8, 12_000)
+                toggler.await_word("done")
+                daemon.wait_for(lambda: "the record cannot be written: No space left" in daemon.log())
+                with daemon.client() as client:  # its own files still have room
+                    client.ask(New("sim 6", name="other"))
+                (state / "ballast").unlink()
+                daemon.wait_for(lambda: "the record goes on" in daemon.log())
+                toggler.process.communicate("", timeout=20)
+                for _ in range(40):  # there is a full ring to be written
+                    told = settled(daemon, "plc")
+                    if sets(told) + lost(told) >= 8 * 12_000:
+                        break
+                assert lost(told) > 12_000 * 8 - 70_000
+                assert abs(sets(told) + lost(told) - 8 * 12_000 - 3) < 100
+                assert daemon.log().count("the record cannot be written") == 1
+        finally:
+            subprocess.run(["umount", state], check=True)
+
+    def test_a_link_in_the_place_of_the_store_or_of_a_part_is_not_followed(self, tmp_path: Path) -> None:
+        let_all_pass(tmp_path)
+        precious = tmp_path / "precious"
+        precious.mkdir(mode=0o755)
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state/record").symlink_to(precious)
+        with Daemon(tmp_path, SIMS) as daemon:
+            daemon.wait_for(lambda: "what happens to chips is not recorded" in daemon.log())
+            with daemon.client() as client:
+                client.ask(New("panel 0-1 sim 0-5", name="plc"))
+            Toggler(daemon, 1, 3).finish()
+            assert list(precious.iterdir()) == []
+            assert precious.stat().st_uid == os.getuid()
+            assert precious.stat().st_mode & 0o777 == 0o755
+        target = tmp_path / "target"
+        target.write_bytes(b"precious")
+        (tmp_path / "state/record").unlink()
+        (tmp_path / "state/record").mkdir()
+        (tmp_path / "state/record/record-00000001.sqlite").symlink_to(target)
+        (tmp_path / "state/record/chain").symlink_to(target)
+        with Daemon(tmp_path, SIMS) as daemon:
+            time.sleep(0.5)
+            gpiovirt(daemon, "log", "--verify")
+            assert target.read_bytes() == b"precious"
+
+
+def sealed(daemon: Daemon) -> list[str]:
+    """Parts that are sealed, the oldest first."""
+    chain = daemon.state / "record/chain"
+    if not chain.exists():
+        return []
+    return [line.split()[1] for line in chain.read_text().splitlines() if line.startswith("seal")]
+
+
+class TestTakenOver:
+    """A worker that somebody has taken over writes what it likes into the ring of its chip, and no other."""
+
+    def ring(self, daemon: Daemon) -> memoryview:
+        """The worker's own memory."""
+        pid = daemon.show("plc").chip.worker
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            if ":plc:record" in os.readlink(path):
+                with path.open("r+b", buffering=0) as file:
+                    return memoryview(mmap.mmap(file.fileno(), 0))
+        raise AssertionError("no ring")
+
+    def honest(self, daemon: Daemon) -> None:
+        """Another chip is recorded as ever."""
+        before = sets(settled(daemon, "honest"))
+        program = [sys.executable, "-c", textwrap.dedent(TOGGLE), "1", "50", "0.002"]
+        run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "honest", "--", *program]
+        subprocess.run(
+            run, env=daemon.environment, input="", text=True, check=True, stdout=subprocess.DEVNULL
+        )
+        told = settled(daemon, "honest")
+        assert sets(told) - before == 50
+        assert lost(told) == 0
+
+    @pytest.fixture
+    def attacked(self, daemon: Daemon) -> Daemon:
+        with daemon.client() as client:
+            client.ask(New("sim 6-7", name="honest"))
+        pid_of_recorder(daemon)
+        return daemon
+
+    @pytest.mark.parametrize("what", ["noise", "a huge number", "a number that goes back"])
+    def test_nonsense_in_a_ring_harms_no_other_chip(self, attacked: Daemon, what: str) -> None:
+        ring, recorder = self.ring(attacked), pid_of_recorder(attacked)
+        Toggler(attacked, 1, 10).finish()
+        head = ring[16:24].cast("Q")
+        if what == "noise":
+            head[0] += 5000
+            ring[128 : 128 + (1 << 20)] = os.urandom(1 << 20)
+        elif what == "a huge number":
+            head[0] = (1 << 64) - 1
+        else:
+            head[0] = 1
+        wake(attacked)
+        self.honest(attacked)
+        assert pid_of_recorder(attacked) == recorder
+        assert lost(log(attacked, "plc")) > 0
+        assert "internal error" not in attacked.log()
+
+    def test_a_ring_that_is_written_all_the_time_holds_up_nobody(self, attacked: Daemon) -> None:
+        recorder = pid_of_recorder(attacked)
+        ring = self.ring(attacked)
+        spinner = os.fork()
+        if not spinner:
+            head = ring[16:24].cast("Q")
+            while True:
+                for step in (1, 70_000, -3, 1 << 40):
+                    head[0] = (head[0] + step) % (1 << 61)
+        try:
+            wake(attacked)
+            self.honest(attacked)
+            began = time.monotonic()
+            with attacked.client() as client:
+                client.ask(New("panel 0", name="quick", wait=True))
+            assert time.monotonic() - began < 1
+            assert pid_of_recorder(attacked) == recorder
+        finally:
+            os.kill(spinner, signal.SIGKILL)
+            os.waitpid(spinner, 0)
+
+    def test_a_wake_up_that_would_wait_does_not(self, attacked: Daemon) -> None:
+        """The worker shares the eventfd: it can take what is in it, and have reads wait."""
+        pid = attacked.show("plc").chip.worker
+        fds = [path for path in Path(f"/proc/{pid}/fd").iterdir() if "eventfd" in os.readlink(path)]
+        thief = os.pidfd_open(pid)
+        copies = [copy_of(thief, int(path.name)) for path in fds]
+        try:
+            for fd in copies:
+                os.set_blocking(fd, False)
+            for _ in range(200):
+                for fd in copies:
+                    with suppress(BlockingIOError):
+                        os.eventfd_write(fd, 1)
+                    with suppress(BlockingIOError):
+                        os.eventfd_read(fd)
+                    os.set_blocking(fd, True)
+                    os.set_blocking(fd, False)
+            for fd in copies:
+                os.set_blocking(fd, True)
+            self.honest(attacked)
+        finally:
+            for fd in copies:
+                os.close(fd)
+            os.close(thief)
+
+
+def wake(daemon: Daemon) -> None:
+    """Have something happen on the chip, so that its worker wakes the recorder."""
+    gpiovirt(daemon, "run", "--chip", "plc", "--", "gpioget", "gpiochip0", "0")
+
+
+def copy_of(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2)"""
+    copy = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, fd, 0)
+    assert copy >= 0, os.strerror(ctypes.get_errno())
+    return int(copy)

@@ -115,7 +115,7 @@ def chain_lines(directory: str) -> list[ChainLine]:
         fd = os.open(f"{directory}/{CHAIN}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return []
-    with open(fd, encoding="ascii", errors="replace") as file:
+    with open(fd, encoding="utf-8", errors="replace") as file:
         lines = []
         for text in file.read().splitlines():
             words = text.split()

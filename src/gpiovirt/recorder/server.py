@@ -118,14 +118,14 @@ def _fork(connection: socket.socket, directory: str, control: str, children: dic
     limit_waits(connection, _SLOW_S, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
     identity = identity_of(connection)
     if len(children) >= _ALL or Counter(children.values())[identity.uid] >= _PER_USER:
-        with suppress(OSError):
+        with suppress(_GoneError):
             _say(connection, refusal(HostError("too many questions about the record at a time; try again")))
         return
     try:
         # gpiovirtd knows this process; the one that answers has the connection from it
         client = Client(control, (identity.uid, identity.gids))
     except GpiovirtError as error:
-        with suppress(OSError):
+        with suppress(_GoneError):
             _say(connection, refusal(error))
         return
     with client:
@@ -149,11 +149,11 @@ def _answer_and_exit(connection: socket.socket, directory: str, client: Client) 
             answer(connection, directory, client)
         except GpiovirtError as error:
             _say(connection, refusal(error))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             _say(connection, refusal(HostError(f"the record cannot be read: {error}")))
         status = 0
-    except OSError:
-        pass  # who asked is gone, or too slow
+    except _GoneError:
+        pass
     except BaseException:
         _log.exception("internal error answering a question about the record")
     finally:
@@ -161,7 +161,7 @@ def _answer_and_exit(connection: socket.socket, directory: str, client: Client) 
 
 
 def answer(connection: socket.socket, directory: str, client: Client) -> None:
-    """Answer the question that comes; UsageError, HostError, sqlite3.Error; OSError if nobody listens.
+    """Answer the question that comes; UsageError, HostError, sqlite3.Error, OSError.
 
     `client` asks gpiovirtd for whoever has asked.
     """
@@ -241,8 +241,15 @@ def _send(connection: socket.socket, query: Query, seen: Seen | None) -> tuple[S
     return Seen(time_ns, seq), number
 
 
+class _GoneError(Exception):
+    """Whoever has asked is gone, or too slow."""
+
+
 def _say(connection: socket.socket, body: Mapping[str, Any]) -> None:
-    connection.sendall(json.dumps(body, separators=(",", ":")).encode() + b"\n")
+    try:
+        connection.sendall(json.dumps(body, separators=(",", ":")).encode() + b"\n")
+    except OSError as error:
+        raise _GoneError from error
 
 
 if __name__ == "__main__":
