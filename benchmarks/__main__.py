@@ -23,6 +23,7 @@ NAMES = [
     "endings",
     "memory",
     "daemon",
+    "record",
     "kernel_lines",
     "vm_latency",
     "vm_edges",

@@ -45,8 +45,8 @@ _log = logging.getLogger(__name__)
 CANNOT = 3
 """Exit status: there is no use in trying again"""
 
-_TICK_S = 0.025
-_IDLE_TICKS = 8  # longer than a writer waits between two wake-ups
+_TICK_S = 0.05
+_IDLE_TICKS = 4  # longer than a writer waits between two wake-ups
 _ENTRIES_PER_TURN = 1 << 14  # of one ring
 _HOLDERS_MAX = 4096  # of one ring
 _RETRY_S = 1.0
@@ -419,6 +419,8 @@ def main() -> int:
     fd, directory, uid, gid, megabytes, days = sys.argv[1:]
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot_id = file.read().strip()
+    with suppress(OSError):  # it can be late, and must not take a CPU from whoever serves chips
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     printable("\0")  # which imports what it needs while that can be reached
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
