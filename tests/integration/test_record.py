@@ -99,6 +99,15 @@ def lost(records: list[dict[str, Any]]) -> int:
     return sum(record["value"] for record in records if record["what"] == "lost")
 
 
+def all_of(daemon: Daemon, number: int) -> list[dict[str, Any]]:
+    """The log of plc once a full ring has been written, and so many changes are accounted for."""
+    for _ in range(40):
+        told = settled(daemon, "plc")
+        if sets(told) + lost(told) >= number:
+            break
+    return told
+
+
 def pid_of_recorder(daemon: Daemon) -> int:
     daemon.wait_for(lambda: find_recorder(daemon))
     return find_recorder(daemon)
@@ -119,7 +128,9 @@ def find_recorder(daemon: Daemon) -> int:
 def test_the_log_says_who_did_what_to_which_line(daemon: Daemon) -> None:
     toggler = Toggler(daemon, 2, 3)
     pid = toggler.process.pid
-    toggler.finish()
+    toggler.await_word("done")
+    time.sleep(0.3)  # of a program that has ended the command is not known
+    toggler.process.communicate("", timeout=20)
     told = settled(daemon, "plc", "--line", "LAMP", "--since", "1h")
     assert [(record["what"], record["value"], record["direction"]) for record in told] == [
         ("configured", 0, "output"),
@@ -198,7 +209,7 @@ def test_a_stopped_recorder_slows_nobody_and_what_it_lacks_is_counted(daemon: Da
     finally:
         os.kill(pid, signal.SIGCONT)
     toggler.process.communicate("", timeout=20)
-    told = settled(daemon, "plc")
+    told = all_of(daemon, 8 * 11_000)
     assert lost(told) > 20_000
     assert abs(sets(told) + lost(told) - 8 * 11_000) < 100
 
@@ -423,10 +434,7 @@ class TestStore:
                 (state / "ballast").unlink()
                 daemon.wait_for(lambda: "the record goes on" in daemon.log())
                 toggler.process.communicate("", timeout=20)
-                for _ in range(40):  # there is a full ring to be written
-                    told = settled(daemon, "plc")
-                    if sets(told) + lost(told) >= 8 * 12_000:
-                        break
+                told = all_of(daemon, 8 * 12_000)
                 assert lost(told) > 12_000 * 8 - 70_000
                 assert abs(sets(told) + lost(told) - 8 * 12_000 - 3) < 100
                 assert daemon.log().count("the record cannot be written") == 1
@@ -509,7 +517,11 @@ class TestTakenOver:
         elif what == "a huge number":
             head[0] = (1 << 64) - 1
         else:
-            head[0] = 1
+            toggler = Toggler(attacked, 1, 50, 0.01)
+            for _ in range(300):  # while the recorder looks
+                head[0] = 1
+                time.sleep(0.001)
+            toggler.finish()
         wake(attacked)
         self.honest(attacked)
         assert pid_of_recorder(attacked) == recorder

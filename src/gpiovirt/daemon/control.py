@@ -87,6 +87,7 @@ _NOTED: Mapping[type[Request[Any]], What] = {
     SetOptions: What.CHANGED,
     Own: What.CHANGED,
     Save: What.CHANGED,
+    Rearm: What.REARMED,
 }
 
 

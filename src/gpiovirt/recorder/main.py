@@ -82,6 +82,8 @@ class _Ring:
         self.wake = wake
         self.idle_ticks = 0
         self.is_active = False
+        self.has_more = False
+        """There is more than is read at once"""
         self.committed = reader.next_seq
         self.holders: OrderedDict[int, tuple[int, HolderRow]] = OrderedDict()
         """By the ring's number: the store's number, and who it is"""
@@ -191,7 +193,9 @@ class Recorder:
                 self._rest(ring)
                 if ring.reader.has_more:
                     self._activate(ring)
-        if self._notes or any(ring.is_active for ring in self._rings.values()):
+        if any(ring.is_active and ring.has_more for ring in self._rings.values()) and not self._trouble:
+            self._due_soon(0)
+        elif self._notes or any(ring.is_active for ring in self._rings.values()):
             self._due_soon()
 
     def _read_all(self) -> None:
@@ -216,6 +220,7 @@ class Recorder:
             for ring in active:
                 found = ring.reader.read(_ENTRIES_PER_TURN)
                 ring.idle_ticks = 0 if found else ring.idle_ticks + 1
+                ring.has_more = len(found) >= _ENTRIES_PER_TURN // 2
                 if found:
                     changed.append(ring)
                     before = len(rows)

@@ -103,9 +103,7 @@ class VirtualChip(GpioChip):
         if (record := self.record) is not None:
             match happening.what.value:
                 case "refused":
-                    record.refused(
-                        happening.offset, NotPermittedError.errno, happening.why, happening.holder
-                    )
+                    record.refused(happening.offset, NotPermittedError.errno, happening.why, happening.holder)
                 case "tripped":
                     record.tripped(happening.offset, happening.why)
                 case "rearmed":
