@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gpiovirt.protocols.control.requests import Delete, New, Own
+from gpiovirt.protocols.control.requests import Change, Delete, New, Own
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import Installation, as_user, let_all_pass
 
@@ -174,7 +174,9 @@ def test_who_made_and_deleted_a_chip_is_in_the_log(daemon: Daemon) -> None:
     assert {record["who"]["pid"] for record in told} == {os.getpid()}
 
 
-@pytest.mark.parametrize("victim", ["worker", "recorder", "gpiovirtd"])
+@pytest.mark.parametrize(
+    "victim", ["worker", "recorder", "gpiovirtd", "nobody, but gpiovirtd is executed again"]
+)
 def test_a_process_that_is_killed_loses_nothing(daemon: Daemon, victim: str) -> None:
     toggler = Toggler(daemon, 1, 400, 0.002)
     time.sleep(0.3)
@@ -182,10 +184,13 @@ def test_a_process_that_is_killed_loses_nothing(daemon: Daemon, victim: str) -> 
         os.kill(daemon.show("plc").chip.worker, signal.SIGKILL)
     elif victim == "recorder":
         os.kill(pid_of_recorder(daemon), signal.SIGKILL)
-    else:
+    elif victim == "gpiovirtd":
         daemon.kill()
         time.sleep(0.2)
         daemon.start()
+    else:
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for(lambda: daemon.log().count("ready") == 2)
     toggler.finish()
     told = settled(daemon, "plc", "--line", "0")
     assert lost(told) == 0
@@ -212,6 +217,16 @@ def test_a_stopped_recorder_slows_nobody_and_what_it_lacks_is_counted(daemon: Da
     told = all_of(daemon, 8 * 11_000)
     assert lost(told) > 20_000
     assert abs(sets(told) + lost(told) - 8 * 11_000) < 100
+
+
+def test_a_chip_that_gets_other_lines_is_recorded_before_and_after(daemon: Daemon) -> None:
+    Toggler(daemon, 1, 5).finish()
+    with daemon.client() as client:
+        client.ask(Change("plc", "panel 0-1 sim 0-2"))
+    Toggler(daemon, 1, 5).finish()
+    told = settled(daemon, "plc", "--line", "DOOR")
+    assert (sets(told), lost(told)) == (10, 0)
+    assert [record["what"] for record in told].count("changed") == 1
 
 
 def test_an_idle_recorder_sleeps(daemon: Daemon) -> None:
