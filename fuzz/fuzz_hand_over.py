@@ -31,6 +31,7 @@ from gpiovirt.host.received import send
 from gpiovirt.sources.finder import LineAddress
 from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.memory import new_memory
+from gpiovirt.virtual.ring import new_ring
 
 INVARIANT = "a worker's word is taken or ends it; the custodian goes on, with no file more that can be closed"
 LINES = 2
@@ -78,10 +79,11 @@ logging.getLogger("gpiovirt").addHandler(_Faults())
 logging.getLogger("gpiovirt").propagate = False
 
 
-def _spec(choose: random.Random) -> dict[str, Any]:
+def _spec(choose: random.Random, has_ring: bool) -> dict[str, Any]:
     """A good one, but for what is changed in it."""
     line = {"name": "a", "kind": "gone", "output": False}
     spec: dict[str, Any] = {"lines": [dict(line) for _ in range(LINES)], "vm": False, "keeper": False}
+    spec["record"] = has_ring
     for _ in range(choose.randrange(3)):
         where: dict[str, Any] = choose.choice([spec, *spec["lines"]]) if spec.get("lines") else spec
         if isinstance(where, dict):
@@ -94,8 +96,11 @@ def _spec(choose: random.Random) -> dict[str, Any]:
 def _script(choose: random.Random) -> list[Packet]:
     script: list[Packet] = []
     if choose.randrange(4):
-        files = choose.choice([["memory", "listener"]] * 3 + [[], ["memory"], ["pipe", "file"], ["file"] * 9])
-        script.append((json.dumps({"spec": _spec(choose)}).encode(), files))
+        good, recorded = ["memory", "listener"], ["memory", "ring", "eventfd", "listener"]
+        bad = [[], ["memory"], ["pipe", "file"], ["file"] * 9, ["memory", "listener", "eventfd", "ring"]]
+        files = choose.choice([good, recorded] * 3 + bad)
+        has_ring = choose.choice([True, False, "ring" in files, "ring" in files])
+        script.append((json.dumps({"spec": _spec(choose, has_ring)}).encode(), files))
     for _ in range(choose.randrange(5)):
         if choose.randrange(8) == 0:
             packet = bytes(choose.randrange(256) for _ in range(choose.randrange(1, 60)))
@@ -115,6 +120,10 @@ def _open(kind: str) -> int:
             sock.bind(b"")
             sock.listen(1)
             return sock.detach()
+    if kind == "ring":
+        return new_ring("plc", LINES)
+    if kind == "eventfd":
+        return os.eventfd(0)
     if kind == "pipe":
         return os.pipe()[0]
     return os.open("/dev/null", os.O_RDWR)
