@@ -7,7 +7,6 @@ import json
 import random
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="gpiovirt-fuzz-")
 
 
 def _store() -> str:
-    segments = Segments(_FOLDER.name, 64, 1, time.time())
+    segments = Segments(_FOLDER.name, 64, 1)
     segments.begin()
     holder = segments.holder(HolderRow("r", 1, "program", 7, 1000, "me", "me --now"))
     rows = []

@@ -49,6 +49,7 @@ _TICK_S = 0.05
 _IDLE_TICKS = 4  # longer than a writer waits between two wake-ups
 _ENTRIES_PER_TURN = 1 << 14  # of one ring
 _HOLDERS_MAX = 4096  # of one ring
+_NOTES_MAX = 1000
 _RETRY_S = 1.0
 _AHEAD_NS = 2_000_000_000  # later than now by so much is no time
 _COMMAND_MAX = 120
@@ -101,6 +102,7 @@ class Recorder:
         self._proc = proc
         self._rings: dict[str, _Ring] = {}
         self._notes: list[dict[str, Any]] = []
+        self._notes_lost = 0
         self._due_s = math.inf
         self._cancel: Cancel = lambda: None
         self._trouble = ""
@@ -118,17 +120,23 @@ class Recorder:
                 fds.clear()
             case {"do": "drop", "name": str(name)}:
                 if (ring := self._rings.get(name)) is not None:
-                    self._read_all()
-                    self._drop(ring)
+                    self._finish(ring)
             case {"do": "note", "what": int(), "chip": str(), "uid": int(), "pid": int(), "text": str()}:
-                self._notes.append(dict(body))
-                self._due_soon()
+                self._note(dict(body))
             case {"do": "lost", "count": int(number)}:
-                note = {"what": int(What.LOST), "chip": "", "value": number, "uid": -1, "pid": 0}
-                self._notes.append({**note, "text": "of chips made, changed or deleted"})
-                self._due_soon()
+                self._note(_lost_notes(number))
             case _:
                 raise PeerError("gpiovirtd says what is not known here")
+
+    def _note(self, note: dict[str, Any]) -> None:
+        if len(self._notes) >= _NOTES_MAX:  # the disk is full
+            self._notes_lost += 1
+            return
+        if self._notes_lost:
+            self._notes.append(_lost_notes(self._notes_lost))
+            self._notes_lost = 0
+        self._notes.append(note)
+        self._due_soon()
 
     def _use(self, name: str, lines: list[str], memory: int, wake: int) -> None:
         status = os.fstat(memory)
@@ -139,8 +147,7 @@ class Recorder:
             os.close(wake)
             return
         if former is not None:
-            self._read_all()
-            self._drop(former)
+            self._finish(former)
         try:
             reader = reader_of(memory, len(lines), self._segments.next_of(ident))
         except (GpiovirtError, sqlite3.Error) as error:
@@ -152,9 +159,10 @@ class Recorder:
         self._rings[name] = ring = _Ring(name, lines, ident, reader, wake)
         self._activate(ring)
 
-    def _drop(self, ring: _Ring) -> None:
-        if not ring.is_active:
-            self._reactor.remove_reader(ring.wake)
+    def _finish(self, ring: _Ring) -> None:
+        """Nobody writes to it any more."""
+        self._activate(ring)
+        self._read_all()
         os.close(ring.wake)
         del self._rings[ring.name]
 
@@ -417,6 +425,11 @@ class Recorder:
         self._segments.close()
 
 
+def _lost_notes(number: int) -> dict[str, Any]:
+    note = {"what": int(What.LOST), "chip": "", "value": number, "uid": -1, "pid": 0}
+    return {**note, "text": "of chips made, changed or deleted"}
+
+
 def main() -> int:
     """Record until gpiovirtd ends."""
     start_logging("gpiovirtd")
@@ -432,7 +445,7 @@ def main() -> int:
         directory = enter(directory)
         drop_rights(int(uid), int(gid))
         libc.end_with_parent()  # which another user's process would not do any longer
-        segments = Segments(directory, int(megabytes), int(days), time.time())
+        segments = Segments(directory, int(megabytes), int(days))
     except (HostError, OSError) as error:
         _log.error("what happens to chips is not recorded: %s", error)
         return 1 if error.errno == errno.ENOSPC else CANNOT

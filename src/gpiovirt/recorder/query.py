@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from heapq import merge
 from itertools import pairwise
@@ -138,19 +138,19 @@ class Query:
                             found[chip, offset, part] = record
         return sorted(found.values())
 
-    def made_ns(self, chip: str) -> int:
-        """When the present chip of that name was made; 0 if the record does not go back so far."""
-        latest = 0
+    def made_ns(self, chips: Iterable[str]) -> dict[str, int]:
+        """When the present chips of these names were made; 0 if the record does not go back so far."""
+        found = dict.fromkeys(chips, 0)
         names = segments_in(self._directory)
         for number, name in enumerate(names):
             with closing(self._open(name, is_last=number == len(names) - 1)) as connection:
-                ((time_ns,),) = connection.execute(
-                    "SELECT max(time) FROM entry WHERE what = ? AND line IN "
-                    "(SELECT id FROM line WHERE chip = ? AND offset = -1)",
-                    [What.MADE, chip],
-                )
-                latest = max(latest, time_ns or 0)
-        return latest
+                for line, chip in connection.execute("SELECT id, chip FROM line WHERE offset = -1"):
+                    if chip in found:
+                        ((time_ns,),) = connection.execute(
+                            "SELECT max(time) FROM entry WHERE line = ? AND what = ?", [line, What.MADE]
+                        )
+                        found[chip] = max(found[chip], time_ns or 0)
+        return found
 
 
 def _record(chip: str, offset: int, name: str, row: Sequence[object]) -> LogRecord | None:

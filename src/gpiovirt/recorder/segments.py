@@ -51,11 +51,12 @@ CREATE TABLE holder(
 CREATE INDEX holder_of_ring ON holder(ring, number);
 CREATE TABLE ring(id TEXT PRIMARY KEY, next INTEGER, used INTEGER) WITHOUT ROWID;
 CREATE TABLE meta(key TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
-INSERT INTO meta VALUES ('version', 1), ('seq', 0);
+INSERT INTO meta VALUES ('version', 1), ('seq', 0), ('began', CAST(strftime('%s', 'now') AS INTEGER));
 """
 _LEFT_BYTES = 1 << 20
 """What is left free on the disk, for the chips' own files"""
 _SEGMENTS = 16  # of all the room that there is
+_PAGE = 4096
 _DAY_S = 86400.0
 _HASH_BYTES = 1 << 20
 _RINGS_KEPT_NS = 30 * 86400 * 10**9
@@ -129,7 +130,7 @@ class Segments:
     HostError if the directory cannot be used; sqlite3.Error if something cannot be written: then nothing is.
     """
 
-    def __init__(self, directory: str, megabytes: int, days: int, now_s: float) -> None:
+    def __init__(self, directory: str, megabytes: int, days: int) -> None:
         self._directory = directory
         self._bytes = megabytes << 20
         self._segment_bytes = max(self._bytes // _SEGMENTS, 1 << 18)
@@ -147,7 +148,6 @@ class Segments:
         except (OSError, sqlite3.Error) as error:
             failure = error if isinstance(error, OSError) else OSError(str(error))
             raise HostError.of(f"cannot use the record in {directory}", failure) from error
-        self._began_s = now_s
         self._seal_later(there[:-1])
 
     # a segment
@@ -162,11 +162,14 @@ class Segments:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA temp_store=MEMORY")
+            pages = min(max(self._segment_bytes // _PAGE // 8, 16), 1000)
+            connection.execute(f"PRAGMA wal_autocheckpoint={pages}")
             if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
             ((self.seq,),) = connection.execute(
                 "SELECT max(value, ?) FROM meta WHERE key = 'seq'", [self.seq]
             )
+            (self._began_s,) = connection.execute("SELECT value FROM meta WHERE key = 'began'").fetchone()
         except BaseException:
             connection.close()
             raise
@@ -266,7 +269,6 @@ class Segments:
             raise
         former.close()
         self._connection, self.name = connection, name
-        self._began_s = now_ns / 1e9
         self._seal_later([former_name])
 
     def _seal_later(self, names: Sequence[str]) -> None:

@@ -221,8 +221,7 @@ def _visible(directory: str, ask: Ask, client: Client) -> dict[str, int] | None:
     if ask.chip:
         client.ask(Look(ask.chip))
     names = [ask.chip] if ask.chip else [chip.name for chip in client.chips()]
-    query = Query(directory, ask, None)
-    return {name: query.made_ns(name) for name in names}
+    return Query(directory, ask, None).made_ns(names)
 
 
 def _send(connection: socket.socket, query: Query, seen: Seen | None) -> tuple[Seen, int]:
