@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gpiovirt.protocols.control.requests import Change, Delete, New, Own
+from gpiovirt.protocols.control.requests import Change, Delete, Force, New, Own
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.conftest import Installation, as_user, let_all_pass
 
@@ -601,3 +601,28 @@ def copy_of(pidfd: int, fd: int) -> int:
     copy = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, fd, 0)
     assert copy >= 0, os.strerror(ctypes.get_errno())
     return int(copy)
+
+
+def test_who_forces_a_line_and_when_that_ends_is_in_the_log(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.ask(Force("plc", "2", "high"))
+        client.ask(Force("plc", "2"))
+    told = [record for record in settled(daemon, "plc") if record["what"] == "forced"]
+    assert [(record["offset"], record["value"]) for record in told if record["offset"] >= 0] == [
+        (2, 1),
+        (2, 2),
+    ]
+    by = [record for record in told if record["offset"] < 0]
+    assert [(record["value"], record["text"]) for record in by] == [(1, "line 2"), (2, "line 2")]
+    assert {record["who"]["pid"] for record in by} == {os.getpid()}
+
+
+def test_what_a_rule_refuses_is_in_the_log_once(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.ask(New("sim 6-7", name="ruled", options={"0": "direction=input"}))
+    refused = gpiovirt(daemon, "run", "--chip", "ruled", "--", "gpioset", "gpiochip0", "0=1")
+    assert refused.returncode
+    told = [record for record in settled(daemon, "ruled") if record["what"] == "refused"]
+    assert len(told) == 1
+    assert told[0]["who"]["consumer"] == "gpioset"
+    assert told[0]["text"]

@@ -88,7 +88,11 @@ _NOTED: Mapping[type[Request[Any]], What] = {
     Own: What.CHANGED,
     Save: What.CHANGED,
     Rearm: What.REARMED,
+    Force: What.FORCED,
 }
+
+
+_LEVELS: Mapping[str | None, int] = {"low": 0, "high": 1, None: 2}
 
 
 class DeniedError(UsageError):
@@ -324,6 +328,11 @@ class _Client:
         recorder = self._custodian.recorder
         what = _NOTED.get(type(asked))
         if recorder is None or what is None:
+            return
+        if isinstance(asked, Force):
+            level = _LEVELS[asked.level]
+            where = f"line {asked.line}" if asked.line else ""
+            recorder.note(what, asked.name, who.uid, 0 if self.is_agent else self._pid, where, level)
             return
         names = [change.name for change in asked.changes] if isinstance(asked, ChangeAll) else []
         for name in names or [answer.name if isinstance(answer, ChipState) else getattr(asked, "name", "")]:

@@ -150,8 +150,10 @@ class Recorder:
             self._due[chip.name] = None
             self._tell()
 
-    def note(self, what: What, chip: str, uid: int = -1, pid: int = 0, text: str = "") -> None:
-        """Somebody has made, changed or deleted a chip."""
+    def note(
+        self, what: What, chip: str, uid: int = -1, pid: int = 0, text: str = "", value: int = 0
+    ) -> None:
+        """Somebody has made, changed or deleted a chip, or forced a line."""
         if len(self._notes) == _NOTES_MAX:
             self._notes_lost += 1
         self._notes.append(
@@ -162,6 +164,7 @@ class Recorder:
                 "uid": uid,
                 "pid": pid,
                 "text": text,
+                "value": value,
                 "time_ns": time.time_ns(),
             }
         )
