@@ -124,7 +124,7 @@ def test_configuration_and_http_work_with_what_the_unit_allows(machine: Machine)
 def test_outputs_stay_where_they_are(machine: Machine, what: str) -> None:
     machine.sh("gpiovirt new plc 'a 0-3' && gpiovirt run --chip plc gpioset gpiochip0 1=1")
     former = machine.sh("systemctl show gpiovirtd --value -p MainPID").strip()
-    machine.has("systemctl show gpiovirtd -p NFileDescriptorStore", "=5")  # its lines, and its state
+    machine.has("systemctl show gpiovirtd -p NFileDescriptorStore", "=6")  # its lines, state and record
     with machine.stays(1, 1):
         if what.startswith("install"):
             machine.install()
