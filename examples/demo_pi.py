@@ -36,8 +36,7 @@ DRIVER = "/run/gpiovirt/bus/platform/drivers/gpio-virt-agg"
 # a group may use the chips, as by Raspberry Pi OS's rule for udev, which is not there
 START = """\
 chgrp gpio /dev/gpiochip* && chmod 0660 /dev/gpiochip*
-(python3 -c 'import gpiovirt.worker.forkserver'
-exec gpiovirtd --no-config --no-api) >/run/daemon 2>&1 &
+gpiovirtd --no-config --no-api >/run/daemon 2>&1 &
 """
 HOLD = f"{ROBOT} gpioset -c gpiochip0 3=1 >/run/user/said 2>&1 & echo $! >/run/user/holder"
 HELD = "timeout 30 sh -c 'until grep GPIO23.*robot.*out /sys/kernel/debug/gpio; do sleep 0.2; done'"

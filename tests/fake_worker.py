@@ -27,6 +27,7 @@ __all__ = ["FakeForkServer", "FakeWorker", "fds_open", "serve_until"]
 
 _PACKET = 1 << 18
 _FILES = 250
+_FORK_SERVER = 1  # what goes for its pid
 
 Behaviour = Callable[["FakeWorker", dict[str, Any], list[int]], None]
 
@@ -165,7 +166,7 @@ def _relay(source: socket.socket, target: socket.socket) -> None:
 
 
 class FakeForkServer(ForkServer):
-    """Starts fake workers, which do as `does`; `is_broken`: it can start none."""
+    """Starts fake workers, which do as `does`; `is_broken`: it can start none; `imports`: none yet."""
 
     def __init__(self, reactor: Reactor, does: Behaviour) -> None:
         super().__init__(reactor, os.getuid(), os.getgid())
@@ -173,18 +174,31 @@ class FakeForkServer(ForkServer):
         self.workers: dict[str, list[FakeWorker]] = {}
         self.keepers: list[socket.socket] = []
         self.is_broken = False
+        self.imports = False
+        self._waits: list[tuple[str, socket.socket]] = []
         self._fake_reactor = reactor
 
     def spawn(self, listener: socket.socket, simulates: bool) -> int:
         if self.is_broken:
             raise HostError("cannot start a worker: no more processes")
-        name = Path(listener.getsockname()).name
-        made = FakeWorker(listener.dup(), self._fake_reactor, self.does)
-        self.workers.setdefault(name, []).append(made)
-        return made.pid
+        self._waits.append((Path(listener.getsockname()).name, listener.dup()))
+        if not self.imports:
+            self.finish_importing()
+        return _FORK_SERVER
+
+    def finish_importing(self) -> None:
+        """It begins, with what it has been asked for by now."""
+        self.imports = False
+        for name, listener in self._waits:
+            made = FakeWorker(listener, self._fake_reactor, self.does)
+            self.workers.setdefault(name, []).append(made)
+        self._waits.clear()
 
     def is_at_work(self, pid: int) -> bool:
-        return pid != 0
+        return pid == _FORK_SERVER
+
+    def is_there(self) -> bool:
+        return not self.imports
 
     def start_keeper(self) -> socket.socket:
         if self.is_broken:
@@ -203,3 +217,5 @@ class FakeForkServer(ForkServer):
                 worker.close()
         for keeper in self.keepers:
             keeper.close()
+        for _, listener in self._waits:
+            listener.close()

@@ -17,7 +17,6 @@ OBSERVE = Path(__file__).with_name("observe.py")
 PROGRAM = "python3 /files/observe.py"
 GPIO = "/dev/gpiochip0"
 DAEMON = """\
-python3 -c 'import gpiovirt.worker.forkserver'
 gpiovirtd --no-config --no-api --no-files >/run/daemon 2>&1 &
 until grep -q ready /run/daemon; do sleep 0.2; done
 gpiovirt new plc 'gpiochip0 1' --owner pi

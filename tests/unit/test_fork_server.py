@@ -40,6 +40,9 @@ class Forks(ForkServer):
     def is_at_work(self, pid: int) -> bool:
         return self.at_work
 
+    def is_there(self) -> bool:
+        return True
+
 
 class Owner:
     simulates = False
@@ -232,6 +235,36 @@ def test_a_fork_server_that_is_killed_is_there_again_before_it_is_needed(
     os.kill(former, signal.SIGKILL)
     turn(reactor, 0.2)
     assert server.pid not in (0, former)
+
+
+def test_a_fork_server_says_when_it_begins(forkserver: tuple[ForkServer, Reactor]) -> None:
+    server, reactor = forkserver
+    server.begin()
+    os.kill(server.pid, signal.SIGSTOP)
+    first = server.pid
+    turn(reactor, 0.05)
+    assert not server.is_there()
+    os.kill(first, signal.SIGCONT)
+    wait_for(server.is_there)
+    with server.start_keeper():
+        assert server.pid == first
+
+
+def test_a_fork_server_that_never_begins_is_replaced(
+    forkserver: tuple[ForkServer, Reactor], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, _ = forkserver
+    server.begin()
+    former = server.pid
+    with monkeypatch.context() as hanging:
+        hanging.setattr(fork_server, "_BEGIN_S", 0.0)
+        hanging.setattr(server, "is_there", lambda: False)
+        assert not server.is_at_work(former)
+        server.start_keeper().close()
+        assert server.pid not in (0, former)
+    assert "has not begun in 0 s; it is replaced" in caplog.text
+    wait_for(server.is_there)
+    assert server.is_at_work(server.pid)
 
 
 def _has_ended(pid: int) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from gpiovirt.core.task import Future, start
+from gpiovirt.daemon import worker_handle
 from gpiovirt.daemon.worker_handle import Answer, WorkerHandle
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.child import process_start
@@ -277,6 +278,34 @@ def test_who_asked_a_worker_that_dies_is_told_at_once(world: World) -> None:
     for answer in answers:
         with pytest.raises(HostError, match="has ended"):
             answer.result()
+
+
+def test_the_time_of_a_worker_begins_when_it_can_be_forked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow board its fork server imports for longer than a worker may take."""
+    monkeypatch.setattr(worker_handle, "_FORK_S", 0.02)
+    monkeypatch.setattr(worker_handle, "_START_S", 0.2)
+    world.forkserver.imports = True
+    world.forkserver.does = lambda *_: None
+    world.handle.start()
+    world.reactor.run_until(Future(), int(0.5e9))
+    assert (world.owner.lost, world.owner.failed) == (0, [])
+    world.forkserver.finish_importing()
+    world.until(lambda: world.owner.lost)
+    assert world.owner.failed == ["its worker is not ready after 0.2 s"]
+
+
+def test_a_fork_server_that_ends_while_it_imports_is_asked_no_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_handle, "_FORK_S", 0.02)
+    world.forkserver.imports = True
+    world.handle.start()
+    world.reactor.run_until(Future(), int(0.1e9))
+    assert world.owner.lost == 0
+    monkeypatch.setattr(world.forkserver, "is_at_work", lambda _: False)
+    world.until(lambda: world.owner.lost)
 
 
 def test_a_worker_that_cannot_be_started_is_started_when_it_can(world: World) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from contextlib import suppress
 
 from gpiovirt.errors import HostError
 from gpiovirt.host.child import Child, is_stopped
@@ -17,6 +18,7 @@ __all__ = ["ForkServer"]
 _log = logging.getLogger(__name__)
 
 _AGAIN_S = 2.0  # one that lived this long is started again at once
+_BEGIN_S = 60.0  # one that does not fork by then hangs: a slow board without bytecode imports for 10 s
 
 
 class ForkServer:
@@ -30,6 +32,7 @@ class ForkServer:
         self._ids = (str(uid), str(gid))
         self._socket: socket.socket | None = None
         self._started_s = 0.0
+        self._is_there = False
         self._child: Child | None = None
 
     def begin(self) -> None:
@@ -58,11 +61,27 @@ class ForkServer:
 
     def is_at_work(self, pid: int) -> bool:
         """Whether this process is still the fork server, and able to fork."""
-        return pid == self.pid and not is_stopped(pid)
+        return pid == self.pid and not self._trouble()
+
+    def is_there(self) -> bool:
+        """Whether it forks what it is asked for: until it has imported that, requests wait."""
+        if not self._is_there and self._socket is not None:
+            with suppress(OSError):
+                self._is_there = bool(self._socket.recv(1, socket.MSG_DONTWAIT))
+        return self._is_there
+
+    def _trouble(self) -> str:
+        """What keeps it from forking, and will go on doing so."""
+        if self._child is None:
+            return ""
+        if is_stopped(self._child.pid):
+            return "is stopped"
+        late = time.monotonic() - self._started_s > _BEGIN_S and not self.is_there()
+        return f"has not begun in {_BEGIN_S:g} s" if late else ""
 
     def _fork(self, packet: bytes, its: socket.socket) -> None:
-        if self._child is not None and is_stopped(self._child.pid):
-            _log.error("the fork server is stopped; it is replaced")
+        if trouble := self._trouble():
+            _log.error("the fork server %s; it is replaced", trouble)
             self.close()
         for attempt in (1, 2):
             sock = self._socket or self._start()
@@ -90,6 +109,7 @@ class ForkServer:
                 ours.close()
                 raise
         self._socket = ours
+        self._is_there = False
         self._started_s = time.monotonic()
         return ours
 

@@ -33,7 +33,7 @@ __all__ = ["Answer", "WorkerHandle", "WorkerOwner"]
 
 _log = logging.getLogger(__name__)
 
-_START_S = 5.0  # a worker that is not ready by then is replaced
+_START_S = 5.0  # a worker that is not ready by then is replaced; it counts from when it can be forked
 _FORK_S = 0.25  # if it has said nothing by then, it may be stopped, or there may be no fork server
 _DIES_S = 2.0  # a killed one has ended by then, or hangs in the kernel
 _LIVED_S = 10.0  # one that lived this long is replaced at once
@@ -180,11 +180,17 @@ class WorkerHandle:
         self._reactor.add_reader(channel.fileno(), self._receive, self._lose)
 
     def _on_slow(self) -> None:
-        """It is slow on a busy machine; or it is stopped, or there is no fork server any more."""
+        """It is slow on a busy machine; or it is stopped, or there is no fork server, any more or yet."""
         self._cancel = None
-        if not self.catch_up() and not self._may_answer():
+        is_heard = self.catch_up()
+        if not is_heard and not self._may_answer():
             self._lose()
-        elif self.is_starting and self._cancel is None:
+        elif not self.is_starting or self._cancel is not None:
+            return
+        elif not is_heard and not self.is_found and not self._forkserver.is_there():
+            self._started_s = time.monotonic()
+            self._cancel = self._reactor.call_later(_FORK_S, self._on_slow)
+        else:
             self._cancel = self._reactor.call_later(_START_S - _FORK_S, self._on_late)
 
     def _may_answer(self) -> bool:

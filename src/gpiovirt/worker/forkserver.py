@@ -3,9 +3,9 @@
 
     python -m gpiovirt.worker.forkserver FD UID GID LEVEL
 
-Each message at FD brings a worker's hand-over socket, or the channel of a keeper of a VM's session. It ends
-when the other end is closed; its workers do not. One that is stopped is killed: it serves nobody, and
-another can take its place.
+It says at FD when it begins. Each message there brings a worker's hand-over socket, or the channel of a
+keeper of a VM's session. It ends when the other end is closed; its workers do not. One that is stopped is
+killed: it serves nobody, and another can take its place.
 """
 
 from __future__ import annotations
@@ -45,8 +45,13 @@ def main() -> None:
     start_logging("gpiovirtd", level)
     gc.collect()
     gc.freeze()
+    with suppress(BrokenPipeError):
+        custodian.send(b"!")
     while True:
-        packet, fds, _ = receive(custodian, 64, 1)
+        try:
+            packet, fds, _ = receive(custodian, 64, 1)
+        except ConnectionResetError:  # it ended without having heard that we began; its last wishes come next
+            continue
         if not packet:
             return
         with socket.socket(fileno=fds[0]) as its:
