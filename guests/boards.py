@@ -40,7 +40,8 @@ MACHINES = {
     "raspi3b": Machine(
         tree="arm64",
         emulator="qemu-system-aarch64",
-        arguments=("-M", "raspi3b"),
+        # processors wait for the first in a loop: each with a thread of the host, that takes twice as long
+        arguments=("-M", "raspi3b", "-accel", "tcg,thread=single"),
         # the first one is Bluetooth's: a console, but no terminal
         port="ttyS1",
         append="8250.nr_uarts=2",
