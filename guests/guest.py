@@ -106,6 +106,7 @@ class Guest(ABC):
         self._console = Path(self._folder.name) / "console"
         self._received = b""
         self._process: subprocess.Popen[bytes] | None = None
+        self._end = ""  # why it is dead, and what it printed last
         self._port, guest_end = socket.socketpair()
         try:
             with guest_end, self._console.open("wb") as console:
@@ -174,6 +175,7 @@ class Guest(ABC):
 
     def kill(self) -> None:
         """End the guest without warning. A dead guest may be killed again."""
+        self._end = self._end or f"it was killed\n{self._last_lines()}".rstrip()
         self._port.close()
         if self._process and self._process.returncode is None:
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -187,6 +189,8 @@ class Guest(ABC):
         self.kill()
 
     def _send(self, script: str, timeout_s: float) -> None:
+        if self._end:
+            raise GuestError(f"the guest is dead: {self._end}")
         line = b"%d %s\n" % (math.ceil(timeout_s), base64.b64encode(script.encode()))
         try:
             self._port.settimeout(_ANSWER_GRACE_S)
@@ -229,9 +233,15 @@ class Guest(ABC):
         return f", of signal {-status}" if status < 0 else f", with status {status}"
 
     def _failure(self, message: str, kind: type[GuestError] = GuestError) -> GuestError:
-        tail = "\n".join(self._console.read_text(errors="replace").splitlines()[-15:])
+        self._end = f"{message}\n{self._last_lines()}".rstrip()
         self.kill()
-        return kind(f"{message}\n{tail}" if tail else message)
+        return kind(self._end)
+
+    def _last_lines(self) -> str:
+        try:
+            return "\n".join(self._console.read_text(errors="replace").splitlines()[-15:])
+        except FileNotFoundError:  # it never began to print
+            return ""
 
 
 class Uml(Guest):

@@ -113,6 +113,21 @@ def test_a_guest_that_dies_is_reported(boot: Callable[[], Guest]) -> None:
         wait_until_gone(guest.pid)
 
 
+def test_a_dead_guest_says_why_and_what_it_printed_last(boot: Callable[[], Guest]) -> None:
+    with boot() as guest:
+        guest.run("echo last words >/dev/kmsg").check()
+        with pytest.raises(GuestTimeoutError):
+            guest.run("sleep 60", timeout_s=1)
+        said = r"the guest is dead: 'sleep 60' did not end in 1 s(.|\n)*last words"
+        for again in guest.run, lambda _: guest.reboot():
+            with pytest.raises(GuestError, match=said):
+                again("true")
+    with boot() as guest:
+        guest.run("echo last words >/dev/kmsg").check()
+    with pytest.raises(GuestError, match=r"the guest is dead: it was killed\n(.|\n)*last words"):
+        guest.run("true")
+
+
 def test_a_guest_dies_with_the_process_that_started_it(boot: Callable[[], Guest]) -> None:
     starter = f"""
 import signal, sys
