@@ -30,10 +30,15 @@ class Machine:
     tree: str
     emulator: str
     arguments: tuple[str, ...]
+    console: str = "ttyAMA0"
     port: str = "console"
     """The terminal that takes commands; if it is the console, the kernel has to be silent there."""
     append: str = "loglevel=1"
     device_tree: str = ""
+    modules: tuple[str, ...] = ()
+    """Drivers that are not built in."""
+    emulator_tree: str = ""
+    """If the system's QEMU does not have this machine"""
 
 
 MACHINES = {
@@ -47,6 +52,18 @@ MACHINES = {
         append="8250.nr_uarts=2",
         device_tree="bcm2837-rpi-3-b.dtb",
     ),
+    "raspi4b": Machine(
+        tree="arm64",
+        emulator="qemu-system-aarch64",
+        # a processor that waits takes as much of the host as one that works
+        arguments=("-M", "raspi4b", "-global", "bcm283x-base.enabled-cpus=1"),
+        port="ttyS1",
+        # of the devices that QEMU lacks these are looked for regardless
+        append="8250.nr_uarts=2 maxcpus=1 clk_ignore_unused "
+        "initcall_blacklist=brcmstb_l2_driver_init,brcmstb_i2c_driver_init",
+        device_tree="bcm2711-rpi-4-b.dtb",
+        emulator_tree="qemu10-arm",
+    ),
     "virt-arm64": Machine(
         tree="arm64",
         emulator="qemu-system-aarch64",
@@ -56,6 +73,28 @@ MACHINES = {
         tree="armhf",
         emulator="qemu-system-arm",
         arguments=("-M", "virt,highmem=off", "-cpu", "cortex-a15", "-smp", "2", "-m", "1G"),
+    ),
+    "ast2600-evb": Machine(
+        tree="armhf",
+        emulator="qemu-system-arm",
+        arguments=("-M", "ast2600-evb"),
+        console="ttyS4",
+        append="loglevel=1 clk_ignore_unused",
+        device_tree="aspeed-ast2600-evb.dtb",
+        modules=("gpio-aspeed", "i2c-aspeed", "gpio-pca953x"),
+        emulator_tree="qemu10-arm",
+    ),
+    "virt-riscv64": Machine(
+        tree="riscv64",
+        emulator="qemu-system-riscv64",
+        arguments=("-M", "virt", "-smp", "2", "-m", "1G"),
+        console="ttyS0",
+    ),
+    "sifive_u": Machine(
+        tree="riscv64",
+        emulator="qemu-system-riscv64",
+        arguments=("-M", "sifive_u", "-smp", "2", "-m", "1G"),
+        console="ttySIF0",
     ),
 }
 
@@ -79,6 +118,8 @@ class Board(Guest):
             self._initrd.write(b"\0" * (-self._initrd.tell() % 4) + _archive(files))
             self._initrd.flush()
             super().__init__()
+        if self._machine.modules:
+            self.run(f"depmod && modprobe -a {' '.join(self._machine.modules)}").check()
 
     def run(
         self, command: str, *, timeout_s: float = 120, env: Env = NO_ENV, user: str = "", cwd: str = "/"
@@ -89,13 +130,17 @@ class Board(Guest):
 
     def _argv(self, port: int) -> list[str]:
         machine = self._machine
-        append = f"console=ttyAMA0 panic=-1 rdinit=/init guest_port=/dev/{machine.port} {machine.append}"
+        emulator = machine.emulator
+        if machine.emulator_tree:
+            emulator = str(built(machine.emulator_tree) / emulator)
+        append = f"console={machine.console} guest_port=/dev/{machine.port} "
+        append += f"panic=-1 rdinit=/init {machine.append}"
         serial = ["-serial", "chardev:port"]
         if machine.port != "console":
             serial = ["-serial", "stdio", *serial]
         device_tree = ["-dtb", str(self._tree / machine.device_tree)] if machine.device_tree else []
         return [
-            *(machine.emulator, *machine.arguments, "-nodefaults", "-no-user-config", "-display", "none"),
+            *(emulator, *machine.arguments, "-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", str(self._tree / "vmlinuz"), "-initrd", self._initrd.name, "-append", append),
             *("-chardev", f"socket,id=port,fd={port}", "-no-reboot"),
             *(*serial, *device_tree, *self._extra_args),

@@ -22,6 +22,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,8 @@ BOOT_TIMEOUT_S = 60
 _ANSWER_GRACE_S = 10  # beyond a command's own time, for the guest to end it and answer
 _TIMED_OUT = (124, 137, 143)  # timeout(1) of coreutils, either with SIGKILL, of busybox
 _READY = re.compile(r".?ready \S+")  # a serial port may send a stray byte when its driver finds it
+_SO_SNDBUFFORCE = 32  # asm-generic/socket.h
+_UNREAD_BYTES, _SKB_BYTES = 1 << 14, 768
 _VIRTIO_ID_GPIO = 41  # linux/virtio_ids.h
 
 # linux/reboot.h: LINUX_REBOOT_CMD_RESTART
@@ -108,6 +111,9 @@ class Guest(ABC):
         self._process: subprocess.Popen[bytes] | None = None
         self._end = ""  # why it is dead, and what it printed last
         self._port, guest_end = socket.socketpair()
+        # a serial port sends each byte by itself, and some of QEMU's lose what is not taken at once
+        with suppress(PermissionError):
+            guest_end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _UNREAD_BYTES * _SKB_BYTES)
         try:
             with guest_end, self._console.open("wb") as console:
                 self._process = subprocess.Popen(
@@ -221,7 +227,7 @@ class Guest(ABC):
                 raise self._failure(f"the guest died{self._how()}")
             self._received += chunk
         line, _, self._received = self._received.partition(b"\n")
-        return line.decode()
+        return line.decode(errors="replace")
 
     def _how(self) -> str:
         """How its process ended, if that has."""

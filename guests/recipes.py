@@ -74,17 +74,17 @@ class Initramfs:
 
 @dataclass(frozen=True)
 class Emulator:
-    """QEMU of another Debian suite, in a tree of its own, and a script that runs it out of that."""
+    """QEMU of another Debian suite, in a tree of its own, and scripts that run its programs out of that."""
 
     name: str
     package: str
     suite: str
-    script: str
+    programs: tuple[str, ...]
     build_packages: tuple[str, ...] = ("debootstrap",)
     run_packages: tuple[str, ...] = ()
 
     def inputs(self) -> tuple[object, ...]:
-        return (self.package, self.suite, (HERE / self.script).read_text())
+        return (self.package, self.suite, self.programs, (HERE / "qemu-system").read_text())
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,20 @@ _UML_6_12_EDITS = (
 )
 
 _BOARD_PACKAGES = (
-    *(
-        "busybox-static",
-        "coreutils",
-        "dash",
-        "fuse3",
-        "gpiod",
-        "kmod",
-        "python3",
-        "python3-libgpiod",
-        "util-linux",
-    ),
-    # the smallest of those that a kernel's package wants one of; none is used
-    "tiny-initramfs",
+    "busybox-static",
+    "coreutils",
+    "dash",
+    "dpkg",
+    "fuse3",
+    "gpiod",
+    "kmod",
+    "passwd",
+    "python3",
+    "python3-libgpiod",
+    "util-linux",
 )
+# a kernel's package wants one that makes initramfs, of which none is used; this is the smallest
+_TINY = "tiny-initramfs"
 
 _RECIPES: tuple[Recipe, ...] = (
     Kernel(
@@ -191,20 +191,36 @@ _RECIPES: tuple[Recipe, ...] = (
         edits=_prompt_irq_work("\tevt->event_handler(evt);\n"),
         suite="trixie-backports",
     ),
-    Emulator(name="qemu10", package="qemu-system-x86", suite="trixie", script="qemu-system-x86_64"),
+    Emulator(name="qemu10", package="qemu-system-x86", suite="trixie", programs=("qemu-system-x86_64",)),
+    Emulator(
+        name="qemu10-arm",
+        package="qemu-system-arm",
+        suite="trixie",
+        programs=("qemu-system-aarch64", "qemu-system-arm"),
+    ),
     Tree(
         name="arm64",
         arch="arm64",
         suite="trixie",
-        packages=("linux-image-arm64", *_BOARD_PACKAGES),
-        device_trees=("bcm2837-rpi-3-b.dtb",),
+        packages=("linux-image-arm64", _TINY, *_BOARD_PACKAGES),
+        modules=("i2c-bcm2835",),
+        device_trees=("bcm2711-rpi-4-b.dtb", "bcm2837-rpi-3-b.dtb"),
     ),
     Tree(
         name="armhf",
         arch="armhf",
         suite="bookworm",
-        packages=("linux-image-armmp-lpae", *_BOARD_PACKAGES),
-        modules=("fuse",),
+        packages=("linux-image-armmp-lpae", _TINY, *_BOARD_PACKAGES),
+        modules=("fuse", "gpio-aspeed", "gpio-pca953x", "i2c-aspeed"),
+        device_trees=("aspeed-ast2600-evb.dtb",),
+    ),
+    Tree(
+        name="riscv64",
+        arch="riscv64",
+        suite="trixie",
+        packages=("linux-image-riscv64", "initramfs-tools", *_BOARD_PACKAGES),  # the tiny one is broken there
+        device_trees=("hifive-unleashed-a00.dtb",),
+        run_packages=("qemu-system-misc",),
     ),
 )
 
@@ -215,8 +231,10 @@ TARGETS = {
     "x86": ("initramfs", "x86"),
     "uml-7.3": ("uml-7.3",),
     "qemu10": ("qemu10",),
+    "qemu10-arm": ("qemu10-arm",),
     "arm64": ("arm64",),
     "armhf": ("armhf",),
+    "riscv64": ("riscv64",),
 }
 """What a user asks for, and the recipes it takes, the one that gives it its path last."""
 

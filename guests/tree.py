@@ -26,6 +26,7 @@ DROPPED = re.compile(
     r"|usr/bin/perl|usr/lib/udev|usr/lib/systemd|usr/lib/[^/]*/(perl|systemd|gconv)"
     r"|usr/lib/python3[^/]*/(test|idlelib|pydoc_data|ensurepip|lib2to3|turtledemo|tkinter)/)"
 )
+KERNEL = re.compile(r"boot/vmlinu[xz]-")  # of RISC-V it is not compressed
 MODULE = re.compile(r"usr/lib/modules/[^/]+/(modules\.[^/]*|kernel/.*/([^/]+)\.ko(\.xz)?)")
 
 USERS = "root:x:0:0::/root:/bin/sh\npi:x:1000:1000::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n"
@@ -60,7 +61,7 @@ def _initramfs(recipe: Tree, packages: io.BufferedIOBase | object, into: Path) -
     with tarfile.open(fileobj=packages, mode="r|") as tar:  # type: ignore[call-overload]
         for member in tar:
             path = _merged(member.name.removeprefix("./"))
-            if path.startswith("boot/vmlinuz-"):
+            if KERNEL.match(path):
                 _extract(tar, member, into / "vmlinuz")
             elif path.rpartition("/")[2] in recipe.device_trees:
                 _extract(tar, member, into / path.rpartition("/")[2])
