@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm demo-pi test test-boards fresh check bench faults docs install deb clean tools
+.PHONY: help demo demo-vm demo-pi test test-boards test-pythons fresh check bench faults docs install deb clean tools
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.clients  ## aggregate lines of two simulated chips and run real GPIO programs on them
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
@@ -23,9 +23,12 @@ demo-pi: $(VENV)/.clients  ## boot an emulated Raspberry Pi 3 and make a virtual
 test: tools  ## set up what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-boards: $(VENV)/.dev  ## boot emulated ARM boards and try everything on their real controllers; 5 minutes
-	@guests/build arm64 armhf >/dev/null
+test-boards: $(VENV)/.dev  ## boot emulated ARM and RISC-V boards and try everything on their real controllers
+	@guests/build arm64 armhf riscv64 qemu10-arm >/dev/null
 	$(BIN)/python -m pytest -v tests/boards
+
+test-pythons: $(VENV)/.dev  ## run the unit tests on each Python from 3.11 on, without GPIO libraries and tools
+	@scripts/test-pythons
 
 fresh:  ## as root: run make demo and make test on a bare Debian; scripts/fresh --help says more
 	@scripts/fresh
@@ -48,8 +51,8 @@ docs: $(VENV)/.docs  ## build the documentation into docs/_build
 install: $(VENV)/.dev  ## install below DESTDIR, with an environment of its own (PREFIX, /usr)
 	@DESTDIR=$(DESTDIR) PREFIX=$(or $(PREFIX),/usr) PAGES_PYTHON=$(BIN)/python scripts/install
 
-deb: $(VENV)/.dev  ## build a Debian package into build/
-	@PAGES_PYTHON=$(BIN)/python scripts/build-deb build
+deb: $(VENV)/.dev  ## build a Debian package into build/, for this machine or ARCHITECTURE and PYTHON_VERSION
+	@ARCHITECTURE=$(ARCHITECTURE) PYTHON_VERSION=$(PYTHON_VERSION) PAGES_PYTHON=$(BIN)/python scripts/build-deb build
 
 clean:  ## remove what the targets above made
 	rm -rf $(VENV) build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

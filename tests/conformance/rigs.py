@@ -18,9 +18,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
 
-import gpiod
-from gpiod import line
-
 from gpiovirt.control.simulator import ENVIRONMENT, SimClient
 from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.chip import Chip, LineRequest
@@ -59,6 +56,11 @@ class Request(Protocol):
     def events(self, count: int) -> list[EdgeEvent]: ...
     def no_event(self) -> bool: ...
     def release(self) -> None: ...
+
+
+with contextlib.suppress(ModuleNotFoundError):  # what runs without it uses no GpiodRig
+    import gpiod
+    from gpiod import line
 
 
 class Rig(Protocol):
