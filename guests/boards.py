@@ -73,6 +73,7 @@ MACHINES = {
         tree="armhf",
         emulator="qemu-system-arm",
         arguments=("-M", "virt,highmem=off", "-cpu", "cortex-a15", "-smp", "2", "-m", "1G"),
+        modules=("fuse",),
     ),
     "ast2600-evb": Machine(
         tree="armhf",
@@ -81,8 +82,7 @@ MACHINES = {
         console="ttyS4",
         append="loglevel=1 clk_ignore_unused",
         device_tree="aspeed-ast2600-evb.dtb",
-        modules=("gpio-aspeed", "i2c-aspeed", "gpio-pca953x"),
-        emulator_tree="qemu10-arm",
+        modules=("fuse", "gpio-aspeed", "i2c-aspeed", "gpio-pca953x"),
     ),
     "virt-riscv64": Machine(
         tree="riscv64",

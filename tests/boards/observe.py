@@ -2,8 +2,10 @@
 """Runs on a board: what lines of a /dev/gpiochipN do, one JSON object a line, by plain ioctls.
 
 python3 observe.py lines PATH OFFSET...    names, and what each configuration gives
-python3 observe.py edges PATH OFFSET       "ready", then the edges that came until there were two
+python3 observe.py edges PATH OFFSET [US]  "ready", then the edges that came until there were two, and whether
+                                           another comes soon; debounced by US
 python3 observe.py hold PATH OFFSET        drive it high, then low and high on each SIGUSR1, until killed
+python3 observe.py longest PATH OFFSET S   drive it low and high for S seconds: how long that took at most
 python3 observe.py unplug PATH OFFSET      hold it until it is gone, then ask for it until it is back
 """
 
@@ -46,9 +48,12 @@ def say(**what: object) -> None:
     sys.stdout.flush()
 
 
-def request(chip: int, offset: int, flags: int) -> int:
-    attribute = struct.pack("=IIQQ", 2, 0, (flags & HIGH) >> 32, 1)  # GPIO_V2_LINE_ATTR_ID_OUTPUT_VALUES
-    attributes = [attribute] if flags & OUTPUT else []
+def request(chip: int, offset: int, flags: int, debounce_us: int = 0) -> int:
+    attributes = []
+    if flags & OUTPUT:  # GPIO_V2_LINE_ATTR_ID_OUTPUT_VALUES
+        attributes.append(struct.pack("=IIQQ", 2, 0, (flags & HIGH) >> 32, 1))
+    if debounce_us:  # GPIO_V2_LINE_ATTR_ID_DEBOUNCE
+        attributes.append(struct.pack("=IIQQ", 3, 0, debounce_us, 1))
     config = struct.pack("=QI20x", flags & ~HIGH, len(attributes)) + b"".join(attributes).ljust(240, b"\0")
     wanted = bytearray(
         struct.pack("=256s32s272sII20xi", struct.pack("=I", offset), b"observe", config, 1, 0, 0)
@@ -104,11 +109,12 @@ def lines(path: str, *offsets: str) -> None:
             say(line=number, configuration=name, seen=attempt(lambda: configured(chip, offset, flags)))  # noqa: B023
 
 
-def edges(path: str, offset: str) -> None:
-    line = request(os.open(path, os.O_RDWR), int(offset), INPUT | RISING | FALLING)
+def edges(path: str, offset: str, debounce_us: str = "0") -> None:
+    line = request(os.open(path, os.O_RDWR), int(offset), INPUT | RISING | FALLING, int(debounce_us))
     say(ready=True)
     for _ in range(2):
         say(edge=struct.unpack_from("=QI", os.read(line, 48))[1])
+    say(more=bool(select.select([line], [], [], 2)[0]))
 
 
 def hold(path: str, offset: str) -> None:
@@ -120,6 +126,17 @@ def hold(path: str, offset: str) -> None:
         low = get(line)
         put(line, 1)
         say(low=low, high=get(line))
+
+
+def longest(path: str, offset: str, seconds: str) -> None:
+    line = request(os.open(path, os.O_RDWR), int(offset), OUTPUT)
+    say(ready=True)
+    longest_s, value, end = 0.0, 0, time.monotonic() + float(seconds)
+    while (began := time.monotonic()) < end:
+        value ^= 1
+        attempt(lambda: put(line, value))  # noqa: B023
+        longest_s = max(longest_s, time.monotonic() - began)
+    say(longest_s=longest_s)
 
 
 def unplug(path: str, offset: str) -> None:
