@@ -150,6 +150,7 @@ _BOARD_PACKAGES = (
     "fuse3",
     "gpiod",
     "kmod",
+    "libc-bin",
     "passwd",
     "python3",
     "python3-libgpiod",

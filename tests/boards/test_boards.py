@@ -43,18 +43,16 @@ TESTS = [
     "tests/unit/test_virtqueue.py",
     "tests/unit/test_virtio_gpio.py",
     "tests/unit/test_vhost_user.py",
-    "tests/properties/test_virtqueue_properties.py",
 ]
 """Of the export to VMs; on ARM it orders loads and stores by membarrier(2)"""
 LIBRARIES = [
     "_pytest",
-    "hypothesis",
     "iniconfig",
     "packaging",
     "pluggy",
+    "py.py",
     "pygments",
     "pytest",
-    "sortedcontainers",
 ]
 
 # no GPIO controller of virt-riscv64's has a driver
@@ -304,7 +302,7 @@ def test_the_package_is_installed_and_works(case: Case) -> None:
     )
     installed = case.board.run("dpkg --force-depends -i /files/gpiovirt.deb", timeout_s=240)
     installed.check()
-    assert set(re.findall(r"gpiovirt depends on (\S+)", installed.stderr)) == {"python3", "fuse3"}
+    assert set(re.findall(r"gpiovirt depends on (\w+)", installed.stderr)) == {"python3", "fuse3"}
     assert "gpiovirt:" in case.run("getent passwd gpiovirt")
     clean = "env -u PYTHONPATH /usr/bin/gpiovirt"
     assert case.run(f"{clean} --version").startswith("gpiovirt ")
@@ -321,6 +319,6 @@ def test_the_tests_of_the_export_to_vms_pass(case: Case) -> None:
     """On a host that is x86_64 no load or store is seen out of order; that there is a barrier is."""
     fence = "from gpiovirt.host.fence import ordering_fence; print(ordering_fence() is None)"
     assert case.run(f"python3 -c '{fence}'") == "False\n"
-    tests = "python3 -m pytest -p tests.boards.patient -p no:cacheprovider -c /dev/null --rootdir . -q"
+    tests = "python3 -m pytest -p no:cacheprovider -c /dev/null --rootdir . -q"
     said = case.run(f"cd /files; {tests} {' '.join(TESTS)}", timeout_s=600)
     assert re.search(r"^\d+ passed in ", said, re.MULTILINE), said
