@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import takewhile
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from gpiovirt.protocols.control.answers import ForceEvent, RefusedError, RuleEvent
-from gpiovirt.protocols.control.requests import Change, Force, Rearm
+from gpiovirt.protocols.control.requests import Change, Force, New, Rearm
 from gpiovirt.testing import LevelChange
 from gpiovirt.testing.daemon import Daemon
 from gpiovirt.testing.virtio_driver import RequestFailedError
@@ -51,6 +52,7 @@ timeout_ms = 300
 rearm = "operator"
 """
 WITH_VM = f"vm = true\n{PLC}"
+PLC_RULES = tomllib.loads(PLC)
 NAMES = ["START", "STOP", "MOTOR FWD", "MOTOR REV", "LAMP", "HEARTBEAT", "DOOR"]
 FWD, REV, LAMP, HEARTBEAT, DOOR = 2, 3, 4, 5, 6
 
@@ -323,6 +325,40 @@ def test_an_operator_forces_lines_and_everybody_sees_that(daemon: Daemon) -> Non
         ("line-forced", LAMP, "high"),
         ("line-unforced", LAMP, ""),
     ]
+
+
+def test_a_force_of_days_and_one_without_end_are_kept(daemon: Daemon) -> None:
+    assert "at most 168h" in command(daemon, "force", "plc", "LAMP", "low", "--for", "169h", status=2)
+    with daemon.client() as client:
+        client.ask(Force("plc", "LAMP", "low", 30 * 86400 * 1000))
+    kill_worker(daemon)
+    assert daemon.show("plc").lines[LAMP].forced == "low"
+
+
+def test_a_force_does_not_go_to_another_line(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.ask(Change("plc", rules={}, options={}))
+        command(daemon, "force", "plc", "LAMP", "high")
+        client.ask(Change("plc", definition='LAMP START STOP HEARTBEAT DOOR "MOTOR FWD" "MOTOR REV"'))
+    assert not any(line.forced for line in daemon.show("plc").lines if line.name != "LAMP")
+
+
+def test_the_watchdog_of_outputs_in_use_is_not_taken_away(daemon: Daemon) -> None:
+    with Consumer(daemon, LAMP), daemon.client() as client:
+        rules = {"interlock": PLC_RULES["interlock"]}
+        with pytest.raises(RefusedError, match="its options or rules would change"):
+            client.ask(Change("plc", rules=rules))
+
+
+def test_a_large_chip_with_rules_can_be_shown(tmp_path: Path) -> None:
+    with Daemon(tmp_path, ["--sim", "big:1024"]) as daemon, daemon.client() as client:
+        names = {str(o): f"name={'n' * 25}{o},direction=output,min-on=1ms" for o in range(1024)}
+        client.ask(New("big 0-1023", "plc", names))
+        for _ in range(3):
+            told = client.show("plc")
+            assert len(told.lines) == 1024
+            assert told.rule_states[-1].text.startswith("and ")
+        assert told.chip.restarts == 0
 
 
 def test_whoever_cannot_manage_cannot_force(daemon: Daemon) -> None:

@@ -11,6 +11,7 @@ from gpiovirt.core.forced import FOR_EVER, ForcedDriver
 from gpiovirt.core.gpiolib import GpioChip
 from gpiovirt.core.line import Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import NotPermittedError
+from gpiovirt.testing import LevelChange
 from gpiovirt.virtual.memory import KeptMemory, new_memory
 from tests.holders import program
 from tests.rules_rig import MS, Rig
@@ -40,7 +41,10 @@ class Operated(Rig):
             self.ended.append,
         )
         self.driver.made_safe = self.forced.drop_output
-        return GpioChip(self.forced, self.clock, "plc", self.driver.admit)
+        self.driver.fixed = self.forced.levels
+        self.forced.not_started = self.driver.dependents
+        self.forced.ask_rules, self.forced.waiting = self.driver.admit, self.driver.waiting
+        return GpioChip(self.forced, self.clock, "plc", self.forced.admit)
 
     def force(self, name: str, level: int, for_ms: int = 0) -> None:
         until_ns = self.clock.ns + for_ms * MS if for_ms else FOR_EVER
@@ -122,6 +126,50 @@ def test_a_line_that_nobody_holds_is_driven_if_it_is_an_output() -> None:
     assert rig.level("LAMP") == 1
     request.release()
     assert rig.forced.levels == {2: 1}, "that of an output ends with its holder"
+
+
+def test_a_refused_call_changes_nothing_of_what_counts_later() -> None:
+    rig = Operated()
+    request = rig.chip.request([0, 1, 3], [LOW, LOW, LOW], program("me"))
+    request.set_values(0b001, 0b001)
+    rig.force("LAMP", 0)
+    with pytest.raises(NotPermittedError):
+        request.set_values(0b110, 0b110)
+    rig.clear("LAMP")
+    assert rig.level("LAMP") == 0
+
+
+def test_a_reconfigured_line_stays_forced() -> None:
+    rig = Operated()
+    request = rig.chip.request([3], [LOW], program("me"))
+    rig.force("LAMP", 1)
+    seen: list[LevelChange] = []
+    rig.simulator.observers.append(seen.append)
+    request.reconfigure({0: LOW})
+    assert not seen
+    rig.clear("LAMP")
+    assert rig.level("LAMP") == 0
+
+
+def test_what_waits_for_an_interlock_does_not_start_because_a_force_ends() -> None:
+    rig = Operated()
+    request = rig.chip.request([0], [LOW], program("me"))
+    request.set_values(1, 1)
+    rig.force("FWD", 0)
+    rig.pull("DOOR", 1)
+    rig.pull("DOOR", 0)
+    rig.clear("FWD")
+    assert rig.level("FWD") == 0
+    request.set_values(1, 0)
+    request.set_values(1, 1)
+    assert rig.level("FWD") == 1
+
+
+def test_what_nobody_holds_is_as_it_was_when_a_force_ends() -> None:
+    rig = Operated()
+    rig.force("LAMP", 1)
+    rig.clear("LAMP")
+    assert rig.level("LAMP") == 0
 
 
 def test_a_force_outlives_the_process() -> None:

@@ -12,8 +12,8 @@ from gpiovirt.core.chip import LineRequest
 from gpiovirt.core.guards.driver import Happened
 from gpiovirt.core.guards.lines import Lines, Unkept
 from gpiovirt.core.holder import Holder, HolderKind
-from gpiovirt.core.line import Bias, Direction, Edge, EdgeEvent, LineSettings
-from gpiovirt.errors import LineBusyError, NotPermittedError
+from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, LineSettings
+from gpiovirt.errors import HostError, LineBusyError, NotPermittedError, UsageError
 from gpiovirt.testing import LevelChange
 from gpiovirt.virtual.memory import KeptMemory, new_memory
 from tests.holders import program
@@ -481,3 +481,182 @@ def test_lines_without_a_rule_do_not_pass_by_any(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rig.driver, "_judged", lambda *change: judged.append(change))
     request.set_values(1, 1)
     assert (rig.level("LAMP"), judged) == (1, [])
+
+
+# what an attacker found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LOW._replace(drive=Drive.OPEN_SOURCE, bias=Bias.PULL_UP),
+        INPUT._replace(bias=Bias.PULL_UP),
+        LOW._replace(drive=Drive.OPEN_DRAIN),
+    ],
+)
+def test_bias_and_drive_of_lines_with_rules_are_the_definitions(settings: LineSettings) -> None:
+    """Else a line that is driven low, or not at all, would be high."""
+    rig = Rig(MOTOR, EXCLUSIVE)
+    outputs(rig, "FWD").set_values(1, 1)
+    with pytest.raises(NotPermittedError, match="bias and drive"):
+        rig.chip.request([1], [settings], program("me"))
+    request = outputs(rig, "REV")
+    with pytest.raises(NotPermittedError, match="bias and drive"):
+        request.reconfigure({0: settings})
+    assert rig.levels("FWD", "REV") == [1, 0]
+
+
+def test_what_was_told_to_go_off_goes_off_though_its_holder_is_gone() -> None:
+    rig = Rig({"PUMP": "min-on=500ms"})
+    request = outputs(rig, "PUMP")
+    request.set_values(1, 1)
+    request.set_values(1, 0)
+    request.release()
+    rig.advance(500)
+    assert rig.level("PUMP") == 0
+
+
+def test_what_was_told_to_go_off_goes_off_though_its_process_died() -> None:
+    memory = new_memory("plc", 1, 0)
+    lines = {"PUMP": "min-on=500ms"}
+    rig = Rig(lines, None, KeptMemory(memory, 1, 0))
+    request = outputs(rig, "PUMP")
+    request.set_values(1, 1)
+    request.set_values(1, 0)
+    rig.source.detach()
+    again = Rig(lines, None, KeptMemory(memory, 1, 0), rig.simulator, rig.clock)
+    again.chip.request([0], [LOW], program("me"))
+    again.advance(500)
+    assert again.level("PUMP") == 0
+    os.close(memory)
+
+
+def test_a_pending_fall_is_not_given_up_for_anothers_rise() -> None:
+    rig = Rig({**MOTOR, "FWD": "safe=low,min-on=500ms"}, WITH_DEAD_TIME)
+    request = outputs(rig, "FWD", "REV")
+    request.set_values(0b01, 0b01)
+    request.set_values(0b01, 0b00)
+    request.set_values(0b10, 0b10)
+    request.set_values(0b10, 0b00)
+    rig.advance(1000)
+    assert rig.levels("FWD", "REV") == [0, 0]
+
+
+def test_anothers_change_that_waits_is_not_dropped() -> None:
+    rig = Rig(MOTOR, WITH_DEAD_TIME)
+    one, other = outputs(rig, "FWD"), outputs(rig, "REV", who=OTHER)
+    other.set_values(1, 1)
+    other.set_values(1, 0)
+    one.set_values(1, 1)  # waits for the dead time
+    with pytest.raises(NotPermittedError, match="is about to be"):
+        other.set_values(1, 1)
+    rig.advance(50)
+    assert rig.levels("FWD", "REV") == [1, 0]
+
+
+def test_borrowers_of_a_chip_are_not_one_holder() -> None:
+    rig = Rig(MOTOR, WITH_DEAD_TIME)
+    one, other = (Holder(f"gpiovirt:{name}", HolderKind.CHIP, 7, 0) for name in "xy")
+    outputs(rig, "FWD", who=one).set_values(1, 1)
+    with pytest.raises(NotPermittedError):
+        outputs(rig, "REV", who=other).set_values(1, 1)
+    assert rig.levels("FWD", "REV") == [1, 0]
+
+
+def test_an_input_is_never_driven_though_its_source_left_it_an_output() -> None:
+    before = Rig({"A": ""})
+    before.chip.request([0], [LOW], program("me")).release()
+    before.source.detach()
+    rig = Rig({"A": "direction=input"}, None, None, before.simulator, before.clock)
+    request = rig.chip.request([0], [LineSettings()], program("me"))
+    with pytest.raises(NotPermittedError):
+        request.set_values(1, 1)
+    assert rig.level("A") == 0
+
+
+def test_a_set_that_fails_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(MOTOR, EXCLUSIVE)
+    request = outputs(rig, "FWD", "REV")
+    bound = rig.driver._bound(0)
+
+    def fails(_mask: int, _bits: int) -> None:
+        raise HostError("the lender says no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(bound), "set", lambda _self, mask, bits: fails(mask, bits))
+        with pytest.raises(HostError):
+            request.set_values(0b01, 0b01)
+    assert rig.levels("FWD", "REV") == [0, 0]
+    request.set_values(0b10, 0b10)
+    assert rig.levels("FWD", "REV") == [0, 1]
+
+
+def test_what_depends_on_others_rises_last_and_falls_first() -> None:
+    rules = {"interlock": [{"only_while": {"line": "FWD", "is": {"LAMP": 1}}}]}
+    rig = Rig({**MOTOR, "LAMP": "direction=output"}, rules)
+    request = outputs(rig, "FWD", "LAMP")
+    seen: list[tuple[int, int]] = []
+    rig.simulator.observers.append(lambda change: seen.append((change.offset, change.level)))
+    request.set_values(0b11, 0b11)
+    request.set_values(0b11, 0b00)
+    request.set_values(0b11, 0b11)
+    request.set_values(0b10, 0b00)
+    assert seen == [(3, 1), (0, 1), (0, 0), (3, 0), (3, 1), (0, 1), (0, 0), (3, 0)]
+
+
+def test_a_request_of_several_lines_is_refused_before_any_is_touched() -> None:
+    rules = {"interlock": [{"only_while": {"line": "FWD", "is": {"LAMP": 1}}}]}
+    rig = Rig({**MOTOR, "LAMP": "direction=output"}, rules)
+    seen: list[LevelChange] = []
+    rig.simulator.observers.append(seen.append)
+    with pytest.raises(NotPermittedError):  # FWD would come first
+        rig.chip.request([1, 0, 3], [HIGH, HIGH, HIGH], program("me"))
+    assert not seen
+    rig.chip.request([1, 3, 0], [HIGH, HIGH, HIGH], program("me"))
+    assert rig.levels("FWD", "REV", "LAMP") == [1, 1, 1]
+
+
+def test_a_watchdog_leaves_lines_that_hold() -> None:
+    rig = Rig({**MOTOR, "DOOR": ""}, WATCHED)
+    request = outputs(rig, "FWD", "DOOR", "LAMP")
+    request.set_values(0b011, 0b011)
+    rig.advance(200)
+    assert rig.levels("FWD", "DOOR") == [0, 1]
+
+
+def test_a_watchdog_is_not_begun_anew_by_a_restart() -> None:
+    memory = new_memory("plc", 4, 0)
+    rig = Rig(MOTOR, WATCHED, KeptMemory(memory, 4, 0))
+    outputs(rig, "FWD", "LAMP").set_values(0b01, 0b01)
+    rig.advance(150)
+    rig.source.detach()
+    again = Rig(MOTOR, WATCHED, KeptMemory(memory, 4, 0), rig.simulator, rig.clock)
+    again.advance(50)
+    assert [happening.what for happening in again.happened] == [Happened.TRIPPED]
+    os.close(memory)
+
+
+def test_a_holder_gets_the_edges_of_a_condition_that_was_away() -> None:
+    rig = Rig(MOTOR, GUARDED)
+    events: list[EdgeEvent] = []
+    rig.chip.request([2], [INPUT._replace(edge=Edge.BOTH)], program("me"), events.append)
+    rig.driver._on_presence(2, False)
+    rig.driver._on_presence(2, True)
+    rig.pull("DOOR", 1)
+    assert [event.rising for event in events] == [True]
+
+
+@pytest.mark.parametrize(
+    ("lines", "rules", "why"),
+    [
+        (
+            MOTOR,
+            {"interlock": [GUARDED["interlock"][0], {"never_both": ["DOOR", "REV"]}]},
+            "is read as an input",
+        ),
+        ({"A": "safe=high,max-rate=5"}, {}, "a safe state of 1"),
+    ],
+)
+def test_rules_that_could_not_hold_are_refused(lines: Any, rules: Any, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        Rig(lines, rules)

@@ -25,6 +25,7 @@ examples:
   gpiovirt force plc LAMP --clear
   gpiovirt force plc --clear
 """
+_LONGEST_MS = 168 * 3_600_000
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 
 
@@ -54,5 +55,10 @@ def main(options: argparse.Namespace) -> int:
 def _time_ms(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h)", text)
     if not match or not int(match[1]):
-        raise UsageError(f"--for {text!r}: write for example 10m, 30s or 500ms")
-    return int(match[1]) * _UNITS_MS[match[2]]
+        raise UsageError(f"--for {text!r}: write for example 12h, 10m, 30s or 500ms")
+    for_ms = int(match[1]) * _UNITS_MS[match[2]]
+    if for_ms > _LONGEST_MS:
+        raise UsageError(
+            f"--for {text!r}: at most {_LONGEST_MS // 3_600_000}h; without --for it lasts until cleared"
+        )
+    return for_ms

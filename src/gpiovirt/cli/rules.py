@@ -8,7 +8,9 @@ import json
 
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
+from gpiovirt.errors import HostError
 from gpiovirt.protocols.control.answers import RuleState, encode_answer
+from gpiovirt.virtual.options import has_rule, parse_options
 
 __all__ = ["configure", "main"]
 
@@ -31,7 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print them."""
     with Client() as client:
-        rules = client.show(options.name).rule_states
+        told = client.show(options.name)
+    rules = told.rule_states
+    has_some = told.rules or any(has_rule(parse_options(line.options)) for line in told.lines)
+    if not rules and has_some:
+        raise HostError(f"the process that serves {options.name} does not answer; try again")
     if options.json:
         print(json.dumps(encode_answer(rules), indent=2))
     elif not rules:
@@ -46,5 +52,5 @@ def _text(rule: RuleState) -> str:
     done = [
         f"{number} {what}" for number, what in ((rule.refused, "refused"), (rule.trips, "tripped")) if number
     ]
-    now = ", tripped now" if rule.tripped else ""
-    return printable(rule.text) + (f"  ({', '.join(done)}{now})" if done or now else "")
+    done += ["tripped now"] if rule.tripped else []
+    return printable(rule.text) + (f"  ({', '.join(done)})" if done else "")

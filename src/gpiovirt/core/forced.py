@@ -7,13 +7,13 @@ what it really is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from gpiovirt.core.chip import PresenceSink
 from gpiovirt.core.deadline import Cancel
-from gpiovirt.core.gpiolib import Driver, PhysicalEdge, Values
+from gpiovirt.core.gpiolib import Admit, Driver, PhysicalEdge, Values
 from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Clock, Direction, Edge, LineSettings
 from gpiovirt.errors import GpiovirtError
@@ -49,18 +49,19 @@ class _ForcedValues:
         return bits
 
     def set(self, mask: int, bits: int) -> None:
+        forced = sum(bit for bit, offset in self._lines if mask & bit and offset in self._driver.levels)
+        if rest := mask & ~forced:
+            self._values.set(rest, bits & rest)
         for bit, offset in self._lines:
-            if mask & bit and self._driver.keep_wanted(offset, int(bits & bit != 0)):
-                mask &= ~bit
-        if mask:
-            self._values.set(mask, bits & mask)
+            if forced & bit:
+                self._driver.keep_wanted(offset, int(bits & bit != 0))
 
 
 class ForcedDriver:
     """`inner`, with lines that are forced. `rebind` is called when values that were bound are outdated.
 
     `call_after` calls back after so many ns, `ended` is called with the offset of a line when its force ends
-    by itself.
+    by itself. `is_unclaimed` says whether a line's holder may come back for it.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class ForcedDriver:
         call_after: Callable[[int, Callable[[], object]], Cancel],
         rebind: Callable[[], object],
         ended: Callable[[int], object],
+        is_unclaimed: Callable[[int], bool] = lambda _offset: False,
     ) -> None:
         self.label = inner.label
         self.names: Sequence[str] = inner.names
@@ -81,6 +83,12 @@ class ForcedDriver:
         self._now = monotonic_ns
         self._call_after = call_after
         self._rebind = rebind
+        self._is_unclaimed = is_unclaimed
+        self.not_started: frozenset[int] = frozenset()
+        """Outputs that do not become 1 because a force ends: rules have conditions for them"""
+        self.ask_rules: Admit | None = None
+        self.waiting: Callable[[int], int | None] = lambda _offset: None
+        """The level that a rule will give a line later"""
         self._ended = ended
         self.levels: dict[int, int] = {}
         """Of each line that is forced"""
@@ -112,14 +120,25 @@ class ForcedDriver:
         self._inner.request(offset, holder)
 
     def configure(self, offset: int, settings: LineSettings) -> None:
+        wanted = settings.output_value
+        self._inner.configure(offset, settings := self._forced(offset, settings))
         if offset in self.levels and settings.direction is Direction.OUTPUT:
-            self._wanted[offset] = settings.output_value
-            settings = settings._replace(output_value=self.levels[offset])
-        self._inner.configure(offset, settings)
+            self._wanted[offset] = wanted
         if settings.edge:
             self._edges[offset] = settings
         else:
             self._edges.pop(offset, None)
+
+    def _forced(self, offset: int, settings: LineSettings) -> LineSettings:
+        """What a line is configured to, whatever its holder wants."""
+        if offset in self.levels and settings.direction is Direction.OUTPUT:
+            return settings._replace(output_value=self.levels[offset])
+        return settings
+
+    def admit(self, wanted: Mapping[int, LineSettings], holder: Holder) -> None:
+        """Ask the rules about what lines will be configured to."""
+        if self.ask_rules is not None:
+            self.ask_rules({o: self._forced(o, settings) for o, settings in wanted.items()}, holder)
 
     def free(self, offset: int) -> None:
         """The force of an output ends with its holder."""
@@ -144,12 +163,9 @@ class ForcedDriver:
         level = self.levels.get(offset)
         return None if level is None or self._inner.is_output(offset) else level
 
-    def keep_wanted(self, offset: int, level: int) -> bool:
-        """Keep what a holder sets a forced output to; False if it is not forced."""
-        if offset not in self.levels:
-            return False
+    def keep_wanted(self, offset: int, level: int) -> None:
+        """Keep what a holder sets a forced output to."""
         self._wanted[offset] = level
-        return True
 
     # the operator's side
 
@@ -160,7 +176,8 @@ class ForcedDriver:
         """
         if self._inner.is_output(offset) or (drives and offset not in self._held):
             values = self._inner.bind([offset])
-            wanted = values.get(1)
+            wanted = self.waiting(offset)
+            wanted = values.get(1) if wanted is None else wanted
             if self._inner.is_output(offset):
                 values.set(1, level)
             else:
@@ -184,10 +201,12 @@ class ForcedDriver:
         with suppress(GpiovirtError):  # a rule says no, or the line is gone: it stays as it is
             if not self._inner.is_output(offset):
                 self._tell_edge(offset, was, self._inner.bind([offset]).get(1))
-            elif offset not in self._held:
-                self._inner.free(offset)
-            elif wanted is not None:
+                return True
+            starts = wanted == 1 and was == 0 and offset in self.not_started
+            if wanted is not None and not starts:
                 self._inner.bind([offset]).set(1, wanted)
+            if offset not in self._held and not self._is_unclaimed(offset):
+                self._inner.free(offset)
         return True
 
     def drop_output(self, offset: int) -> None:

@@ -131,6 +131,8 @@ class Change:
             changed = {o for o, (a, b) in enumerate(zip(options, wanted, strict=False)) if a != b}
             if former.rules != record.definition.rules:
                 changed |= former.rules.offsets() | record.definition.rules.offsets()
+                if former.rules.watchdog != record.definition.rules.watchdog:
+                    changed |= set(range(len(chip.lines)))  # it guards all outputs
             if why := await self._custodian.why_busy(chip, changed):
                 raise DeviceBusyError(
                     f"{why}, and its options or rules would change; end that use first, or force"

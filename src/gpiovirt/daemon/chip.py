@@ -200,7 +200,8 @@ class KeptChip:
         """
         had = (len(self.lines), self.record.definition.vm)
         wants = (len(lines), record.definition.vm)
-        if memory < 0 and (self._memory < 0 or had != wants):
+        moved = any(a is not b for a, b in zip(self.lines, lines, strict=False))
+        if memory < 0 and (self._memory < 0 or had != wants or moved):
             memory = new_memory(record.name, len(lines), vm_bytes(record.definition.vm, len(lines)))
             if self._memory >= 0:
                 stay = [o for o, (a, b) in enumerate(zip(self.lines, lines, strict=False)) if a is b]
@@ -436,7 +437,7 @@ class KeptChip:
             self.use = told
             self.handle.watch_over(bool(told.lines or told.vm))
             return
-        if isinstance(told, RuleEvent):
+        if isinstance(told, RuleEvent) and told.event != "rule-refused":  # of those there can be many
             what = told.event.removeprefix("rule-")
             _log.warning("%s: line %d: %s: %s", self.name, told.offset, what, told.why, extra=self.about)
         self._tell(self, told)

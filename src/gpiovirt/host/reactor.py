@@ -23,6 +23,7 @@ __all__ = ["Callback", "Reactor", "Waits"]
 
 Callback = Callable[[], object]
 
+_WAIT_MAX_S = 86400.0  # poll() takes no more than 24 days
 _BATCH = 32  # files of one turn; poll() allocates for as many
 _RESTS_S = (0.01, 0.1, 1.0)  # of a file whose callback keeps raising
 
@@ -288,7 +289,7 @@ class Reactor:
             return None
         now_ns = time.monotonic_ns()
         if deadline_ns > now_ns:
-            return (deadline_ns - now_ns) / 1e9
+            return min((deadline_ns - now_ns) / 1e9, _WAIT_MAX_S)
         try:
             self.deadlines.on_deadline(now_ns)
         except Exception:

@@ -3,7 +3,8 @@
 
 The custodian keeps the file and hands it to each worker. Layout, native byte order:
 
-    header     16 bytes    magic, version, number of lines, whether its watchdog has tripped (0 or 1)
+    header     24 bytes    magic, version, number of lines; at 8 whether its watchdog has tripped (0 or 1); at
+                           16 when its line last toggled, in ns on CLOCK_BOOTTIME
     lines      16 bytes a line    held (0 or 1), direction (0 unknown, 1 input, 2 output), level (0 not
                                   driven, 1 low, 2 high), what it is forced to (0 nothing, 1 low, 2 high),
                                   its holder's pid (4 bytes; 0: not known), until when it is forced (8
@@ -23,9 +24,10 @@ from gpiovirt.host.mapping import map_shared, shared_memory
 
 __all__ = ["KeptMemory", "copy_lines", "held_lines", "line_holders", "new_memory"]
 
-_header = Struct("=4sHH8x")
+_header = Struct("=4sHH16x")
 _identity = Struct("=4sHH")
 _TRIPPED = _identity.size
+_BEAT = 16
 _MAGIC, _VERSION = b"gpvc", 2
 _LINE = 16
 _pid = Struct("=I")
@@ -75,6 +77,8 @@ class KeptMemory:
         """When each last ceased to be high"""
         self.tripped = self._view[_TRIPPED : _TRIPPED + 1]
         """1 while the chip's watchdog has tripped"""
+        self.beat_ns = self._view[_BEAT : _BEAT + 8].cast("Q")
+        """When the line that it watches last toggled"""
         self.vm: memoryview = self._view[_vm_at(num_lines) :]
         """What the VM export keeps"""
 
@@ -109,7 +113,7 @@ def copy_lines(
     """Copy the state of these lines from one memory to another, where they have the same offsets."""
     one = map_shared(source, _vm_at(source_lines))
     other = map_shared(target, _vm_at(target_lines))
-    other[_TRIPPED] = one[_TRIPPED]
+    other[_TRIPPED : _header.size] = one[_TRIPPED : _header.size]
     for offset in offsets:
         at = _header.size + offset * _LINE
         other[at : at + _LINE] = one[at : at + _LINE]

@@ -118,6 +118,9 @@ def _check(options: LineOptions) -> None:
     safe = options.safe and options.safe.direction
     if options.direction is Direction.OUTPUT and safe is Direction.INPUT:
         raise UsageError("safe=input turns the line, and direction=output says that it is never turned")
+    is_safe_on = safe is Direction.OUTPUT and options.safe and options.safe.output_value ^ options.active_low
+    if is_safe_on and (options.min_off_us or options.max_rate_hz):
+        raise UsageError("a safe state of 1 switches the line on at any time: no min-off or max-rate then")
     if options.direction is Direction.INPUT:
         if safe is Direction.OUTPUT:
             raise UsageError(

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from gpiovirt.core.line import Direction, LineOptions
 from gpiovirt.errors import UsageError
+from gpiovirt.virtual.limits import OFFSET_MAX
 from gpiovirt.virtual.options import format_options, parse_options
 
 __all__ = [
@@ -59,6 +60,15 @@ class Exclusion(NamedTuple):
             "policy": "break-before-make",
             "dead_time_ms": _plain(self.dead_time_ms),
         }
+
+    def driven(self) -> list[int]:
+        """Lines that it lets be driven."""
+        return list(map(int, self.lines))
+
+    @staticmethod
+    def inputs(_options: Sequence[LineOptions]) -> list[int]:
+        """Lines that it reads: none."""
+        return []
 
     def check(self, options: Sequence[LineOptions], names: Sequence[str]) -> None:
         """UsageError if the lines cannot be like this."""
@@ -111,6 +121,10 @@ class Permissive(NamedTuple):
                     f"only_while: {names[other]} is read, so it is an input, and its safe state would drive "
                     "it; if it is an output, say direction=output"
                 )
+
+    def driven(self) -> list[int]:
+        """Lines that it lets be driven."""
+        return [int(self.line)]
 
     def inputs(self, options: Sequence[LineOptions]) -> list[int]:
         """Conditions that are not said to be outputs are inputs."""
@@ -170,6 +184,16 @@ class Rules(NamedTuple):
 
     def check(self, options: Sequence[LineOptions], names: Sequence[str]) -> None:
         """UsageError, with a key, if a rule, by offsets, is impossible for such lines."""
+        read = {o: f"interlock.{i}" for i, rule in enumerate(self.interlocks) for o in rule.inputs(options)}
+        if self.watchdog is not None and options[int(self.watchdog.line)].direction is Direction.INPUT:
+            read[int(self.watchdog.line)] = "watchdog"
+        for index, rule in enumerate(self.interlocks):
+            for offset in rule.driven():
+                if offset in read:
+                    raise UsageError(
+                        f"interlock.{index}: {names[offset]} is read as an input by {read[offset]}, "
+                        "and is never driven"
+                    )
 
         def checked(rule: _T) -> _T:
             cast("Exclusion", rule).check(options, names)
@@ -257,12 +281,12 @@ def line_options(said: Mapping[str, Any]) -> str:
     table = _table(said, {"options", "direction", "safe", *_SPANS})
     words = []
     for key in ("options", "direction", "safe"):
-        if word := table.get(key):
-            if not isinstance(word, str) or (key != "options" and "," in word):
+        if (word := table.get(key)) is not None:
+            if not isinstance(word, str) or not word or (key != "options" and "," in word):
                 raise UsageError(f"{key}: expected a text")
             words.append(word if key == "options" else f"{key}={word}")
     for key, span in _SPANS.items():
-        if table.get(key):
+        if table.get(key, 0) != 0:
             number = _number(table, key, span)
             if key == "max_rate_hz":
                 words.append(f"max-rate={number:.3f}")
@@ -321,7 +345,7 @@ def _table(raw: object, keys: set[str] | None) -> Mapping[str, Any]:
 
 def _line(table: Mapping[str, Any], key: str) -> str:
     line = table.get(key)
-    if isinstance(line, int) and not isinstance(line, bool):
+    if isinstance(line, int) and not isinstance(line, bool) and 0 <= line <= OFFSET_MAX:
         line = str(line)
     if not isinstance(line, str) or not line:
         raise UsageError(f"{key}: expected the name of a line, or its offset")
@@ -332,7 +356,7 @@ def _number(table: Mapping[str, Any], key: str, span: tuple[float, float]) -> fl
     number = table.get(key)
     lowest, highest = span
     if isinstance(number, bool) or not isinstance(number, int | float) or not lowest <= number <= highest:
-        raise UsageError(f"{key}: expected {lowest:g} to {highest:.0f}")
+        raise UsageError(f"{key}: expected a number from {lowest:g} to {highest:.0f}, without quotes")
     return float(number)
 
 

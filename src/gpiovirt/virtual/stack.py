@@ -97,7 +97,12 @@ class VirtualChip(GpioChip):
             )
             if self._ruled is not None:
                 self._ruled.made_safe = self._forced.drop_output
-        super().__init__(driver, now, name, self._ruled.admit if self._ruled else None)
+                self._ruled.fixed = self._forced.levels
+                self._forced.not_started = self._ruled.dependents
+                self._forced.ask_rules = self._ruled.admit
+                self._forced.waiting = self._ruled.waiting
+        admit = self._ruled.admit if self._ruled else None
+        super().__init__(driver, now, name, self._forced.admit if self._forced and admit else admit)
 
     def _on_rule(self, happening: "Happening") -> None:
         if (record := self.record) is not None:
@@ -206,7 +211,12 @@ class VirtualChip(GpioChip):
 
     def free_unclaimed(self, offsets: Iterable[int] | None = None) -> None:
         """Free those of the lines (None: of all) whose holders have not come back by now."""
-        self._guarded.free_unclaimed(range(self.info.num_lines) if offsets is None else offsets)
+        wanted = range(self.info.num_lines) if offsets is None else offsets
+        freed = [offset for offset in wanted if self._guarded.is_unclaimed(offset)]
+        self._guarded.free_unclaimed(freed)
+        for offset in freed:
+            if self._forced is not None and self._guarded.is_output(offset):
+                self._forced.drop_output(offset)
         self._look()
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from gpiovirt.control import socket_name
 from gpiovirt.control.sim_server import SimServer
 from gpiovirt.core.chip import Chip
-from gpiovirt.core.guards.driver import Happening
+from gpiovirt.core.guards.driver import Happening, RuleState
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, InfoEvent, LineInfo
 from gpiovirt.core.record import RingWriter
@@ -56,6 +56,10 @@ _LENDER_S = 0.25  # a lender that has not answered by then is gone
 _USE_S = 0.25  # the custodian is told once of all lines that were held and released meanwhile
 _FORCED = {None: "", 0: "low", 1: "high"}
 _WHY_MAX = 400
+_RULES_BYTES = 24_000
+_RULE_MAX = 200
+_RULE_REST = 80  # of each, beside its text
+_RARE_PER_S = 20
 _EVENTS_PER_S = 200  # reported to the custodian: more are only counted
 
 
@@ -188,7 +192,7 @@ class _ServedChip:
                 {**line, "forced": _FORCED[self.chip.forced.get(line["offset"])]}
                 for line in _lines(self.chip)
             ],
-            "rules": [state._asdict() for state in self.chip.rules],
+            "rules": _rules(self.chip.rules),
         }
 
 
@@ -231,7 +235,7 @@ class _Worker:
         self._served: _ServedChip | _SimulatedChips | None = None
         self._unwatch: Callable[[], None] | None = None
         self._second = 0
-        self._told = self._lost = 0
+        self._told = self._told_rare = self._lost = 0
         self._on_use = reactor.coalesced(_USE_S, self._tell_use)
 
     def on_custodian(self) -> None:
@@ -383,22 +387,44 @@ class _Worker:
     def _on_rule(self, happening: Happening) -> None:
         pid, uid = happening.holder[2:] if happening.holder else (0, 0)
         told = {"event": happening.what, "offset": happening.offset, "pid": pid, "uid": uid}
-        self._tell({**told, "why": happening.why[:_WHY_MAX]})
+        self._tell({**told, "why": happening.why[:_WHY_MAX]}, is_rare=happening.what != "refused")
 
     def _on_info(self, event: InfoEvent) -> None:
         self._tell(
             {"event": event.type.name.lower(), "timestamp_ns": event.timestamp_ns, **_line(event.info)}
         )
 
-    def _tell(self, told: dict[str, Any]) -> None:
+    def _tell(self, told: dict[str, Any], is_rare: bool = False) -> None:
+        """Report something; what is rare is not lost among what is not."""
         second = int(time.monotonic())
         if second != self._second:
-            self._second, self._told = second, 0
+            self._second, self._told, self._told_rare = second, 0, 0
             if self._lost and self._send({"event": "lost", "count": self._lost}):
                 self._lost = 0
+        if is_rare:
+            self._told_rare += 1
+            if self._told_rare > _RARE_PER_S or not self._send(told):
+                self._lost += 1
+            return
         self._told += 1
         if self._told > _EVENTS_PER_S or not self._send(told):
             self._lost += 1
+
+
+def _rules(states: Sequence[RuleState]) -> list[dict[str, Any]]:
+    """As many as an answer has room for beside the largest chip's lines; first what has done something."""
+    told: list[dict[str, Any]] = []
+    room = _RULES_BYTES
+    busy = sorted(range(len(states)), key=lambda number: not (states[number].refused or states[number].trips))
+    for number in busy:
+        state = states[number]
+        room -= len(state.text[:_RULE_MAX].encode(errors="replace")) + _RULE_REST
+        if room < 0:
+            rest = len(states) - len(told)
+            told.append(RuleState(f"and {rest} more rules", 0, 0, False)._asdict())
+            break
+        told.append({**state._asdict(), "text": state.text[:_RULE_MAX]})
+    return told
 
 
 def _lines(chip: Chip) -> list[dict[str, Any]]:

@@ -12,14 +12,16 @@ __all__ = ["KeepsDirection"]
 class KeepsDirection:
     """Of one line."""
 
-    judges_levels: Container[int] = ()
     senses: frozenset[int] = frozenset()
     conditions: frozenset[int] = frozenset()
+    dependents: frozenset[int] = frozenset()
 
     def __init__(self, offset: int, name: str, is_output: bool) -> None:
         self.offsets = frozenset([offset])
         self._offset = offset
         self._is_output = is_output
+        self.judges_levels: Container[int] = () if is_output else (0, 1)
+        self.inputs = frozenset() if is_output else self.offsets
         self.text = f"{name} is an {'output' if is_output else 'input'}"
 
     def judge(self, change: Change) -> None:

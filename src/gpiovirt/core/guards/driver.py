@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -11,11 +11,12 @@ from typing import NamedTuple, Protocol
 from gpiovirt.core.chip import PresenceSink
 from gpiovirt.core.deadline import Cancel
 from gpiovirt.core.gpiolib import Driver, PhysicalEdge, Values
+from gpiovirt.core.guards.direction import KeepsDirection
 from gpiovirt.core.guards.lines import KeptLines, Level, Lines
 from gpiovirt.core.guards.rule import Change, RefusedChangeError, Rule
 from gpiovirt.core.guards.watchdog import Watchdog
 from gpiovirt.core.holder import Holder
-from gpiovirt.core.line import Bias, Direction, Edge, LineSettings
+from gpiovirt.core.line import Bias, Direction, Drive, Edge, LineSettings
 from gpiovirt.errors import GpiovirtError
 
 __all__ = ["Happened", "Happening", "RuleState", "RuledDriver", "SafeDriver"]
@@ -131,6 +132,8 @@ class RuledDriver:
         self._cancel: Cancel | None = None
         self.made_safe: Callable[[int], object] = lambda _offset: None
         """Called with each line that a rule has made safe"""
+        self.fixed: Container[int] = ()
+        """Lines that somebody above has said the level of"""
         self._senses = frozenset().union(*(rule.senses for rule in rules))
         self._watchdog = next((rule for rule in rules if isinstance(rule, Watchdog)), None)
         self._beats_at = -1 if self._watchdog is None else self._watchdog.offset
@@ -143,7 +146,14 @@ class RuledDriver:
             for level in (0, 1)
         ]
         self._conditions = frozenset().union(*(rule.conditions for rule in rules))
-        self._last_beat_ns = 0
+        self._inputs = frozenset().union(*(rule.inputs for rule in rules if isinstance(rule, KeepsDirection)))
+        self.dependents = frozenset().union(*(rule.dependents for rule in rules))
+        self._plain = (
+            frozenset()
+            .union(*(rule.offsets for rule in rules if not isinstance(rule, KeepsDirection | Watchdog)))
+            .difference(self._senses)
+        )
+        self._beat_ns = kept.beat_ns
         self._watches = False
 
     def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
@@ -151,6 +161,10 @@ class RuledDriver:
         self._presence = presence
         self._inner.attach(self._on_edge if self._senses else edge, self._on_presence)
         self.look()
+        if self._watchdog is not None and self._is_watched():  # by whom a former process served
+            self._watches = True
+            age_ns = max(self._boot_ns() - self._beat_ns[0], 0)
+            self._call_after(max(self._watchdog.timeout_ns - age_ns, 0), self._on_timeout)
 
     def look(self) -> None:
         """Find out how lines are that nobody holds: they have changed without us."""
@@ -159,18 +173,25 @@ class RuledDriver:
         self._react()
 
     def _meet(self, offset: int) -> None:
-        """A line is as it is, whoever has made it so."""
+        """A line is as it is, whoever has made it so; one that is never driven is not."""
         try:
             if offset in self._senses:
-                self._sense(offset, LineSettings(Direction.INPUT))
+                self._sense(
+                    offset, LineSettings(Direction.INPUT, edge=self._asked_edges.get(offset, Edge.NONE))
+                )
                 return
-            level = self._value_of(offset) if self._inner.is_output(offset) else None
+            if offset in self._inputs and self._inner.is_output(offset):
+                self._inner.configure(offset, LineSettings(Direction.INPUT))
         except GpiovirtError:
-            if offset not in self._senses:
-                level = None
-            else:
-                self._lines.levels[offset] = None
-                return
+            self._lines.levels[offset] = None
+            return
+        self._know(offset)
+
+    def _know(self, offset: int) -> None:
+        """Find out what a line is driven to: it may have failed to become what it should."""
+        level: Level = None
+        with suppress(GpiovirtError):
+            level = self._value_of(offset) if self._inner.is_output(offset) else None
         self._lines.meet(offset, level, self._boot_ns())
 
     def _sense(self, offset: int, settings: LineSettings) -> None:
@@ -203,23 +224,57 @@ class RuledDriver:
         self._watch()
 
     def admit(self, wanted: Mapping[int, LineSettings], holder: Holder) -> None:
-        """Ask whether lines may be configured so, in one step, and make those 0 that will be.
+        """Ask whether lines may be configured so, one after the other, and make those 0 first that will be.
 
         RefusedChangeError, and then nothing has changed.
         """
         self._claims = frozenset(filter(self._inner.is_unclaimed, wanted))
-        levels = {
-            offset: _level(settings)
+        asked = {
+            offset: settings
             for offset, settings in wanted.items()
             if offset in self.ruled and offset not in self._claims
         }
-        if levels:
-            change = self._judged(levels, holder)
-            if self._watchdog is not None and self._watchdog.is_beat(change):
-                self._beat()
-            for offset, level in change.levels.items():
-                if level != 1 and self._lines.levels[offset] == 1 and offset not in self._senses:
-                    self._drive(offset, 0)
+        if not asked:
+            return
+        for offset, settings in asked.items():
+            self._check_plain(offset, settings, holder)
+        levels = {offset: _level(settings) for offset, settings in asked.items()}
+        falls = [o for o, level in levels.items() if level != 1 and self._lines.levels[o] == 1]
+        rehearsal = self._lines.copy()
+        tripped = rehearsal.tripped[0]
+        if tripped and self._watchdog is not None and self._watchdog.by_consumer:
+            beat = levels.get(self._watchdog.offset)
+            tripped = beat is None or beat == self._lines.levels[self._watchdog.offset]
+        fallen = []
+        for offset in sorted(levels, key=lambda offset: offset not in falls):
+            change = self._judged({offset: levels[offset]}, holder, None, rehearsal, bool(tripped))
+            now_ns = change.now_ns
+            for other, level in change.levels.items():
+                rehearsal.note(other, level, now_ns)
+            if offset in falls and offset in change.levels:
+                fallen.append(offset)
+        if self._lines.tripped[0] and not tripped:
+            self.rearm()
+        for offset in fallen:
+            if offset not in self._senses:
+                self._drive(offset, 0)
+
+    def _check_plain(self, offset: int, settings: LineSettings, holder: Holder | None) -> None:
+        """A bias or drive could make a line high that is not driven high: they are the definition's."""
+        is_watched = (
+            self._watchdog is not None and self._lines.tripped[0] and offset in self._watchdog.outputs
+        )
+        if offset not in self._plain and not is_watched:
+            return
+        if settings.bias in (Bias.PULL_UP, Bias.PULL_DOWN) or settings.drive is not Drive.PUSH_PULL:
+            rule = next(rule for rule in self._rules if offset in rule.offsets)
+            error = RefusedChangeError(
+                rule,
+                offset,
+                "its bias and drive are those that the chip's definition says, since it has rules",
+            )
+            self._tell_refused(error, holder)
+            raise error
 
     def configure(self, offset: int, settings: LineSettings) -> None:
         if offset not in self.ruled:
@@ -230,7 +285,9 @@ class RuledDriver:
         if offset in self._claims and wanted is not None and offset not in self._senses:
             self._claim(offset, settings)
             return
-        change = self._judged({offset: wanted}, self._holders.get(offset))
+        holder = self._holders.get(offset)
+        self._check_plain(offset, settings, holder)
+        change = self._judged({offset: wanted}, holder)
         if offset in self._senses:
             self._sense(offset, settings)
             self._react()
@@ -246,9 +303,14 @@ class RuledDriver:
             level = self._lines.levels[offset] or 0
             settings = settings._replace(direction=Direction.OUTPUT, output_value=level)
         beats = self._is_beat(offset, level)
+        self._foresee(offset, level)
         if level == 1:
             self._lines.note(offset, 1, self._boot_ns())
-        self._inner.configure(offset, settings)
+        try:
+            self._inner.configure(offset, settings)
+        except GpiovirtError:
+            self._know(offset)
+            raise
         self._lines.note(offset, level, self._boot_ns())
         self._up(offset)
         if beats:
@@ -256,20 +318,30 @@ class RuledDriver:
         self._react()
         self._watch()
 
+    def _foresee(self, offset: int, level: Level) -> None:
+        """What may not be 1 any more when a line changes so is made safe before it does."""
+        if offset in self._conditions:
+            was, self._lines.levels[offset] = self._lines.levels[offset], level
+            self._react()
+            self._lines.levels[offset] = was
+
     def _claim(self, offset: int, settings: LineSettings) -> None:
-        """An output has its holder again, and the level that it has, whatever that was told last."""
+        """An output has its holder again, and the level that it has, unless that was told to be 0."""
         level = self._lines.levels[offset]
         self._settings[offset] = settings
         if level is None:
             self._as_input.add(offset)
         else:
             self._inner.configure(offset, settings._replace(output_value=level))
+            if level == 1 and not settings.output_value:
+                self.set({offset: 0})
         self._watch()
 
     def free(self, offset: int) -> None:
         self._holders.pop(offset, None)
         self._settings.pop(offset, None)
-        self._pending.pop(offset, None)
+        if offset in self._pending and self._pending[offset][0] == 1:
+            del self._pending[offset]  # but what was told to be 0 will be
         self._up(offset)
         try:
             self._inner.free(offset)
@@ -319,25 +391,32 @@ class RuledDriver:
         rules = self._judges[level][offset]
         if rules:
             levels: dict[int, Level] = {offset: level}
-            change = Change(lines, levels, self._holders.get(offset), self._holders, self._pending, now_ns)
+            holders = self._holders
+            change = Change(lines, levels, holders.get(offset), holders, self._pending, now_ns, self.fixed)
             try:
                 for rule in rules:
                     if rule.senses:
                         self._inner.catch_up()
                     rule.judge(change)
             except RefusedChangeError as error:
-                self._tell_refused(error, change)
+                self._tell_refused(error, change.holder)
                 raise
             if change.was_added or not levels:
                 self.set({offset: level})
                 return
+        if offset in self._conditions:
+            self._foresee(offset, level)
         values = self._values.get(offset) or self._bound(offset)
-        if level:  # whatever becomes of us meanwhile, it is not taken for 0
-            lines.note(offset, 1, now_ns)
-            values.set(1, 1)
-        else:
-            values.set(1, 0)
-            lines.note(offset, 0, now_ns)
+        try:
+            if level:  # whatever becomes of us meanwhile, it is not taken for 0
+                lines.note(offset, 1, now_ns)
+                values.set(1, 1)
+            else:
+                values.set(1, 0)
+                lines.note(offset, 0, now_ns)
+        except GpiovirtError:
+            self._know(offset)
+            raise
         if self._down:
             self._up(offset)
         if offset == self._beats_at:
@@ -348,9 +427,10 @@ class RuledDriver:
     def _make(self, levels: Mapping[int, Level]) -> None:
         lines = self._lines
         changed = [(offset, level) for offset, level in levels.items() if level != lines.levels[offset]]
-        if len(changed) > 1:
-            changed.sort(key=lambda each: each[1] == 1)
+        if len(changed) > 1:  # falls before rises, and what depends on others first down and last up
+            changed.sort(key=lambda each: (each[1] == 1, (each[0] in self.dependents) == (each[1] == 1)))
         for offset, level in changed:
+            self._foresee(offset, level)
             self._drive(offset, level)
             if offset == self._beats_at and level is not None:
                 self._beat()
@@ -358,13 +438,17 @@ class RuledDriver:
             self._react()
 
     def _drive(self, offset: int, level: Level) -> None:
-        if level == 1:  # whatever becomes of us meanwhile, it is not taken for 0
-            self._lines.note(offset, 1, self._boot_ns())
-        if level is None or offset in self._as_input:
-            settings = self._settings.get(offset, LineSettings(Direction.OUTPUT))
-            self._inner.configure(offset, settings._replace(output_value=level or 0))
-        else:
-            self._bound(offset).set(1, level)
+        try:
+            if level == 1:  # whatever becomes of us meanwhile, it is not taken for 0
+                self._lines.note(offset, 1, self._boot_ns())
+            if level is None or offset in self._as_input:
+                settings = self._settings.get(offset, LineSettings(Direction.OUTPUT))
+                self._inner.configure(offset, settings._replace(output_value=level or 0))
+            else:
+                self._bound(offset).set(1, level)
+        except GpiovirtError:
+            self._know(offset)
+            raise
         if level != 1:
             self._lines.note(offset, level, self._boot_ns())
         if self._down or self._as_input:
@@ -373,12 +457,30 @@ class RuledDriver:
     # judging
 
     def _judged(
-        self, levels: Mapping[int, Level], holder: Holder | None, rules: Sequence[Rule] | None = None
+        self,
+        levels: Mapping[int, Level],
+        holder: Holder | None,
+        rules: Sequence[Rule] | None = None,
+        lines: Lines | None = None,
+        has_tripped: bool = True,
     ) -> Change:
-        """The change that is left after `rules`, or else all that are about the lines, have judged it."""
-        change = Change(self._lines, dict(levels), holder, self._holders, self._pending, self._boot_ns())
+        """The change that is left after `rules`, or else all that are about the lines, have judged it.
+
+        As if lines were as `lines` say, and, unless `has_tripped`, the watchdog had not.
+        """
+        change = Change(
+            lines or self._lines,
+            dict(levels),
+            holder,
+            self._holders,
+            self._pending,
+            self._boot_ns(),
+            self.fixed,
+        )
         if rules is None:
             rules = [rule for rule in self._rules if not rule.offsets.isdisjoint(levels)]
+        if not has_tripped:
+            rules = [rule for rule in rules if rule is not self._watchdog]
         try:
             for rule in rules:
                 if rule.senses:
@@ -392,14 +494,14 @@ class RuledDriver:
                     if not rule.offsets.isdisjoint(change.levels):
                         rule.judge(change)
         except RefusedChangeError as error:
-            self._tell_refused(error, change)
+            self._tell_refused(error, holder)
             raise
         return change
 
-    def _tell_refused(self, error: RefusedChangeError, change: Change) -> None:
+    def _tell_refused(self, error: RefusedChangeError, holder: Holder | None) -> None:
         number, offset = self._rules.index(error.rule), error.offset
         self._counts[number][0] += 1
-        self._tell(Happening(Happened.REFUSED, number, offset, change.holder, str(error)))
+        self._tell(Happening(Happened.REFUSED, number, offset, holder, str(error)))
         name = f" ({self.names[offset]})" if self.names[offset] else ""
         error.args = (f"line {self.label}:{offset}{name}: {error}",)
 
@@ -413,6 +515,10 @@ class RuledDriver:
 
     def catch_up(self) -> None:
         self._inner.catch_up()
+
+    def waiting(self, offset: int) -> Level:
+        """The level that a line will have later; None if it will not change."""
+        return self._pending[offset][0] if offset in self._pending else None
 
     # later
 
@@ -526,7 +632,7 @@ class RuledDriver:
         )
 
     def _beat(self) -> None:
-        self._last_beat_ns = self._boot_ns()
+        self._beat_ns[0] = self._boot_ns()
         if self._lines.tripped[0] and self._watchdog is not None and self._watchdog.by_consumer:
             self.rearm()
 
@@ -547,14 +653,18 @@ class RuledDriver:
         """Begin to wait for the next toggle, if outputs are held and nobody waits yet."""
         if self._watchdog is not None and not self._watches and self._is_watched():
             self._watches = True
-            self._last_beat_ns = self._boot_ns()
+            self._beat_ns[0] = self._boot_ns()
             self._call_after(self._watchdog.timeout_ns, self._on_timeout)
 
     def _is_watched(self) -> bool:
         """Whether there are outputs that somebody answers for."""
         assert self._watchdog is not None
-        outputs = self._watchdog.outputs
-        return any(offset in outputs and self.is_output(offset) for offset in self._holders)
+        return any(map(self._is_driven, self._watchdog.outputs))
+
+    def _is_driven(self, offset: int) -> bool:
+        """Whether somebody has it as an output, or will come back for it."""
+        is_held = offset in self._holders or self._inner.is_unclaimed(offset)
+        return is_held and self.is_output(offset)
 
     def _on_timeout(self) -> None:
         watchdog = self._watchdog
@@ -562,7 +672,8 @@ class RuledDriver:
         if not self._is_watched():
             self._watches = False
             return
-        late_ns = self._boot_ns() - self._last_beat_ns - watchdog.timeout_ns
+        self._inner.catch_up()  # it may have toggled while we were held up
+        late_ns = self._boot_ns() - self._beat_ns[0] - watchdog.timeout_ns
         if late_ns < 0:
             self._call_after(-late_ns, self._on_timeout)
             return
@@ -573,8 +684,8 @@ class RuledDriver:
         number = self._rules.index(watchdog)
         self._counts[number][1] += 1
         self._pending.clear()
-        for offset in sorted(self._holders.keys() & watchdog.outputs):
-            if self.is_output(offset):
+        for offset in sorted(watchdog.outputs):
+            if self._is_driven(offset) and self._inner.has_safe(offset):
                 self._make_safe(number, offset)
         self._tell(
             Happening(

@@ -14,6 +14,7 @@ class Dwells:
 
     senses: frozenset[int] = frozenset()
     conditions: frozenset[int] = frozenset()
+    dependents: frozenset[int] = frozenset()
 
     def __init__(self, offset: int, name: str, min_on_us: int, min_off_us: int) -> None:
         self.offsets = frozenset([offset])

@@ -42,6 +42,10 @@ class KeptLines(Protocol):
         """When each last ceased to be 1."""
 
     @property
+    def beat_ns(self) -> Times:
+        """At 0, when the line that the watchdog waits for last toggled."""
+
+    @property
     def tripped(self) -> Flag:
         """At 0, 1 while the watchdog has tripped."""
 
@@ -54,6 +58,7 @@ class Unkept:
         self.on_ns: MutableSequence[int] = [0] * num_lines
         self.off_ns: MutableSequence[int] = [0] * num_lines
         self.tripped: Flag = bytearray(1)
+        self.beat_ns: MutableSequence[int] = [0]
 
 
 class Lines:
@@ -68,6 +73,17 @@ class Lines:
         self.tripped = kept.tripped
         self.levels: list[Level] = [None] * num_lines
         """What each line is driven to; of a sensed input, what it is"""
+
+    def copy(self) -> "Lines":
+        """The same, to be changed without anybody's notice."""
+        kept = Unkept(len(self.levels))
+        for offset, level in enumerate(self.levels):
+            kept.levels[offset] = 0 if level is None else level + 1
+            kept.on_ns[offset], kept.off_ns[offset] = self._on_ns[offset], self._off_ns[offset]
+        kept.tripped[0] = self.tripped[0]
+        made = Lines(kept, len(self.levels))
+        made.levels = list(self.levels)
+        return made
 
     def meet(self, offset: int, level: Level, now_ns: int) -> None:
         """A line is driven so; whoever kept what is known of it may have been wrong."""

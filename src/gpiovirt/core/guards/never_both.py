@@ -19,6 +19,7 @@ class NeverBoth:
     judges_levels: Container[int] = (1,)
     senses: frozenset[int] = frozenset()
     conditions: frozenset[int] = frozenset()
+    dependents: frozenset[int] = frozenset()
 
     def __init__(self, names: Mapping[int, str], dead_time_us: int | None) -> None:
         self.offsets = frozenset(names)
@@ -40,9 +41,14 @@ class NeverBoth:
         for other in self._names:
             if other == offset:
                 continue
-            change.give_up(other)  # the last word counts
+            if change.is_to_rise(other):  # the last word counts, but of another's
+                if not change.may_break(other):
+                    raise RefusedChangeError(
+                        self, offset, f"it may not be 1, as {self._names[other]} is about to be: {self.text}"
+                    )
+                change.give_up(other)
             if change.after(other) == 1:
-                if dead_time_ns is None or change.rises(other) or not change.may_break(other):
+                if dead_time_ns is None or other in change.levels or not change.may_break(other):
                     raise RefusedChangeError(
                         self, offset, f"it may not be 1 while {self._names[other]} is: {self.text}"
                     )

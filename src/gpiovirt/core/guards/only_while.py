@@ -25,6 +25,7 @@ class OnlyWhile:
         self._offset = offset
         self._conditions = conditions
         self.conditions = frozenset(conditions)
+        self.dependents = frozenset([offset])
         self._names = names
         said = joined([f"{names[other]} is {level}" for other, level in conditions.items()])
         self.text = f"{names[offset]} only while {said}"

@@ -15,6 +15,7 @@ class RateLimit:
     judges_levels: Container[int] = (1,)
     senses: frozenset[int] = frozenset()
     conditions: frozenset[int] = frozenset()
+    dependents: frozenset[int] = frozenset()
 
     def __init__(self, offset: int, name: str, max_rate_hz: float) -> None:
         self.offsets = frozenset([offset])

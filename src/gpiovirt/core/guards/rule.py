@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from gpiovirt.core.guards.lines import Level, Lines
-from gpiovirt.core.holder import Holder
+from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.errors import NotPermittedError
 
 __all__ = ["Change", "RefusedChangeError", "Rule"]
@@ -33,6 +33,8 @@ class Rule(Protocol):
     """Inputs whose levels have to be known at any time; nobody may drive them"""
     conditions: frozenset[int]
     """Lines whose changes can make victims"""
+    dependents: frozenset[int]
+    """Lines that are what they are only while others are"""
 
     def judge(self, change: "Change") -> None:
         """Let it be, refuse it, postpone parts of it, or add what has to happen before."""
@@ -45,10 +47,11 @@ class Change:
     """What is to become of some lines, in one step: `levels`, from which rules take what is postponed.
 
     `holder` asks for it, `holders` have the lines that are held, `pending` are levels that lines will
-    have later, by what was postponed before.
+    have later, by what was postponed before. Lines in `fixed` are switched off for nobody.
     """
 
     __slots__ = (
+        "_fixed",
         "_holders",
         "_pending",
         "given_up",
@@ -68,6 +71,7 @@ class Change:
         holders: Mapping[int, Holder],
         pending: Mapping[int, tuple[Level, int]],
         now_ns: int,
+        fixed: Container[int] = (),
     ) -> None:
         self.lines = lines
         self.levels = levels
@@ -79,6 +83,7 @@ class Change:
         self.was_added = False
         self._holders = holders
         self._pending = pending
+        self._fixed = fixed
 
     def after(self, offset: int) -> Level:
         """A line's level after the change."""
@@ -96,10 +101,13 @@ class Change:
         """Not now: it is judged again at `at_ns`."""
         self.postponed[offset] = self.levels.pop(offset), at_ns
 
+    def is_to_rise(self, offset: int) -> bool:
+        """Whether a line will become 1, by what was postponed."""
+        return offset in self._pending and self._pending[offset][0] == 1
+
     def give_up(self, offset: int) -> None:
-        """What was postponed of a line is not to be any more."""
-        if offset in self._pending:
-            self.given_up.add(offset)
+        """That is not to be any more."""
+        self.given_up.add(offset)
 
     def falls_at(self, offset: int) -> int | None:
         """When a line that is 1 will cease to be, by what is postponed; None if it will not."""
@@ -108,8 +116,12 @@ class Change:
 
     def may_break(self, offset: int) -> bool:
         """Whether who asks may have a line switched off: they have it, or nobody has."""
-        other = self._holders.get(offset)
-        return other is None or self.holder is None or other[1:] == self.holder[1:]
+        if offset in self._fixed:
+            return False
+        other, who = self._holders.get(offset), self.holder
+        if other is None or other == who:
+            return True
+        return who is not None and bool(who.pid) and who.kind is not HolderKind.CHIP and other[1:] == who[1:]
 
     def add(self, offset: int, level: Level) -> None:
         """Have this, too, in the same step; the rules are asked again."""

@@ -17,6 +17,7 @@ class Watchdog:
 
     judges_levels: Container[int] = ()  # only when it has tripped, and then all are asked
     conditions: frozenset[int] = frozenset()
+    dependents: frozenset[int] = frozenset()
 
     def __init__(
         self,
