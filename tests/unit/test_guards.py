@@ -170,6 +170,20 @@ def test_the_last_word_counts_while_one_waits_for_the_other() -> None:
     assert rig.levels("FWD", "REV") == [1, 0]
 
 
+def test_both_in_one_call_are_refused_with_a_dead_time_too() -> None:
+    rig = Rig(MOTOR, WITH_DEAD_TIME)
+    with pytest.raises(NotPermittedError):
+        rig.chip.request([0, 1], [HIGH, HIGH], program("me"))
+    request = outputs(rig, "FWD", "REV")
+    for values in ({0: HIGH, 1: HIGH}, {1: HIGH, 0: HIGH}):
+        with pytest.raises(NotPermittedError):
+            request.reconfigure(values)
+    request.set_values(0b10, 0b10)
+    with pytest.raises(NotPermittedError):
+        request.set_values(0b11, 0b11)
+    assert rig.levels("FWD", "REV") == [0, 1]
+
+
 def test_nobody_switches_off_what_another_holds() -> None:
     rig = Rig(MOTOR, WITH_DEAD_TIME)
     outputs(rig, "FWD", who=OTHER).set_values(1, 1)

@@ -412,19 +412,17 @@ class _Worker:
 
 
 def _rules(states: Sequence[RuleState]) -> list[dict[str, Any]]:
-    """As many as an answer has room for beside the largest chip's lines; first what has done something."""
-    told: list[dict[str, Any]] = []
+    """As many as an answer has room for beside the largest chip's lines, and what has done something."""
     room = _RULES_BYTES
-    busy = sorted(range(len(states)), key=lambda number: not (states[number].refused or states[number].trips))
-    for number in busy:
-        state = states[number]
-        room -= len(state.text[:_RULE_MAX].encode(errors="replace")) + _RULE_REST
+    told: dict[int, dict[str, Any]] = {}
+    for number, state in sorted(enumerate(states), key=lambda each: not (each[1].refused or each[1].trips)):
+        text = state.text[:_RULE_MAX]
+        room -= len(text.encode(errors="replace")) + _RULE_REST
         if room < 0:
-            rest = len(states) - len(told)
-            told.append(RuleState(f"and {rest} more rules", 0, 0, False)._asdict())
-            break
-        told.append({**state._asdict(), "text": state.text[:_RULE_MAX]})
-    return told
+            rest = RuleState(f"and {len(states) - len(told)} more rules", 0, 0, False)
+            return [*(told[number] for number in sorted(told)), rest._asdict()]
+        told[number] = {**state._asdict(), "text": text}
+    return [told[number] for number in sorted(told)]
 
 
 def _lines(chip: Chip) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -132,7 +132,7 @@ class RuledDriver:
         self._cancel: Cancel | None = None
         self.made_safe: Callable[[int], object] = lambda _offset: None
         """Called with each line that a rule has made safe"""
-        self.fixed: Container[int] = ()
+        self.fixed: Collection[int] = ()
         """Lines that somebody above has said the level of"""
         self._senses = frozenset().union(*(rule.senses for rule in rules))
         self._watchdog = next((rule for rule in rules if isinstance(rule, Watchdog)), None)
@@ -245,9 +245,10 @@ class RuledDriver:
         if tripped and self._watchdog is not None and self._watchdog.by_consumer:
             beat = levels.get(self._watchdog.offset)
             tripped = beat is None or beat == self._lines.levels[self._watchdog.offset]
+        high = frozenset(offset for offset, level in levels.items() if level == 1)  # none for another's sake
         fallen = []
         for offset in sorted(levels, key=lambda offset: offset not in falls):
-            change = self._judged({offset: levels[offset]}, holder, None, rehearsal, bool(tripped))
+            change = self._judged({offset: levels[offset]}, holder, None, rehearsal, bool(tripped), high)
             now_ns = change.now_ns
             for other, level in change.levels.items():
                 rehearsal.note(other, level, now_ns)
@@ -463,10 +464,12 @@ class RuledDriver:
         rules: Sequence[Rule] | None = None,
         lines: Lines | None = None,
         has_tripped: bool = True,
+        high: frozenset[int] = frozenset(),
     ) -> Change:
         """The change that is left after `rules`, or else all that are about the lines, have judged it.
 
-        As if lines were as `lines` say, and, unless `has_tripped`, the watchdog had not.
+        As if lines were as `lines` say, and, unless `has_tripped`, the watchdog had not. Lines of `high` are
+        switched off for no other.
         """
         change = Change(
             lines or self._lines,
@@ -475,7 +478,7 @@ class RuledDriver:
             self._holders,
             self._pending,
             self._boot_ns(),
-            self.fixed,
+            high.union(self.fixed) if high else self.fixed,
         )
         if rules is None:
             rules = [rule for rule in self._rules if not rule.offsets.isdisjoint(levels)]
