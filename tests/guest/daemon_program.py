@@ -179,7 +179,10 @@ def all_die(folder: Path, times: int) -> None:
         for _ in range(times):
             subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
             manager.receive()
-            assert sorted(manager.kept) == ["plc/0", "plc/1", "plc/state", "vm/0", "vm/keeper", "vm/state"]
+            assert sorted(manager.kept) == [
+                *("plc/0", "plc/1", "plc/record", "plc/state"),
+                *("vm/0", "vm/keeper", "vm/record", "vm/state"),
+            ]
             workers = daemon.workers()
             daemon.kill()
             for worker in workers:
