@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
+from gpiovirt.core.deadline import Deadlines
 from gpiovirt.core.forced import FOR_EVER, ForcedDriver
 from gpiovirt.core.gpiolib import GpioChip
 from gpiovirt.core.line import Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.errors import NotPermittedError
-from gpiovirt.testing import LevelChange
+from gpiovirt.host.reactor import Reactor
+from gpiovirt.testing import FakeClock, LevelChange, Simulator
 from gpiovirt.virtual.memory import KeptMemory, new_memory
+from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.stack import StackedLine, VirtualChip
 from tests.holders import program
 from tests.rules_rig import MS, Rig
 
@@ -163,6 +168,25 @@ def test_what_waits_for_an_interlock_does_not_start_because_a_force_ends() -> No
     request.set_values(1, 0)
     request.set_values(1, 1)
     assert rig.level("FWD") == 1
+
+
+def test_a_force_that_ends_before_the_holder_is_back_takes_nothing_from_it() -> None:
+    clock, deadlines = FakeClock(), Deadlines()
+    simulator = Simulator(clock, deadlines)
+    sim = simulator.add_chip("sim", ["LAMP"])
+    sim.request([0], [LOW], program("me")).release()  # which leaves an output
+    memory = new_memory("plc", 1, 0)
+    kept = KeptMemory(memory, 1, 0)
+    kept.held[0] = 1  # a former process served the holder
+    kept.set_force(0, 1, FOR_EVER)
+    lines = [StackedLine("LAMP", local=(sim, 0))]
+    options = [parse_options("safe=low")]
+    chip = VirtualChip("plc", lines, clock, Reactor(), options, kept, deadlines=deadlines)
+    assert chip.clear(0)
+    assert chip.num_held == 1, "its holder may still come back"
+    chip.free_unclaimed()
+    assert chip.num_held == 0
+    os.close(memory)
 
 
 def test_what_nobody_holds_is_as_it_was_when_a_force_ends() -> None:

@@ -93,7 +93,14 @@ class VirtualChip(GpioChip):
         if kept is not None and deadlines is not None:
             call_after = _after(deadlines, now)
             driver = self._forced = ForcedDriver(
-                driver, kept, boot_ns, now, call_after, self.rebind, self._force_ended
+                driver,
+                kept,
+                boot_ns,
+                now,
+                call_after,
+                self.rebind,
+                self._force_ended,
+                self._guarded.is_unclaimed,
             )
             if self._ruled is not None:
                 self._ruled.made_safe = self._forced.drop_output
