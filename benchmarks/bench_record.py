@@ -118,7 +118,7 @@ def _rate(folder: Path, rate: int) -> Row:
         with daemon.client() as client:
             client.ask(New(f"sim 0-{LINES - 1}", name="plc"))
         time.sleep(1)
-        recorder = _recorder(daemon)
+        recorder = daemon.recorder()
         before_s = _cpu_s(recorder)
         writer = os.fork()
         if not writer:
@@ -180,18 +180,6 @@ def _wake_of(worker: int, ring: int) -> int:
         except OSError:
             continue
     raise RuntimeError("no eventfd")
-
-
-def _recorder(daemon: Daemon) -> int:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = path.read_text().partition(" (")
-        except OSError:
-            continue
-        name, _, fields = rest.rpartition(") ")
-        if name == "gpiovirt-record" and int(fields.split()[1]) == daemon.process.pid:
-            return int(pid)
-    raise RuntimeError("no recorder")
 
 
 def _cpu_s(pid: int) -> float:

@@ -110,20 +110,8 @@ def all_of(daemon: Daemon, number: int) -> list[dict[str, Any]]:
 
 
 def pid_of_recorder(daemon: Daemon) -> int:
-    daemon.wait_for(lambda: find_recorder(daemon))
-    return find_recorder(daemon)
-
-
-def find_recorder(daemon: Daemon) -> int:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            pid, _, rest = path.read_text().partition(" (")
-        except OSError:
-            continue
-        name, _, fields = rest.rpartition(") ")
-        if name == "gpiovirt-record" and int(fields.split()[1]) == daemon.process.pid:
-            return int(pid)
-    return 0
+    daemon.wait_for(daemon.recorder)
+    return daemon.recorder()
 
 
 def test_the_log_says_who_did_what_to_which_line(daemon: Daemon) -> None:

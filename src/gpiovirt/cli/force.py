@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import argparse
-import re
 
+from gpiovirt.cli.log import duration_ns
 from gpiovirt.control.client import Client
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control.requests import Force
@@ -26,7 +26,6 @@ examples:
   gpiovirt force plc --clear
 """
 _LONGEST_MS = 168 * 3_600_000
-_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +52,9 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _time_ms(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,9})(ms|s|m|h)", text)
-    if not match or not int(match[1]):
-        raise UsageError(f"--for {text!r}: write for example 12h, 10m, 30s or 500ms")
-    for_ms = int(match[1]) * _UNITS_MS[match[2]]
+    for_ms = duration_ns(text) // 1_000_000
+    if not for_ms:
+        raise UsageError(f"--for {text!r}: that is no time; without --for it lasts until cleared")
     if for_ms > _LONGEST_MS:
         raise UsageError(
             f"--for {text!r}: at most {_LONGEST_MS // 3_600_000}h; without --for it lasts until cleared"

@@ -12,7 +12,7 @@ from gpiovirt.control.client import Client
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.protocols.control.requests import New
-from gpiovirt.virtual.options import parse_options
+from gpiovirt.virtual.options import add_options, parse_options
 from gpiovirt.virtual.rules import read_rules
 
 __all__ = ["configure", "main", "parse_lines"]
@@ -69,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
     """Make it."""
     said, rules = read_rules(options.rules) if options.rules else ({}, {})
     for line, words in parse_lines("--line", options.line).items():
-        said[line] = f"{said[line]},{words}" if line in said else words
+        add_options(said, line, words)
     wanted = New(
         options.lines,
         options.name,
@@ -106,5 +106,5 @@ def parse_lines(option: str, texts: list[str]) -> dict[str, str]:
             parse_options(options)
         except UsageError as error:
             raise UsageError(f"{option} {text!r}: {error}") from error
-        found[line] = f"{found[line]},{options}" if line in found else options
+        add_options(found, line, options)
     return found

@@ -25,7 +25,7 @@ from gpiovirt.sources.simulator import SimChip, Simulator
 from gpiovirt.virtual import grammar
 from gpiovirt.virtual.custody import Custody, HeldLine, KernelSource, SourceChip, duplicate, release, take
 from gpiovirt.virtual.definition import Definition
-from gpiovirt.virtual.options import has_rule, parse_options
+from gpiovirt.virtual.options import add_options, has_rule, parse_options
 from gpiovirt.virtual.rules import NO_RULES, read_rules
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
@@ -104,7 +104,7 @@ class VirtualChips:
             lines, found[name] = read_rules(path)
             said = self._options.setdefault(name, {})
             for line, words in lines.items():
-                said[line] = f"{said[line]},{words}" if line in said else words
+                add_options(said, line, words)
         return found
 
     def openables(self) -> list[openable.Openable]:
@@ -397,5 +397,5 @@ def _line_options(texts: list[str]) -> dict[str, dict[str, str]]:
         except UsageError as error:
             raise UsageError(f"--line {text!r}: {error}") from error
         lines = found.setdefault(name, {})
-        lines[line] = f"{lines[line]},{options}" if line in lines else options
+        add_options(lines, line, options)
     return found

@@ -131,6 +131,18 @@ class Daemon:
             and _environment(pid).get("GPIOVIRT_RUNTIME_DIR") == str(self.run)
         ]
 
+    def recorder(self) -> int:
+        """Its recorder's pid; 0: there is none at the moment."""
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                pid, _, rest = path.read_text().partition(" (")
+            except OSError:
+                continue
+            name, _, fields = rest.rpartition(") ")
+            if name == "gpiovirt-record" and int(fields.split()[1]) == self.process.pid:
+                return int(pid)
+        return 0
+
     def kill(self) -> None:
         """As by kill -9: its workers go on."""
         self.process.kill()

@@ -10,7 +10,7 @@ from gpiovirt.core.line import PLAIN, Bias, Direction, Drive, LineOptions, LineS
 from gpiovirt.errors import UsageError
 from gpiovirt.virtual.limits import check_line_name
 
-__all__ = ["HELP", "SAFE_STATES", "WORDS", "format_options", "has_rule", "parse_options"]
+__all__ = ["HELP", "SAFE_STATES", "WORDS", "add_options", "format_options", "has_rule", "parse_options"]
 
 WORDS = (
     "pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME, "
@@ -101,6 +101,11 @@ def parse_options(text: str, options: LineOptions = PLAIN) -> LineOptions:
             raise UsageError(f"{word!r} is not one of {WORDS}")
     _check(options)
     return options
+
+
+def add_options(options: dict[str, str], line: str, words: str) -> None:
+    """Say more of a line: what is said last counts."""
+    options[line] = f"{options[line]},{words}" if line in options else words
 
 
 def has_rule(options: LineOptions) -> bool:

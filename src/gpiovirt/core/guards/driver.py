@@ -248,7 +248,7 @@ class RuledDriver:
         high = frozenset(offset for offset, level in levels.items() if level == 1)  # none for another's sake
         fallen = []
         for offset in sorted(levels, key=lambda offset: offset not in falls):
-            change = self._judged({offset: levels[offset]}, holder, None, rehearsal, bool(tripped), high)
+            change = self._judged({offset: levels[offset]}, holder, rehearsal, bool(tripped), high)
             now_ns = change.now_ns
             for other, level in change.levels.items():
                 rehearsal.note(other, level, now_ns)
@@ -405,8 +405,7 @@ class RuledDriver:
             if change.was_added or not levels:
                 self.set({offset: level})
                 return
-        if offset in self._conditions:
-            self._foresee(offset, level)
+        self._foresee(offset, level)
         values = self._values.get(offset) or self._bound(offset)
         try:
             if level:  # whatever becomes of us meanwhile, it is not taken for 0
@@ -461,12 +460,11 @@ class RuledDriver:
         self,
         levels: Mapping[int, Level],
         holder: Holder | None,
-        rules: Sequence[Rule] | None = None,
         lines: Lines | None = None,
         has_tripped: bool = True,
         high: frozenset[int] = frozenset(),
     ) -> Change:
-        """The change that is left after `rules`, or else all that are about the lines, have judged it.
+        """The change that is left after all rules that are about the lines have judged it.
 
         As if lines were as `lines` say, and, unless `has_tripped`, the watchdog had not. Lines of `high` are
         switched off for no other.
@@ -480,10 +478,11 @@ class RuledDriver:
             self._boot_ns(),
             high.union(self.fixed) if high else self.fixed,
         )
-        if rules is None:
-            rules = [rule for rule in self._rules if not rule.offsets.isdisjoint(levels)]
-        if not has_tripped:
-            rules = [rule for rule in rules if rule is not self._watchdog]
+        rules = [
+            rule
+            for rule in self._rules
+            if not rule.offsets.isdisjoint(levels) and (has_tripped or rule is not self._watchdog)
+        ]
         try:
             for rule in rules:
                 if rule.senses:
