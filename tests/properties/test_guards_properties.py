@@ -10,6 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpiovirt.core.chip import LineRequest
+from gpiovirt.core.guards.direction import KeepsDirection
+from gpiovirt.core.guards.dwell import Dwells
+from gpiovirt.core.guards.lines import Lines, Unkept
+from gpiovirt.core.guards.never_both import NeverBoth
+from gpiovirt.core.guards.only_while import OnlyWhile
+from gpiovirt.core.guards.rate import RateLimit
+from gpiovirt.core.guards.rule import Change, Rule
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.errors import GpiovirtError, NotPermittedError
@@ -162,3 +169,42 @@ def test_what_no_rule_forbids_is_done(steps: list[Step]) -> None:
             except NotPermittedError:
                 assert not allowed
         assert rig.levels("FWD", "REV", "LAMP") == [fwd, rev, lamp]
+
+
+@st.composite
+def judged_alone(draw: st.DrawFn) -> tuple[Rule, Lines, int, int, int]:
+    """A rule about lines 0 to 2, how they are, and a change of line 0 that it judges: its level, and when."""
+    names = {0: "A", 1: "B", 2: "C"}
+    us = st.integers(1, 30)
+    rule: Rule = draw(
+        st.one_of(
+            st.just(KeepsDirection(0, "A", is_output=False)),
+            st.builds(Dwells, st.just(0), st.just("A"), us, us),
+            st.builds(RateLimit, st.just(0), st.just("A"), st.sampled_from([40_000.0, 90_000.0])),
+            st.builds(NeverBoth, st.just(names), st.none() | us),
+            st.builds(
+                OnlyWhile,
+                st.just(0),
+                st.dictionaries(st.integers(1, 2), st.integers(0, 1), min_size=1),
+                st.just([1]),
+                st.just(names),
+            ),
+        )
+    )
+    level = draw(st.sampled_from([level for level in (0, 1) if level in rule.judges_levels]))
+    kept = Unkept(3)
+    past_ns = st.integers(0, 60_000)
+    kept.on_ns, kept.off_ns = ([draw(past_ns) for _ in range(3)] for _ in range(2))
+    lines = Lines(kept, 3)
+    lines.levels = [1 - level, *(draw(st.sampled_from([None, 0, 1])) for _ in range(2))]
+    return rule, lines, 0, level, draw(st.integers(60_000, 80_000))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(judged_alone())
+def test_what_a_rule_calls_idle_it_lets_be(case: tuple[Rule, Lines, int, int, int]) -> None:
+    rule, lines, offset, level, now_ns = case
+    change = Change(lines, {offset: level}, None, {}, {}, now_ns)
+    if rule.is_idle(lines, offset, level, now_ns):
+        rule.judge(change)
+        assert (change.levels, change.postponed, change.given_up) == ({offset: level}, {}, set())

@@ -322,10 +322,10 @@ def test_a_line_that_was_not_driven_counts_as_off_only_when_it_is_driven_low() -
     lines = Lines(Unkept(1), 1)
     lines.note(0, None, 1)
     lines.note(0, 0, 2)
-    assert lines.off_ns(0) == 0, "it has never been on"
+    assert lines.off_ns[0] == 0, "it has never been on"
     for now_ns, level in ((3, 1), (4, None), (5, 0), (6, 0)):
         lines.note(0, level, now_ns)
-    assert (lines.on_ns(0), lines.off_ns(0)) == (3, 5)
+    assert (lines.on_ns[0], lines.off_ns[0]) == (3, 5)
 
 
 def test_a_safe_state_waits_for_nothing() -> None:

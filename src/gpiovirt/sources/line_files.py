@@ -242,7 +242,7 @@ class LineFilesDriver:
         line.settings = AS_IS
 
     def catch_up(self) -> None:
-        if self._watched:
+        if self._watched and self._ready.poll(0, 1):
             self._deliver_edges()
 
     def bind(self, offsets: Sequence[int]) -> Values:

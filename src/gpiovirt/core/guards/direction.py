@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: MIT
 """A line keeps its direction: an output is never turned, an input never drives."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
-from gpiovirt.core.guards.lines import Lines
-from gpiovirt.core.guards.rule import Change, RefusedChangeError
+from gpiovirt.core.guards.rule import Change, RefusedChangeError, Rule
 
 __all__ = ["KeepsDirection"]
 
 
-class KeepsDirection:
+class KeepsDirection(Rule):
     """Of one line."""
-
-    senses: frozenset[int] = frozenset()
-    conditions: frozenset[int] = frozenset()
-    dependents: frozenset[int] = frozenset()
 
     def __init__(self, offset: int, name: str, is_output: bool) -> None:
         self.offsets = frozenset([offset])
@@ -28,6 +23,3 @@ class KeepsDirection:
         if (change.levels[self._offset] is not None) != self._is_output:
             wrong = "an input" if self._is_output else "driven"
             raise RefusedChangeError(self, self._offset, f"it may not be {wrong}: {self.text}")
-
-    def victims(self, _lines: Lines) -> Iterable[int]:
-        return ()

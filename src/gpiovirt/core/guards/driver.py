@@ -68,10 +68,11 @@ class RuleState(NamedTuple):
 
 
 class _RuledValues:
-    __slots__ = ("_driver", "_lines", "_mask", "_single", "_values")
+    __slots__ = ("_driver", "_lines", "_mask", "_set_one", "_single", "_values")
 
     def __init__(self, driver: RuledDriver, offsets: Sequence[int], values: Values) -> None:
         self._driver = driver
+        self._set_one = driver.set_one
         self._values = values
         self._lines = [(1 << i, offset) for i, offset in enumerate(offsets) if offset in driver.ruled]
         self._single = dict(self._lines)
@@ -81,15 +82,26 @@ class _RuledValues:
         return self._values.get(mask)
 
     def set(self, mask: int, bits: int) -> None:
-        ruled = mask & self._mask
-        if ruled:
-            if ruled in self._single:
-                self._driver.set_one(self._single[ruled], 1 if bits & ruled else 0)
-            else:
-                self._driver.set({offset: int(bits & bit != 0) for bit, offset in self._lines if mask & bit})
-            mask &= ~ruled
+        if mask in self._single:
+            self._set_one(self._single[mask], 1 if bits & mask else 0)
+            return
+        if mask & self._mask:
+            self._driver.set({offset: int(bits & bit != 0) for bit, offset in self._lines if mask & bit})
+            mask &= ~self._mask
         if mask:
             self._values.set(mask, bits & mask)
+
+
+class _Judges:
+    """The rules that have a say when a line is to have a level."""
+
+    __slots__ = ("are_idle", "look")
+
+    def __init__(self, rules: Sequence[Rule], offset: int, level: int) -> None:
+        found = [rule for rule in rules if offset in rule.offsets and level in rule.judges_levels]
+        self.are_idle = tuple(rule.is_idle for rule in found)
+        self.look = any(rule.senses for rule in found)
+        """Whether one of them needs the levels of inputs"""
 
 
 class RuledDriver:
@@ -135,17 +147,15 @@ class RuledDriver:
         self.fixed: Collection[int] = ()
         """Lines that somebody above has said the level of"""
         self._senses = frozenset().union(*(rule.senses for rule in rules))
+        self._reactive = [(number, rule) for number, rule in enumerate(rules) if rule.makes_victims]
         self._watchdog = next((rule for rule in rules if isinstance(rule, Watchdog)), None)
         self._beats_at = -1 if self._watchdog is None else self._watchdog.offset
-        # of each line, what judges a value of 0, and of 1; and whether others may have to follow it
-        self._judges = [
-            {
-                offset: [rule for rule in rules if offset in rule.offsets and level in rule.judges_levels]
-                for offset in self.ruled
-            }
-            for level in (0, 1)
-        ]
+        self._judges = [{offset: _Judges(rules, offset, level) for offset in self.ruled} for level in (0, 1)]
+        """Of each line, what judges a value of 0, and of 1"""
         self._conditions = frozenset().union(*(rule.conditions for rule in rules))
+        self._concerns = self._conditions | {self._beats_at}
+        """Lines whose changes have consequences"""
+        self._catch_up = inner.catch_up
         self._inputs = frozenset().union(*(rule.inputs for rule in rules if isinstance(rule, KeepsDirection)))
         self.dependents = frozenset().union(*(rule.dependents for rule in rules))
         self._plain = (
@@ -240,18 +250,19 @@ class RuledDriver:
             self._check_plain(offset, settings, holder)
         levels = {offset: _level(settings) for offset, settings in asked.items()}
         falls = [o for o, level in levels.items() if level != 1 and self._lines.levels[o] == 1]
-        rehearsal = self._lines.copy()
+        rehearsal = self._lines.copy() if len(levels) > 1 else self._lines
         tripped = rehearsal.tripped[0]
         if tripped and self._watchdog is not None and self._watchdog.by_consumer:
             beat = levels.get(self._watchdog.offset)
             tripped = beat is None or beat == self._lines.levels[self._watchdog.offset]
         high = frozenset(offset for offset, level in levels.items() if level == 1)  # none for another's sake
         fallen = []
+        change: Change | None = None
         for offset in sorted(levels, key=lambda offset: offset not in falls):
+            if change is not None:
+                for other, level in change.levels.items():
+                    rehearsal.note(other, level, change.now_ns)
             change = self._judged({offset: levels[offset]}, holder, rehearsal, bool(tripped), high)
-            now_ns = change.now_ns
-            for other, level in change.levels.items():
-                rehearsal.note(other, level, now_ns)
             if offset in falls and offset in change.levels:
                 fallen.append(offset)
         if self._lines.tripped[0] and not tripped:
@@ -381,48 +392,40 @@ class RuledDriver:
         self._make(change.levels)
 
     def set_one(self, offset: int, level: int) -> None:
-        """The same, for one line: what a program does all the time."""
+        """The same, for one line: what a program does all the time, and rules mostly have no say in."""
         lines = self._lines
-        if self._pending or self._as_input or lines.tripped[0]:
+        was = lines.levels[offset]
+        if was == level and not self._pending:
+            return
+        judges = self._judges[level][offset]
+        if (
+            was is None
+            or self._pending
+            or self._down
+            or self._as_input
+            or lines.tripped[0]
+            or offset in self._concerns
+        ):
             self.set({offset: level})
             return
-        if lines.levels[offset] == level:
-            return
+        if judges.look:
+            self._catch_up()
         now_ns = self._boot_ns()
-        rules = self._judges[level][offset]
-        if rules:
-            levels: dict[int, Level] = {offset: level}
-            holders = self._holders
-            change = Change(lines, levels, holders.get(offset), holders, self._pending, now_ns, self.fixed)
-            try:
-                for rule in rules:
-                    if rule.senses:
-                        self._inner.catch_up()
-                    rule.judge(change)
-            except RefusedChangeError as error:
-                self._tell_refused(error, change.holder)
-                raise
-            if change.was_added or not levels:
+        for is_idle in judges.are_idle:
+            if not is_idle(lines, offset, level, now_ns):
                 self.set({offset: level})
                 return
-        self._foresee(offset, level)
         values = self._values.get(offset) or self._bound(offset)
         try:
             if level:  # whatever becomes of us meanwhile, it is not taken for 0
-                lines.note(offset, 1, now_ns)
+                lines.rise(offset, now_ns)
                 values.set(1, 1)
             else:
                 values.set(1, 0)
-                lines.note(offset, 0, now_ns)
+                lines.fall(offset, now_ns)
         except GpiovirtError:
             self._know(offset)
             raise
-        if self._down:
-            self._up(offset)
-        if offset == self._beats_at:
-            self._beat()
-        if offset in self._conditions:
-            self._react()
 
     def _make(self, levels: Mapping[int, Level]) -> None:
         lines = self._lines
@@ -586,7 +589,7 @@ class RuledDriver:
         again = True
         while again:
             again = False
-            for number, rule in enumerate(self._rules):
+            for number, rule in self._reactive:
                 for offset in rule.victims(self._lines):
                     again = True
                     self._trip(number, offset)

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: MIT
 """A line stays 1, and stays 0, at least so long: an earlier change is made when that time is over."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
 
 from gpiovirt.core.guards.lines import Lines
-from gpiovirt.core.guards.rule import Change
+from gpiovirt.core.guards.rule import Change, Rule
 
 __all__ = ["Dwells"]
 
 
-class Dwells:
+class Dwells(Rule):
     """One line, at least `min_on_us` at 1 and `min_off_us` at 0. A safe state waits for nothing."""
-
-    senses: frozenset[int] = frozenset()
-    conditions: frozenset[int] = frozenset()
-    dependents: frozenset[int] = frozenset()
 
     def __init__(self, offset: int, name: str, min_on_us: int, min_off_us: int) -> None:
         self.offsets = frozenset([offset])
@@ -28,13 +24,15 @@ class Dwells:
     def judge(self, change: Change) -> None:
         offset, lines = self._offset, change.lines
         if change.falls(offset):
-            at_ns = lines.on_ns(offset) + self._min_on_ns if lines.on_ns(offset) else 0
+            at_ns = lines.on_ns[offset] + self._min_on_ns if lines.on_ns[offset] else 0
         elif change.rises(offset):
-            at_ns = lines.off_ns(offset) + self._min_off_ns if lines.off_ns(offset) else 0
+            at_ns = lines.off_ns[offset] + self._min_off_ns if lines.off_ns[offset] else 0
         else:
             return
         if at_ns > change.now_ns:
             change.postpone(offset, at_ns)
 
-    def victims(self, _lines: Lines) -> Iterable[int]:
-        return ()
+    def is_idle(self, lines: Lines, _offset: int, level: int, now_ns: int, /) -> bool:
+        if level:
+            return now_ns >= lines.off_ns[self._offset] + self._min_off_ns
+        return now_ns >= lines.on_ns[self._offset] + self._min_on_ns

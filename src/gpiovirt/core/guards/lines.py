@@ -64,12 +64,14 @@ class Unkept:
 class Lines:
     """The levels that lines are driven to, when they last changed, and the inputs that rules look at."""
 
-    __slots__ = ("_kept", "_off_ns", "_on_ns", "levels", "tripped")
+    __slots__ = ("_kept", "levels", "off_ns", "on_ns", "tripped")
 
     def __init__(self, kept: KeptLines, num_lines: int) -> None:
         self._kept = kept.levels
-        self._on_ns = kept.on_ns
-        self._off_ns = kept.off_ns
+        self.on_ns = kept.on_ns
+        """When each last became 1; 0: never"""
+        self.off_ns = kept.off_ns
+        """When each last ceased to be 1; 0: never"""
         self.tripped = kept.tripped
         self.levels: list[Level] = [None] * num_lines
         """What each line is driven to; of a sensed input, what it is"""
@@ -79,16 +81,28 @@ class Lines:
         kept = Unkept(len(self.levels))
         for offset, level in enumerate(self.levels):
             kept.levels[offset] = 0 if level is None else level + 1
-            kept.on_ns[offset], kept.off_ns[offset] = self._on_ns[offset], self._off_ns[offset]
+            kept.on_ns[offset], kept.off_ns[offset] = self.on_ns[offset], self.off_ns[offset]
         kept.tripped[0] = self.tripped[0]
         made = Lines(kept, len(self.levels))
         made.levels = list(self.levels)
         return made
 
+    def rise(self, offset: int, now_ns: int) -> None:
+        """A line that was driven to 0 is driven to 1."""
+        self.on_ns[offset] = now_ns
+        self.levels[offset] = 1
+        self._kept[offset] = 2
+
+    def fall(self, offset: int, now_ns: int) -> None:
+        """A line that was driven to 1 is driven to 0."""
+        self.off_ns[offset] = now_ns
+        self.levels[offset] = 0
+        self._kept[offset] = 1
+
     def meet(self, offset: int, level: Level, now_ns: int) -> None:
         """A line is driven so; whoever kept what is known of it may have been wrong."""
-        self._on_ns[offset] = min(self._on_ns[offset], now_ns)
-        self._off_ns[offset] = min(self._off_ns[offset], now_ns)
+        self.on_ns[offset] = min(self.on_ns[offset], now_ns)
+        self.off_ns[offset] = min(self.off_ns[offset], now_ns)
         self.levels[offset] = _KEPT.get(self._kept[offset])
         self.note(offset, level, now_ns)
 
@@ -97,16 +111,8 @@ class Lines:
         was = self.levels[offset]
         if level == 1:
             if was != 1:
-                self._on_ns[offset] = now_ns
-        elif was == 1 or (was is None and level == 0 and self._on_ns[offset]):
-            self._off_ns[offset] = now_ns  # what was not driven may have been anything
+                self.on_ns[offset] = now_ns
+        elif was == 1 or (was is None and level == 0 and self.on_ns[offset]):
+            self.off_ns[offset] = now_ns  # what was not driven may have been anything
         self.levels[offset] = level
         self._kept[offset] = 0 if level is None else level + 1
-
-    def on_ns(self, offset: int) -> int:
-        """When a line last became 1; 0: never."""
-        return self._on_ns[offset]
-
-    def off_ns(self, offset: int) -> int:
-        """When a line last ceased to be 1; 0: never."""
-        return self._off_ns[offset]

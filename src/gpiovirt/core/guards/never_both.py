@@ -4,12 +4,12 @@
 from collections.abc import Container, Iterable, Mapping
 
 from gpiovirt.core.guards.lines import Lines
-from gpiovirt.core.guards.rule import Change, RefusedChangeError, joined
+from gpiovirt.core.guards.rule import Change, RefusedChangeError, Rule, joined
 
 __all__ = ["NeverBoth"]
 
 
-class NeverBoth:
+class NeverBoth(Rule):
     """Lines of which one at most is 1.
 
     With `dead_time_us`, break before make: to ask for one switches the other off, if who asks has it too or
@@ -17,9 +17,7 @@ class NeverBoth:
     """
 
     judges_levels: Container[int] = (1,)
-    senses: frozenset[int] = frozenset()
-    conditions: frozenset[int] = frozenset()
-    dependents: frozenset[int] = frozenset()
+    makes_victims = True
 
     def __init__(self, names: Mapping[int, str], dead_time_us: int | None) -> None:
         self.offsets = frozenset(names)
@@ -58,12 +56,21 @@ class NeverBoth:
                 else:
                     at_ns = max(at_ns, falls_at_ns)  # and then it is judged again
             elif dead_time_ns:
-                off_ns = change.now_ns if change.falls(other) else lines.off_ns(other)
+                off_ns = change.now_ns if change.falls(other) else lines.off_ns[other]
                 at_ns = max(at_ns, off_ns + dead_time_ns if off_ns else 0)
         if at_ns > change.now_ns:
             change.postpone(offset, at_ns)
 
-    def victims(self, lines: Lines) -> Iterable[int]:
+    def is_idle(self, lines: Lines, offset: int, _level: int, now_ns: int, /) -> bool:
+        levels, off_ns, dead_time_ns = lines.levels, lines.off_ns, self._dead_time_ns
+        for other in self._names:
+            if other != offset and (
+                levels[other] == 1 or (dead_time_ns and now_ns < off_ns[other] + dead_time_ns)
+            ):
+                return False
+        return True
+
+    def victims(self, lines: Lines, /) -> Iterable[int]:
         """If more than one is 1, which happened before this rule was there: all."""
         high = [offset for offset in self.offsets if lines.levels[offset] == 1]
         return high if len(high) > 1 else ()

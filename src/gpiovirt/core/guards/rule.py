@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a rule is, and the change that it judges."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Container, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from gpiovirt.core.guards.lines import Level, Lines
 from gpiovirt.core.holder import Holder, HolderKind
@@ -20,7 +20,7 @@ class RefusedChangeError(NotPermittedError):
         self.offset = offset
 
 
-class Rule(Protocol):
+class Rule(ABC):
     """One rule, with the offsets of the lines that it is about."""
 
     text: str
@@ -29,18 +29,28 @@ class Rule(Protocol):
     """Lines whose changes it judges"""
     judges_levels: Container[int]
     """The levels that a line that is an output can be set to only if it says so"""
-    senses: frozenset[int]
+    senses: frozenset[int] = frozenset()
     """Inputs whose levels have to be known at any time; nobody may drive them"""
-    conditions: frozenset[int]
+    conditions: frozenset[int] = frozenset()
     """Lines whose changes can make victims"""
-    dependents: frozenset[int]
+    dependents: frozenset[int] = frozenset()
     """Lines that are what they are only while others are"""
+    makes_victims = False
 
+    @abstractmethod
     def judge(self, change: "Change") -> None:
         """Let it be, refuse it, postpone parts of it, or add what has to happen before."""
 
-    def victims(self, lines: Lines) -> Iterable[int]:
+    def is_idle(self, _lines: Lines, _offset: int, _level: int, _now_ns: int, /) -> bool:
+        """Whether it surely lets a line that it judges have a level, alone, while nothing is postponed.
+
+        In short what judge() would find at length; False where only that can say.
+        """
+        return False
+
+    def victims(self, _lines: Lines, /) -> Iterable[int]:
         """Lines that are to be made safe, for what is so now."""
+        return ()
 
 
 class Change:

@@ -3,21 +3,18 @@
 
 from collections.abc import Container, Iterable
 
-from gpiovirt.core.guards.lines import Lines
-from gpiovirt.core.guards.rule import Change, RefusedChangeError
+from gpiovirt.core.guards.rule import Change, RefusedChangeError, Rule
 
 __all__ = ["Watchdog"]
 
 
-class Watchdog:
+class Watchdog(Rule):
     """Line `offset` toggles at least every `timeout_us`; it is an input, or else an output of the consumer's.
 
     With `by_consumer` the next toggle re-arms it, else somebody who manages the chip does.
     """
 
     judges_levels: Container[int] = ()  # only when it has tripped, and then all are asked
-    conditions: frozenset[int] = frozenset()
-    dependents: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -48,6 +45,3 @@ class Watchdog:
         """Whether the change toggles the line."""
         level = change.levels.get(self.offset)
         return level is not None and level != change.lines.levels[self.offset]
-
-    def victims(self, _lines: Lines) -> Iterable[int]:
-        return ()
