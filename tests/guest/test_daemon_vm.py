@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.testing.daemon import Daemon
-from guests.guest import Guest, Qemu, Uml
+from guests.guest import Guest, GuestError, GuestTimeoutError, Qemu, Uml
 from guests.recipes import RECIPES, build_path
 from tests.guest.conftest import build
 from tests.guest.test_vm_qemu import HOLD, TRAFFIC
@@ -157,3 +158,40 @@ def test_a_killed_vm_gives_its_lines_back_and_the_next_is_served(daemon: Daemon)
             assert daemon.show("plc").vm_consumer is not None
             assert guest.run("gpioinfo").check().count("X") == 1
         daemon.wait_for(lambda: not daemon.show("plc").lines[2].used)
+
+
+PANIC = """
+echo 2 >/proc/sys/vm/panic_on_oom
+mkdir /run/full
+mount -t tmpfs -o size=100% full /run/full
+dd if=/dev/zero of=/run/full/file bs=1M >/dev/null 2>&1 &
+"""
+
+
+@pytest.mark.parametrize("then", ["halts", "restarts"])
+def test_outputs_are_safe_after_a_panic_in_the_guest(tmp_path: Path, then: str) -> None:
+    """A machine that halts keeps its lines, so the watchdog sees to them; one that restarts lets them go."""
+    with (
+        Daemon(tmp_path, ["--sim", "m:LAMP,HEARTBEAT"]) as daemon,
+        daemon.client() as client,
+        closing(daemon.simulator()) as world,
+    ):
+        timeout_ms = 3000 if then == "halts" else 60_000
+        watchdog = {"line": "HEARTBEAT", "timeout_ms": timeout_ms, "rearm": "operator"}
+        client.ask(New("m 0-1", "machine", {"LAMP": "safe=low"}, {"watchdog": watchdog}, vm=True))
+
+        def trips() -> int:
+            return daemon.show("machine").rule_states[-1].trips
+
+        with Qemu(mem="128M", vhost_gpio=[str(daemon.run / "vm/machine")]) as guest:
+            toggle = "while :; do gpioset gpiochip0 1=1; gpioset gpiochip0 1=0; done &"
+            guest.run(f"{toggle}\n{HOLD.replace('2=1', '0=1')}").check()
+            daemon.wait_for(lambda: world.get("m:LAMP") == 1)
+            time.sleep(4)
+            assert (world.get("m:LAMP"), trips()) == (1, 0), "the watchdog is fed"
+            guest.run(f"echo {0 if then == 'halts' else -1} >/proc/sys/kernel/panic\n{PANIC}").check()
+            daemon.wait_for(lambda: world.get("m:LAMP") == 0, 30)
+            with pytest.raises(GuestTimeoutError if then == "halts" else GuestError):
+                guest.run("sleep 3", timeout_s=6)
+            assert world.get("m:LAMP") == 0
+            assert trips() == (then == "halts")
