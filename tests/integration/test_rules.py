@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import textwrap
 import threading
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
@@ -55,6 +56,7 @@ WITH_VM = f"vm = true\n{PLC}"
 PLC_RULES = tomllib.loads(PLC)
 NAMES = ["START", "STOP", "MOTOR FWD", "MOTOR REV", "LAMP", "HEARTBEAT", "DOOR"]
 FWD, REV, LAMP, HEARTBEAT, DOOR = 2, 3, 4, 5, 6
+RACE_S = float(os.environ.get("GPIOVIRT_RACE", "2"))  # a minute, by hand
 
 
 @pytest.fixture
@@ -220,6 +222,33 @@ def test_interlocks_hold_while_the_chips_process_dies(daemon: Daemon) -> None:
         wait_until(daemon, FWD, 0)
 
 
+@pytest.mark.parametrize(
+    ("start", "fill"),
+    [(0, b"\xff"), (0, b"\0"), (8, b"\xff"), (8, random.Random(8).randbytes(64))],
+    ids=["header", "nothing", "state", "noise"],
+)
+def test_what_a_worker_has_spoilt_keeps_no_line_high(daemon: Daemon, start: int, fill: bytes) -> None:
+    """One that is taken over can write what it likes into the memory that the next one begins with."""
+    with Consumer(daemon, FWD) as consumer:
+        assert consumer.set(FWD, 1) == 0
+        worker = daemon.show("plc").chip.worker
+        for fd in Path(f"/proc/{worker}/fd").iterdir():
+            if os.readlink(fd).startswith(("/memfd:gpiovirt:plc ", "/memfd:gpiovirt:plc:record ")):
+                with fd.open("r+b") as file:
+                    size = min(os.fstat(file.fileno()).st_size, 1 << 16)
+                    file.seek(start)
+                    file.write((fill * size)[: size - start])
+        os.kill(worker, signal.SIGKILL)
+    wait_until(daemon, FWD, 0, within_s=4)
+    daemon.wait_for(lambda: daemon.show("plc").chip.worker not in (0, worker))
+    daemon.wait_for(lambda: not daemon.show("plc").lines[FWD].used)
+    command(daemon, "rearm", "plc")
+    with Consumer(daemon, FWD, REV) as consumer:
+        assert consumer.set(FWD, 1) == 0
+        assert consumer.set(REV, 1) == errno.EPERM, "rules hold"
+    assert "fault of ours" not in daemon.log()
+
+
 def test_conditions_that_changed_while_nobody_served_count(daemon: Daemon) -> None:
     with Consumer(daemon, FWD) as consumer:
         assert consumer.set(FWD, 1) == 0
@@ -231,34 +260,67 @@ def test_conditions_that_changed_while_nobody_served_count(daemon: Daemon) -> No
         wait_until(daemon, FWD, 0, within_s=2)
 
 
-def test_two_consumers_race_and_never_win_both(daemon: Daemon) -> None:
+@contextmanager
+def followed(daemon: Daemon) -> Iterator[list[LevelChange]]:
+    """All changes of the panel meanwhile, in their order."""
     changes: list[LevelChange] = []
     marker = 0
 
     def follow(watched: Iterator[LevelChange]) -> None:
         changes.extend(takewhile(lambda change: change.offset != marker, watched))
 
-    with (
-        Consumer(daemon, FWD) as one,
-        Consumer(daemon, REV, beats=False) as other,
-        daemon.simulator() as world,
-    ):
+    with daemon.simulator() as world:
         follower = threading.Thread(target=follow, args=(world.watch(),))
         follower.start()
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
-            for consumer, offset in ((one, FWD), (other, REV)):
-                consumer.send(f"{offset} 1\n{offset} 0\n" * 20)
-            for consumer in (one, other):
-                assert {consumer.answer() for _ in range(40)} <= {0, errno.EPERM}
+        yield changes
         world.pull(f"panel:{marker}", "up")
         follower.join()
+
+
+def assert_never_both(changes: Sequence[LevelChange]) -> None:
     now = {FWD: 0, REV: 0}
     for change in changes:
         if change.offset in now:
             now[change.offset] = change.level
             assert now != {FWD: 1, REV: 1}
     assert {change.offset for change in changes if change.level} >= {FWD, REV}, "both ran"
+
+
+def test_two_consumers_race_and_never_win_both(daemon: Daemon) -> None:
+    with (
+        Consumer(daemon, FWD) as one,
+        Consumer(daemon, REV, beats=False) as other,
+        followed(daemon) as changes,
+    ):
+        deadline = time.monotonic() + RACE_S
+        while time.monotonic() < deadline:
+            for consumer, offset in ((one, FWD), (other, REV)):
+                consumer.send(f"{offset} 1\n{offset} 0\n" * 20)
+            for consumer in (one, other):
+                assert {consumer.answer() for _ in range(40)} <= {0, errno.EPERM}
+    assert_never_both(changes)
+
+
+def test_a_vm_and_a_program_race_and_never_win_both(daemon: Daemon) -> None:
+    describe(daemon.config, plc=WITH_VM)
+    command(daemon, "apply")
+    with Consumer(daemon, FWD) as consumer, Vmm(ram_bytes=1 << 26) as vmm:
+        vmm.connect(str(daemon.run / "vm/plc"))
+        vmm.start()
+        vmm.driver.direction_output(REV, 0)
+        refused = 0
+        with followed(daemon) as changes:
+            deadline = time.monotonic() + RACE_S
+            while time.monotonic() < deadline:
+                consumer.send(f"{FWD} 1\n{FWD} 0\n" * 20)
+                for level in (1, 0) * 20:
+                    try:
+                        vmm.driver.set_value(REV, level)
+                    except RequestFailedError:
+                        refused += 1
+                assert {consumer.answer() for _ in range(40)} <= {0, errno.EPERM}
+    assert_never_both(changes)
+    assert refused, "they met"
 
 
 def test_a_vm_and_a_program_have_the_same_rules(daemon: Daemon) -> None:

@@ -28,6 +28,7 @@ from gpiovirt.errors import GpiovirtError, PeerError
 __all__ = [
     "CAPACITY",
     "NO_LINE",
+    "RING_START",
     "TEXT_MAX",
     "Entry",
     "Lost",
@@ -35,6 +36,7 @@ __all__ = [
     "RingReader",
     "RingWriter",
     "What",
+    "is_ring",
     "ring_size",
 ]
 
@@ -47,7 +49,10 @@ NO_LINE = 0xFFFF
 
 _header = Struct("=4sHH")
 _MAGIC, _VERSION = b"gpvr", 1
-_HEADER = 64
+RING_START = 64
+"""Bytes before the lines' holders"""
+_head = Struct("@Q")
+_HEAD_AT = 16
 _entry = Struct("@QBBHIQII")  # sequence number, what, value, offset, holder, time, two details
 _level = Struct("@QBBHIQ")  # the same without the details, which are then left as they were
 _text = Struct("@QBBHI16s")  # the same of a text, which belongs to the entry after it
@@ -119,12 +124,18 @@ class Lost(NamedTuple):
 
 
 def _entries_at(num_lines: int) -> int:
-    return _HEADER + -(-num_lines * 4 // 64) * 64
+    return RING_START + -(-num_lines * 4 // 64) * 64
 
 
 def ring_size(num_lines: int) -> int:
     """Bytes of memory of a chip's ring."""
     return _entries_at(num_lines) + CAPACITY * _ENTRY
+
+
+def is_ring(start: bytes, num_lines: int) -> bool:
+    """Whether the first RING_START bytes of a memory are of a ring of so many lines, or a new one."""
+    identity, (head,) = start[: _header.size], _head.unpack_from(start, _HEAD_AT)
+    return identity in (bytes(_header.size), _header.pack(_MAGIC, _VERSION, num_lines)) and head <= _SEQ_MAX
 
 
 class RingWriter:
@@ -141,21 +152,18 @@ class RingWriter:
         monotonic_ns: Callable[[], int],
         wake: Callable[[], object],
     ) -> None:
-        header = _header.pack(_MAGIC, _VERSION, num_lines)
-        found = bytes(memory[: _header.size])
-        if found == bytes(_header.size):
-            memory[: _header.size] = header
-        elif found != header:
+        if not is_ring(bytes(memory[:RING_START]), num_lines):
             raise PeerError("the record of another chip, or of another version")
+        memory[: _header.size] = _header.pack(_MAGIC, _VERSION, num_lines)
         self.num_lines = num_lines
         self.realtime_ns = realtime_ns
         self.monotonic_ns = monotonic_ns
-        self.holders = memory[_HEADER : _HEADER + num_lines * 4].cast("I")
+        self.holders = memory[RING_START : RING_START + num_lines * 4].cast("I")
         """The number of each line's holder; as a former writer left it"""
         self._next_holder = memory[24:28].cast("I")
         self._memory = memory
         self._at = _entries_at(num_lines)
-        self._head = memory[16:24].cast("Q")
+        self._head = memory[_HEAD_AT : _HEAD_AT + _head.size].cast("Q")
         self._define(wake)
 
     write: Callable[..., None]
@@ -166,7 +174,7 @@ class RingWriter:
     def _define(self, wake: Callable[[], object]) -> None:
         memory, at, head, holders = self._memory, self._at, self._head, self.holders
         pack, pack_level, realtime_ns = _entry.pack_into, _level.pack_into, self.realtime_ns
-        seq = min(head[0], _SEQ_MAX)
+        seq = head[0]
         woken_ns = 0
 
         def write(
@@ -237,7 +245,7 @@ class RingReader:
         self._memory = memory
         self._num_lines = num_lines
         self._at = _entries_at(num_lines)
-        self._head = memory[16:24].cast("Q")
+        self._head = memory[_HEAD_AT : _HEAD_AT + _head.size].cast("Q")
         self._text = b""
         self._text_of = NO_LINE
         self._text_from = 0

@@ -160,7 +160,7 @@ class Change:
             chip.custody.look_away()
         for chip, new, record in zip(self._chips, lines, records, strict=True):
             self._custodian.forget(chip)
-            chip.take_on(new, record, [line for line in new if self._pool.get(line.address) is not line])
+            chip.take_on(new, record)
         for chip in self._chips:
             definition = chip.record.definition
             with suppress(OSError):

@@ -39,9 +39,16 @@ from gpiovirt.sources.line_files import (
     RemoteLine,
 )
 from gpiovirt.virtual.custody import Custody, HeldLine, make_safe, release
-from gpiovirt.virtual.memory import copy_lines, held_lines, line_holders, new_memory
+from gpiovirt.virtual.memory import (
+    copy_lines,
+    held_lines,
+    is_memory_of,
+    line_holders,
+    mend_memory,
+    new_memory,
+)
 from gpiovirt.virtual.options import format_options
-from gpiovirt.virtual.ring import new_ring
+from gpiovirt.virtual.ring import mend_ring, new_ring
 
 __all__ = ["MEMORY", "RING", "KeptChip"]
 
@@ -101,7 +108,6 @@ class KeptChip:
         self._memory = -1
         self._keeps_record = keeps_record
         self._ring = self._wake = -1
-        self._fresh: set[int] = set()
         self._ready: Future[str] = Future()
         self._unserved: Callable[[], None] | None = None
         self._orphans_looked_for: Callable[[], None] | None = None
@@ -190,17 +196,17 @@ class KeptChip:
 
     # life
 
-    def take_on(
-        self, lines: list[HeldLine], record: Record, fresh: Iterable[HeldLine] = (), memory: int = -1
-    ) -> list[HeldLine]:
+    def take_on(self, lines: list[HeldLine], record: Record, memory: int = -1) -> list[HeldLine]:
         """Be this from now on; returns the lines that it no longer has, for the caller to release.
 
-        Lines that are `fresh` go to their safe states as soon as they are served. `memory` is one that was
-        kept. On HostError, if none can be made, nothing has changed.
+        `memory` is one that was kept. On HostError, if none can be made, nothing has changed.
         """
         had = (len(self.lines), self.record.definition.vm)
         wants = (len(lines), record.definition.vm)
         moved = any(a is not b for a, b in zip(self.lines, lines, strict=False))
+        if memory >= 0 and not is_memory_of(memory, len(lines), vm_bytes(record.definition.vm, len(lines))):
+            os.close(memory)
+            memory = -1
         if memory < 0 and (self._memory < 0 or had != wants or moved):
             memory = new_memory(record.name, len(lines), vm_bytes(record.definition.vm, len(lines)))
             if self._memory >= 0:
@@ -213,8 +219,6 @@ class KeptChip:
         if self._keeps_record and (self._ring < 0 or (had[0] and had[0] != len(lines))):
             self._set_ring(new_ring(record.name, len(lines)), os.eventfd(0))
         self.record = record._replace(addresses=tuple(line.address for line in lines))
-        fresh = list(fresh)
-        self._fresh = {offset for offset, line in enumerate(lines) if line in fresh}
         return self.custody.use(lines)
 
     def use_keeper(self, fd: int) -> None:
@@ -353,6 +357,7 @@ class KeptChip:
         """What a new worker is told, and the files it needs."""
         assert self._device is not None
         definition = self.record.definition
+        self._mend()
         spec = {
             "name": self.name,
             "lines": [
@@ -360,7 +365,6 @@ class KeptChip:
             ],
             "options": [format_options(options) for options in self.options()],
             "rules": definition.rules.raw(),
-            "fresh": sorted(self._fresh),
             "orphans": self._orphans(),
             "vm": definition.vm,
             "keeper": self._keeper.fileno() is not None,
@@ -376,6 +380,15 @@ class KeptChip:
             fds.append(keeper)
             self._keeper.is_new = False
         return spec, fds
+
+    def _mend(self) -> None:
+        """A worker can have written anything into what is kept: the next one must be able to begin."""
+        count = len(self.lines)
+        if mend_memory(self._memory, count):
+            what = "what was known of its lines"
+            _log.error("%s: its worker has spoilt %s", self.name, what, extra=self.about)
+        if self._ring >= 0 and mend_ring(self._ring, count):
+            _log.error("%s: its worker has spoilt its record", self.name, extra=self.about)
 
     def _tell_keeper(self) -> None:
         keeper = self._keeper.fileno()
@@ -416,7 +429,6 @@ class KeptChip:
     def on_ready(self) -> None:
         """It is served from now on."""
         self.trouble = ""
-        self._fresh.clear()
         self._stop_waiting()
         self._tell_keeper()
         if self.watched:
@@ -437,7 +449,8 @@ class KeptChip:
             self.use = told
             self.handle.watch_over(bool(told.lines or told.vm))
             return
-        if isinstance(told, RuleEvent) and told.event != "rule-refused":  # of those there can be many
+        if isinstance(told, RuleEvent) and told.event != "rule-refused" and self._ring < 0:
+            # the recorder says it otherwise; and of refusals there can be many
             what = told.event.removeprefix("rule-")
             _log.warning("%s: line %d: %s: %s", self.name, told.offset, what, told.why, extra=self.about)
         self._tell(self, told)

@@ -169,7 +169,7 @@ class Custodian:
         try:
             settled = record._replace(definition=record.definition.settled([line.name for line in lines]))
             self.check_reach(name, lines)
-            chip.take_on(lines, settled, lines)
+            chip.take_on(lines, settled)
             chip.listen()
             self._store.save(chip.record)
         except BaseException:
@@ -463,7 +463,6 @@ class Custodian:
         chip.take_on(
             lines,
             chip.record._replace(definition=settled),
-            [line for line in lines if line.address not in kept],
             memory,
         )
         used = {line.file.fds[0] for line in lines if line.file}

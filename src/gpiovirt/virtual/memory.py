@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The memory of a virtual chip that outlives its worker: which lines have holders, and the state of a VM.
 
-The custodian keeps the file and hands it to each worker. Layout, native byte order:
+The custodian keeps the file and hands it to each worker, which can write anything there: whoever reads it
+takes each value for what a peer says. Layout, native byte order:
 
     header     24 bytes    magic, version, number of lines; at 8 whether its watchdog has tripped (0 or 1); at
                            16 when its line last toggled, in ns on CLOCK_BOOTTIME
@@ -16,13 +17,22 @@ The custodian keeps the file and hands it to each worker. Layout, native byte or
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from struct import Struct
 
 from gpiovirt.errors import PeerError
 from gpiovirt.host.mapping import map_shared, shared_memory
 
-__all__ = ["KeptMemory", "copy_lines", "held_lines", "line_holders", "new_memory"]
+__all__ = [
+    "KeptMemory",
+    "copy_lines",
+    "held_lines",
+    "is_memory_of",
+    "line_holders",
+    "mend_memory",
+    "new_memory",
+]
 
 _header = Struct("=4sHH16x")
 _identity = Struct("=4sHH")
@@ -50,7 +60,23 @@ def _vm_at(num_lines: int) -> int:
 
 def new_memory(name: str, num_lines: int, vm_bytes: int) -> int:
     """The fd of memory in which no line is held, sealed against shrinking."""
-    return shared_memory(f"gpiovirt:{name}", _size(num_lines, vm_bytes))
+    fd = shared_memory(f"gpiovirt:{name}", _size(num_lines, vm_bytes))
+    os.pwrite(fd, _identity.pack(_MAGIC, _VERSION, num_lines), 0)
+    return fd
+
+
+def is_memory_of(fd: int, num_lines: int, vm_bytes: int) -> bool:
+    """Whether a file that was kept is as long as such memory: it may be of another version."""
+    return os.fstat(fd).st_size == _size(num_lines, vm_bytes)
+
+
+def mend_memory(fd: int, num_lines: int) -> bool:
+    """Make memory that is no longer a chip's of so many lines new, in place; False if it is one."""
+    identity = _identity.pack(_MAGIC, _VERSION, num_lines)
+    if os.pread(fd, _identity.size, 0) == identity:
+        return False
+    os.pwrite(fd, identity.ljust(os.fstat(fd).st_size, b"\0"), 0)
+    return True
 
 
 class KeptMemory:
@@ -59,10 +85,7 @@ class KeptMemory:
     def __init__(self, fd: int, num_lines: int, vm_bytes: int) -> None:
         self._view = map_shared(fd, _size(num_lines, vm_bytes))
         identity = _identity.pack(_MAGIC, _VERSION, num_lines)
-        found = bytes(self._view[: _identity.size])
-        if found == bytes(_identity.size):
-            self._view[: _identity.size] = identity
-        elif found != identity:
+        if self._view[: _identity.size] != identity:
             raise PeerError("memory of another chip, or of another version")
         end = _header.size + num_lines * _LINE
         self.held: memoryview = self._view[_header.size : end : _LINE]

@@ -7,11 +7,11 @@ import os
 import time
 from collections.abc import Callable
 
-from gpiovirt.core.record import RingReader, RingWriter, ring_size
+from gpiovirt.core.record import RING_START, RingReader, RingWriter, is_ring, ring_size
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.mapping import can_shrink, map_shared, map_to_read, shared_memory
 
-__all__ = ["new_ring", "readable_copy", "reader_of", "writer_to"]
+__all__ = ["mend_ring", "new_ring", "readable_copy", "reader_of", "writer_to"]
 
 
 def new_ring(name: str, num_lines: int) -> int:
@@ -23,6 +23,14 @@ def new_ring(name: str, num_lines: int) -> int:
         os.close(fd)
         raise HostError.of("cannot keep others from writing to a record", error) from error
     return fd
+
+
+def mend_ring(fd: int, num_lines: int) -> bool:
+    """Make a ring new, in place, that no worker can write to any more; False if one can."""
+    if is_ring(os.pread(fd, RING_START, 0).ljust(RING_START, b"\0"), num_lines):
+        return False
+    os.pwrite(fd, bytes(RING_START), 0)
+    return True
 
 
 def readable_copy(fd: int) -> int:

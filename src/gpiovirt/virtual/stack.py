@@ -179,8 +179,8 @@ class VirtualChip(GpioChip):
         return self._guarded.num_held
 
     def make_safe(self, offsets: Iterable[int]) -> None:
-        """Put lines that nobody holds into their safe states."""
-        self._guarded.make_safe(offsets)
+        """Put lines that nobody holds, or has forced, into their safe states."""
+        self._guarded.make_safe(offset for offset in offsets if offset not in self.forced)
         self._look()
 
     def _look(self) -> None:

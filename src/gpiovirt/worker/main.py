@@ -119,8 +119,7 @@ class _ServedChip:
             on_force_end=on_force_end,
             record=record,
         )
-        self.chip.make_safe(spec["fresh"])
-        spec["fresh"] = []
+        self.chip.make_safe(range(num_lines))
         self.chip.free_unclaimed(spec["orphans"])
         spec["orphans"] = []
         if any(memory.held):
