@@ -379,9 +379,11 @@ def test_an_operator_forces_lines_and_everybody_sees_that(daemon: Daemon) -> Non
         kill_worker(daemon)
         assert levels(daemon, LAMP) == [1]
         assert ", forced high" in command(daemon, "show", "plc")
-        command(daemon, "force", "plc", "--clear")
+        command(daemon, "force", "plc", "--clear", "LAMP")
         wait_until(daemon, LAMP, 0)
         assert command(daemon, "force", "plc", "--clear") == "nothing is forced there\n"
+        assert command(daemon, "force", "--clear") == "nothing is forced there\n"
+        assert "--clear ends a force" in command(daemon, "force", "plc", "LAMP", "low", "--clear", status=2)
         told = [next(event for event in events if isinstance(event, ForceEvent)) for _ in range(2)]
     assert [(event.event, event.offset, event.level) for event in told] == [
         ("line-forced", LAMP, "high"),

@@ -205,3 +205,15 @@ def test_a_force_outlives_the_process() -> None:
     assert again.forced.levels == {3: 1}
     again.advance(60)
     assert again.forced.levels == {}
+
+
+def test_the_force_of_an_output_ends_when_its_source_is_unplugged() -> None:
+    rig = Operated()
+    rig.chip.request([3], [LOW], program("me"))
+    rig.force("LAMP", 1)
+    rig.force("DOOR", 1)
+    for offset in (2, 3):
+        rig.driver._on_presence(offset, False)
+        rig.driver._on_presence(offset, True)
+    assert rig.forced.levels == {2: 1}, "an input still seems to have its level"
+    assert rig.ended == [3]

@@ -674,3 +674,12 @@ def test_a_holder_gets_the_edges_of_a_condition_that_was_away() -> None:
 def test_rules_that_could_not_hold_are_refused(lines: Any, rules: Any, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         Rig(lines, rules)
+
+
+def test_a_line_that_is_requested_twice_at_once_is_not_touched() -> None:
+    rig = Rig(MOTOR, EXCLUSIVE)
+    changes: list[LevelChange] = []
+    rig.simulator.observers.append(changes.append)
+    with pytest.raises(LineBusyError, match="twice"):
+        rig.chip.request([0, 0], [HIGH, HIGH], program("me"))
+    assert changes == []

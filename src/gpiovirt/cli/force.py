@@ -22,31 +22,51 @@ output also ends when its consumer lets the line go. It takes root, or a member 
 
 examples:
   gpiovirt force plc LAMP high --for 10m
-  gpiovirt force plc LAMP --clear
+  gpiovirt force plc --clear LAMP
   gpiovirt force plc --clear
+  gpiovirt force --clear             (of all chips)
 """
 _LONGEST_MS = 168 * 3_600_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", metavar="NAME", help="a chip")
+    parser.add_argument("name", metavar="NAME", nargs="?", default="", help="a chip")
     parser.add_argument("line", metavar="LINE", nargs="?", default="", help="a line's offset or name")
     parser.add_argument("level", metavar="LEVEL", nargs="?", choices=["low", "high"], help="low or high")
     parser.add_argument(
         "--for", dest="time", metavar="TIME", help="for so long, e.g. 10m or 500ms (default: until cleared)"
     )
-    parser.add_argument("--clear", action="store_true", help="end it, of LINE or of all lines")
+    parser.add_argument(
+        "--clear",
+        metavar="LINE",
+        nargs="?",
+        const="",
+        help="end it, of LINE or of all lines, of NAME or of all chips",
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Force a line, or end that."""
-    if options.clear == (options.level is not None) or (options.clear and options.time):
-        raise UsageError("write LINE and LEVEL to force a line, or --clear to end that")
+    if options.clear is not None:
+        if options.level or options.time or (options.line and options.clear):
+            raise UsageError("--clear ends a force, and takes no LEVEL and no --for")
+        return _clear(options.name, options.line or options.clear)
+    if not options.level:
+        raise UsageError("write NAME, LINE and LEVEL to force a line, or --clear to end that")
     for_ms = _time_ms(options.time) if options.time else 0
     with Client() as client:
-        done = client.ask(Force(options.name, options.line, options.level, for_ms)).lines
-    if not done:
+        client.ask(Force(options.name, options.line, options.level, for_ms))
+    return 0
+
+
+def _clear(name: str, line: str) -> int:
+    if not name:
+        name, line = line, ""  # --clear NAME
+    with Client() as client:
+        names = [name] if name else [chip.name for chip in client.chips() if chip.state == "live"]
+        ended = sum(client.ask(Force(each, line)).lines for each in names)
+    if not ended:
         print("nothing is forced there")
     return 0
 

@@ -13,7 +13,7 @@ from gpiovirt.errors import HostError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.virtual.options import add_options, parse_options
-from gpiovirt.virtual.rules import read_rules
+from gpiovirt.virtual.rules import read_rules, rules_of
 
 __all__ = ["configure", "main", "parse_lines"]
 
@@ -88,7 +88,8 @@ def main(options: argparse.Namespace) -> int:
             if not started:
                 raise HostError(f"--while {creator}: there is no such process")
             wanted = wanted._replace(lifetime="process", pid=creator, started=started)
-        chip = client.ask(wanted)
+        with rules_of(options.rules or ""):
+            chip = client.ask(wanted)
     print(f"{chip.name} {chip.device} {chip.num_lines} lines")
     if chip.vm:
         print(f"{chip.name} for VMs: {chip.vm} (gpiovirt vm-args qemu {chip.name})")
@@ -100,11 +101,12 @@ def parse_lines(option: str, texts: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         line, equals, options = text.partition("=")
+        said = f"{option} {text!r}".lstrip()
         if not equals or not line or not options:
-            raise UsageError(f"{option} {text!r}: write LINE=OPTIONS, as in DOOR=pull-up,debounce=5ms")
+            raise UsageError(f"{said}: write LINE=OPTIONS, as in DOOR=pull-up,debounce=5ms")
         try:
             parse_options(options)
         except UsageError as error:
-            raise UsageError(f"{option} {text!r}: {error}") from error
+            raise UsageError(f"{said}: {error}") from error
         add_options(found, line, options)
     return found

@@ -26,7 +26,7 @@ from gpiovirt.virtual import grammar
 from gpiovirt.virtual.custody import Custody, HeldLine, KernelSource, SourceChip, duplicate, release, take
 from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.options import add_options, has_rule, parse_options
-from gpiovirt.virtual.rules import NO_RULES, read_rules
+from gpiovirt.virtual.rules import NO_RULES, read_rules, rules_of
 from gpiovirt.virtual.stack import StackedLine, VirtualChip
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class VirtualChips:
         self._shown: list[str] = []
         self._to_hand_over: list[str] = getattr(options, "kernel", [])
         self._options = _line_options(options.line)
+        self._rules_files: dict[str, str] = {}
         self._rules = self._read_rules(options)
         self.on_rule: Callable[[str, Happening], object] = lambda _chip, _happening: None
         """Called with the name of a chip and what a rule of it has done"""
@@ -74,20 +75,23 @@ class VirtualChips:
         for text in options.chip:
             while True:
                 try:
-                    self._add_chip(text)
+                    with rules_of(self._rules_files.get(text.partition("=")[0], "")):
+                        self._add_chip(text)
                     break
                 except (NoSuchChipError, NoSuchLineError):
                     if time.monotonic() >= give_up:
                         raise
                 time.sleep(0.1)
         for name in [name for name in {**self._options, **self._rules} if name in self.simulator.chips]:
-            self._add_options(name)
-        for option, said in (("--line", self._options), ("--rules", self._rules)):
-            for name in said:
-                if name in self.handed_over:
-                    continue
-                there = ", ".join(self.chips) or "none; make one with --chip NAME=LINES"
-                raise UsageError(f"{option} {name}...: no virtual chip {name!r}; the chips are: {there}")
+            with rules_of(self._rules_files.get(name, "")):
+                self._add_options(name)
+        for name in {**self._options, **self._rules}:
+            if name not in self.handed_over:
+                path = self._rules_files.get(name)
+                said = f"--line {name}:..." if path is None else f"--rules {name}={path}"
+                there = ", ".join([*self.chips, *self.simulator.chips])
+                there = there or "none; make one with --chip NAME=LINES"
+                raise UsageError(f"{said}: no virtual chip {name!r}; the chips are: {there}")
 
     def _read_rules(self, options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         """Of --rules, by chip; what a file says of single lines is among the options then."""
@@ -101,6 +105,7 @@ class VirtualChips:
                 name, path = made[0], text
             if name in found:
                 raise UsageError(f"--rules {text!r}: {name} has rules already")
+            self._rules_files[name] = path
             lines, found[name] = read_rules(path)
             said = self._options.setdefault(name, {})
             for line, words in lines.items():

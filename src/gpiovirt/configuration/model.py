@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -189,10 +190,14 @@ class LineRules(_Model):
         return line_options(self.model_dump(exclude_defaults=True))
 
 
+_LineName = Annotated[str, BeforeValidator(lambda line: str(line) if type(line) is int else line)]
+"""A line's name in the chip, or its offset, in quotes or not"""
+
+
 class OnlyWhile(_Model):
     """A line that is 1 only while others are as they must be."""
 
-    line: str
+    line: _LineName
     """Its name in the chip, or its offset."""
     levels: dict[str, Literal[0, 1]] = Field(alias="is", min_length=1, max_length=64)
     """The others, and the level that each must have."""
@@ -201,7 +206,7 @@ class OnlyWhile(_Model):
 class Interlock(_Model):
     """Lines that depend on each other: either never_both or only_while."""
 
-    never_both: list[str] | None = Field(None, min_length=2, max_length=64)
+    never_both: list[_LineName] | None = Field(None, min_length=2, max_length=64)
     """Lines, by name or offset, of which one at most is 1."""
     policy: Literal["refuse", "break-before-make"] | None = None
     """What happens to a line that is to be 1 while another is: it is refused, or that is made 0 before."""
@@ -214,7 +219,7 @@ class Interlock(_Model):
 class Watchdog(_Model):
     """A line that must toggle while outputs are held, else all that have a safe state go there."""
 
-    line: str
+    line: _LineName
     """Its name in the chip, or its offset."""
     timeout_ms: float = Field(ge=10, le=3_600_000)
     """How long it may stay as it is."""

@@ -106,7 +106,13 @@ class ForcedDriver:
 
     def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
         self._edge = edge
-        self._inner.attach(self._on_edge, presence)
+
+        def on_presence(offset: int, there: bool) -> None:
+            if not there and self._inner.is_output(offset):
+                self.drop_output(offset)
+            presence(offset, there)
+
+        self._inner.attach(self._on_edge, on_presence)
 
     def _on_edge(self, offset: int, rising: bool, timestamp_ns: int, lost: int = 0, /) -> None:
         if offset not in self.levels:
@@ -210,7 +216,7 @@ class ForcedDriver:
         return True
 
     def drop_output(self, offset: int) -> None:
-        """A rule has made the line safe: that ends its force."""
+        """An output is made safe, by a rule, or since it is gone: that ends its force."""
         if offset in self.levels:
             self._drop(offset)
             self._ended(offset)

@@ -185,6 +185,8 @@ class GpioChip:
         if self._admit is not None:
             for offset in offsets:
                 self._check_free(self._line(offset))
+            if len(set(offsets)) < len(offsets):
+                raise LineBusyError(f"a line of {self._driver.label} is requested twice at once")
             self._admit(
                 {
                     offset: _physical(wanted)

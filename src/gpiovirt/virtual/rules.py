@@ -6,11 +6,12 @@ line alone is among its options.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from gpiovirt.core.line import Direction, LineOptions
-from gpiovirt.errors import UsageError
+from gpiovirt.errors import GpiovirtError, UsageError
 from gpiovirt.virtual.limits import OFFSET_MAX
 from gpiovirt.virtual.options import format_options, parse_options
 
@@ -23,6 +24,7 @@ __all__ = [
     "line_options",
     "parse_rules",
     "read_rules",
+    "rules_of",
 ]
 
 _INTERLOCKS_MAX = 64
@@ -228,6 +230,17 @@ class _Key:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, UsageError):
             error.args = (f"{self._key}: {error}",)
+
+
+@contextmanager
+def rules_of(path: str) -> Iterator[None]:
+    """Say in an error about a key of rules that they are of this file ("": of none)."""
+    try:
+        yield
+    except GpiovirtError as error:
+        if path and str(error).startswith(("interlock.", "watchdog: ")):
+            error.args = (f"{path}: {error}",)
+        raise
 
 
 def parse_rules(raw: object) -> Rules:
