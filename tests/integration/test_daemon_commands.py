@@ -88,7 +88,7 @@ def test_watch_goes_on_when_gpiovirtd_is_back(shell: Shell, daemon: Daemon) -> N
         daemon.wait_for(lambda: client.ask(State()).watchers)
     shell("run --chip plc -- gpioset gpiochip0 1=1")
     printed, said = watch.communicate(timeout=20)
-    assert [line.split()[1] for line in printed.splitlines()] == ["line-requested", "line-released"]
+    assert [line.split()[2] for line in printed.splitlines()] == ["line-requested", "line-released"]
     assert said == (
         "gpiovirt: gpiovirtd has ended; waiting for it to come back\ngpiovirt: gpiovirtd is back\n"
     )
@@ -128,12 +128,13 @@ def test_watch_tells_what_happens(shell: Shell, daemon: Daemon) -> None:
     shell("run --chip plc -- gpioset gpiochip0 1=1")
     shell("delete plc")
     printed, _ = watch.communicate(timeout=20)
-    assert [line.split()[:2] for line in printed.splitlines()] == [
+    assert [line.split()[1:3] for line in printed.splitlines()] == [
         ["plc", "line-requested"],
         ["plc", "line-released"],
         ["plc", "deleted"],
     ]
-    assert "offset=1 direction=output consumer=gpioset" in printed
+    said = r'[0-9:]{8}\.[0-9]{3} plc line-requested LAMP output "gpioset" \(pid [0-9]+, root\)'
+    assert re.fullmatch(said, printed.splitlines()[0])
 
 
 @pytest.mark.usefixtures("users")

@@ -379,7 +379,7 @@ def test_what_a_worker_says_of_itself_has_the_size_and_characters_of_names(world
     told = {"event": "requested", "timestamp_ns": 1, "offset": 0, "direction": "input", "used": True}
     worker.say({**told, "consumer": "\ud800" * 1000, "chip": "forged"})
     world.until(lambda: heard)
-    assert heard == [LineEvent("line-requested", "a", 1, 0, "input", "?" * 64, True)]
+    assert heard == [LineEvent("line-requested", "a", 1, 0, "L0", "input", "?" * 64, True, None)]
     worker.say({**told, "consumer": "", "timestamp_ns": 10**400})
     world.until(lambda: chip.handle.restarts == 1 and chip.state == "live")
 

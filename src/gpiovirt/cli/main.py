@@ -22,7 +22,10 @@ COMMANDS = {
     "serve": "host virtual chips for virtual machines",
     "vm-args": "print the arguments that give a virtual machine a chip",
     "new": "create a virtual chip that gpiovirtd keeps",
-    "set": "set options of a virtual chip's lines: bias, drive, debounce, safe state, name",
+    "get": "print levels of lines, whoever holds them",
+    "set": "set levels of lines, or their options: bias, drive, debounce, safe state, name",
+    "pulse": "switch an output on for a time",
+    "monitor": "show edges of lines, as they happen",
     "delete": "delete virtual chips",
     "show": "show one of gpiovirtd's chips in full",
     "rules": "show the rules of a chip, and what they have refused",
@@ -39,6 +42,19 @@ COMMANDS = {
     "replay": "drive simulated lines as a recording says, and compare what a program does",
     "sim": "drive and watch simulated lines",
     "doctor": "say what this machine supports, what is missing and how to get it",
+}
+
+_OTHER_WORDS = {
+    "add": "new",
+    "create": "new",
+    "ls": "list",
+    "info": "show",
+    "remove": "delete",
+    "rm": "delete",
+    "read": "get",
+    "write": "set",
+    "mon": "monitor",
+    "status": "doctor",
 }
 
 
@@ -120,6 +136,8 @@ def _main() -> int:
     if not arguments:
         sys.stderr.write(_overview())
         return 2
+    if arguments[0] == "help" and len(arguments) > 1:
+        arguments = [arguments[1], "--help"]
     if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview())
         return 0
@@ -127,7 +145,7 @@ def _main() -> int:
         sys.stdout.write(f"gpiovirt {__version__}\n")
         return 0
     if arguments[0] not in COMMANDS:
-        raise UsageError(f"no command {arguments[0]!r}; the commands are: {', '.join(COMMANDS)}")
+        raise UsageError(_no_command(arguments[0]))
     parser, given = parser_for(arguments[0]), arguments[1:]
     program: list[str] | None = None
     if parser.get_default("program") is not None and "--" in given:
@@ -141,6 +159,14 @@ def _main() -> int:
     gc.enable()
     status: int = options.main(options)
     return status
+
+
+def _no_command(word: str) -> str:
+    from difflib import get_close_matches  # only who mistyped waits for it
+
+    near = [_OTHER_WORDS[word]] if word in _OTHER_WORDS else get_close_matches(word, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the commands are: {', '.join(COMMANDS)}"
+    return f"no command {word!r}; {hint}"
 
 
 def report(command: Callable[[], int]) -> int:

@@ -18,9 +18,9 @@ from gpiovirt.virtual.rules import read_rules, rules_of
 __all__ = ["configure", "main", "parse_lines"]
 
 EPILOG = """\
-LINES as written to new_device: lines by chip and offset, or by name. The chip is live when this command
-ends, for `gpiovirt run --chip NAME`, and lasts until it is deleted or the machine reboots; `gpiovirt save`
-makes it permanent.
+LINES as written to new_device, in quotes or not: lines by chip and offset, or by name. The chip is live when
+this command ends, for `gpiovirt run --chip NAME`, and lasts until it is deleted or the machine reboots;
+`gpiovirt save` makes it permanent.
 
 OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
 safe=low|high|input|hold, direction=input|output, min-on=TIME, min-off=TIME, max-rate=HZ, name=NAME. They hold
@@ -28,7 +28,7 @@ for every consumer of the chip; another bias, drive or debounce it may ask for. 
 it whenever nobody holds the line; any other line stays as it is.
 
 examples:
-  gpiovirt new plc 'START STOP e6050000.gpio 20-21' --owner alice --group plc --vm
+  gpiovirt new plc START STOP e6050000.gpio 20-21 --owner alice --group plc --vm
   gpiovirt new test 'sim-a 0-3' --line 0=safe=low --line 1=pull-up,debounce=5ms,name=DOOR --while-me
 """
 
@@ -36,7 +36,9 @@ examples:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="the chip's name and label")
-    parser.add_argument("lines", metavar="LINES", help="lines of other chips, e.g. 'sim-a 0 3, sim-b 0-1'")
+    parser.add_argument(
+        "lines", metavar="LINES", nargs="+", help="lines of other chips, e.g. 'sim-a 0 3, sim-b 0-1'"
+    )
     parser.add_argument("--owner", metavar="USER", default="", help="the chip's owner (default: root)")
     parser.add_argument(
         "--group", metavar="GROUP", default="", help="its group (default: gpio, where there is one)"
@@ -71,7 +73,7 @@ def main(options: argparse.Namespace) -> int:
     for line, words in parse_lines("--line", options.line).items():
         add_options(said, line, words)
     wanted = New(
-        options.lines,
+        " ".join(options.lines),
         options.name,
         said,
         rules,

@@ -11,7 +11,7 @@ from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
 from gpiovirt.protocols.control.answers import ChipState, LineState, encode_answer
 
-__all__ = ["configure", "describe", "main"]
+__all__ = ["configure", "describe", "describe_line", "main"]
 
 EPILOG = """\
 example:
@@ -47,7 +47,7 @@ def main(options: argparse.Namespace) -> int:
     if told.vm_consumer:
         print(f"  used by a VM, process {told.vm_consumer.pid}")
     for line in told.lines:
-        print(_line(line))
+        print(describe_line(line))
     return 0
 
 
@@ -59,7 +59,8 @@ def describe(chip: ChipState) -> str:
     return f"{chip.name} {chip.num_lines} lines, {access}, {state}, {saved}"
 
 
-def _line(line: LineState) -> str:
+def describe_line(line: LineState) -> str:
+    """One line about a line."""
     consumer = printable(line.consumer)
     holder = f'"{consumer}"' if consumer else "in use" if line.used else "unused"
     if line.holder and line.holder.pid:

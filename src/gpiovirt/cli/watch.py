@@ -7,9 +7,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 
+from gpiovirt.control.access import group_name, user_name
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError
@@ -21,7 +23,8 @@ _AGAIN_S = 0.2
 
 EPILOG = """\
 Events of a chip: live, changed, owned, deleted, worker-ended; of a line: line-requested, line-released,
-line-config (by a consumer), line-gone and line-back (its source). It continues when gpiovirtd is restarted.
+line-config (by a consumer), line-gone and line-back (its source), line-forced and line-unforced (by an
+operator), rule-refused, rule-tripped and rule-rearmed. It continues when gpiovirtd is restarted.
 
 examples:
   gpiovirt watch
@@ -48,7 +51,7 @@ def main(options: argparse.Namespace) -> int:
                     sys.stderr.write("gpiovirt: gpiovirtd is back\n")
                 was_there = True
                 for event in islice(events, left):
-                    print(json.dumps(encode_answer(event)) if options.json else _text(event), flush=True)
+                    print(_json(event) if options.json else _text(event), flush=True)
                     left = None if left is None else left - 1
         except HostError:
             if not was_there:
@@ -66,10 +69,33 @@ def _await_daemon() -> None:
             return
 
 
+def _json(event: Event) -> str:
+    told = encode_answer(event)
+    return json.dumps({**told, "time_ns": _time_ns(told)})
+
+
+def _time_ns(told: Mapping[str, object]) -> int:
+    """When it happened, since the epoch; now, where it does not say so."""
+    at_ns = told.get("timestamp_ns")
+    return time.time_ns() - (time.monotonic_ns() - at_ns if isinstance(at_ns, int) else 0)
+
+
 def _text(event: Event) -> str:
-    rest = [
-        f"{key}={printable(str(value))}"
-        for key, value in event._asdict().items()
-        if key not in ("event", "chip", "timestamp_ns")
-    ]
-    return " ".join([event.chip, event.event, *rest])
+    told = encode_answer(event)
+    at_ns = _time_ns(told)
+    clock = time.strftime("%H:%M:%S", time.localtime(at_ns // 10**9))
+    words = [f"{clock}.{at_ns // 1_000_000 % 1000:03}", event.chip, event.event]
+    if "offset" in told:
+        words.append(printable(told["name"]) or str(told["offset"]))
+    words += [printable(str(told[key])) for key in ("direction", "source", "level", "why") if told.get(key)]
+    if told.get("consumer"):
+        words.append(f'"{printable(told["consumer"])}"')
+    who = told.get("holder") or told
+    if "uid" in who and event.event != "owned":
+        pid = f"pid {who['pid']}, " if who.get("pid") else ""
+        words.append(f"({pid}{user_name(who['uid'])})")
+    if event.event == "owned":
+        words.append(f"{user_name(told['uid'])}:{group_name(told['gid'])} {told['mode']:04o}")
+    if event.event == "lost":
+        words.append(f"{told['count']} events")
+    return " ".join(words)

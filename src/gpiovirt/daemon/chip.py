@@ -19,7 +19,7 @@ from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
-from gpiovirt.daemon.told import Status, Use, decode_status, decode_told
+from gpiovirt.daemon.told import Status, Use, decode_levels, decode_status, decode_told
 from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
 from gpiovirt.daemon.worker_handle import WorkerHandle
 from gpiovirt.errors import HostError, NotPermittedError, PeerError
@@ -31,7 +31,7 @@ from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
-from gpiovirt.protocols.control.answers import ChipEvent, Event, RuleEvent, SourceEvent
+from gpiovirt.protocols.control.answers import ChipEvent, Event, Levels, RuleEvent, SourceEvent
 from gpiovirt.sources.line_files import (
     FDS_OF_LINE,
     KernelLine,
@@ -335,13 +335,13 @@ class KeptChip:
         line = self.lines[offset]
         _log.warning("%s: line %d (%s) is gone", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, SourceEvent("line-gone", self.name, offset, str(line.address)))
+        self._tell(self, SourceEvent("line-gone", self.name, offset, self.names()[offset], str(line.address)))
 
     def _on_back(self, offset: int) -> None:
         line = self.lines[offset]
         _log.info("%s: line %d (%s) is back", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, SourceEvent("line-back", self.name, offset, str(line.address)))
+        self._tell(self, SourceEvent("line-back", self.name, offset, self.names()[offset], str(line.address)))
 
     def _tell_line(self, offset: int) -> None:
         if self.handle.is_ready:
@@ -444,7 +444,7 @@ class KeptChip:
 
     def on_told(self, body: Mapping[str, Any]) -> None:
         """The worker reports who uses it, or what happens to its lines."""
-        told = decode_told(body, self.name, len(self.lines))
+        told = decode_told(body, self.name, self.names())
         if isinstance(told, Use):
             self.use = told
             self.handle.watch_over(bool(told.lines or told.vm))
@@ -517,6 +517,14 @@ class KeptChip:
         except HostError:
             return None
         return decode_status(answer.body.get("status"), len(self.lines))
+
+    async def levels(self, offsets: Sequence[int], timeout_s: float) -> Levels:
+        """The levels of lines, as the chip has them; HostError if its worker does not answer."""
+        answer = await self.handle.ask(timeout_s, do="levels", offsets=list(offsets))
+        levels = decode_levels(answer.body, len(offsets))
+        if levels is None:
+            raise HostError(f"the process that serves {self.name} breaks its protocol")
+        return levels
 
     async def force(self, offset: int, level: Literal["low", "high"] | None, for_ms: int) -> bool:
         """Force a line, or end that (None); False if there is nothing to end.

@@ -53,6 +53,7 @@ from gpiovirt.protocols.control.requests import (
     Look,
     New,
     Own,
+    Read,
     Rearm,
     Request,
     Save,
@@ -312,6 +313,10 @@ class _Client:
             case Show():
                 chip = self._find(who, asked.name)
                 return chip_details(chip, await chip.status(_STATUS_S), asked.first)
+            case Read():
+                chip = self._find(who, asked.name)
+                lines = [line_of(chip, line) for line in asked.lines] or range(len(chip.lines))
+                return await chip.levels(lines, _STATUS_S)
             case State():
                 return self._state(who)
             case Watch():
@@ -384,9 +389,14 @@ class _Client:
                 level = asked.level or ""
                 self._custodian.on_event(
                     chip,
-                    ForceEvent("line-forced", chip.name, offset, level, who.uid)
-                    if level
-                    else ForceEvent("line-unforced", chip.name, offset, level, who.uid),
+                    ForceEvent(
+                        "line-forced" if level else "line-unforced",
+                        chip.name,
+                        offset,
+                        chip.names()[offset],
+                        level,
+                        who.uid,
+                    ),
                 )
                 done += 1
         return done

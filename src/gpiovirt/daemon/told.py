@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from gpiovirt.errors import PeerError
@@ -12,6 +12,7 @@ from gpiovirt.protocols.control.answers import (
     Consumer,
     Direction,
     ForceEvent,
+    Levels,
     LineEvent,
     LineHolder,
     LossEvent,
@@ -20,7 +21,7 @@ from gpiovirt.protocols.control.answers import (
     decode_answer,
 )
 
-__all__ = ["LineUse", "Status", "Use", "decode_status", "decode_told"]
+__all__ = ["LineUse", "Status", "Use", "decode_levels", "decode_status", "decode_told"]
 
 _NAME_MAX = 64
 _CONSUMERS_MAX = 256
@@ -67,9 +68,10 @@ class Status(NamedTuple):
 
 
 def decode_told(
-    body: Mapping[str, Any], chip: str, num_lines: int
+    body: Mapping[str, Any], chip: str, names: Sequence[str]
 ) -> Use | LossEvent | LineEvent | RuleEvent | ForceEvent:
-    """What it says unasked; PeerError."""
+    """What it says unasked, of lines with these names; PeerError."""
+    num_lines = len(names)
     match body:
         case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
             return Use(lines, vm)
@@ -82,9 +84,9 @@ def decode_told(
             "uid": int(uid),
             "why": str(why),
         } if 0 <= offset < num_lines and _are_numbers(pid, uid):
-            return RuleEvent(_RULE_EVENTS[what], chip, offset, pid, uid, _clean(why, _WHY_MAX))
+            return RuleEvent(_RULE_EVENTS[what], chip, offset, names[offset], pid, uid, _clean(why, _WHY_MAX))
         case {"event": "unforced", "offset": int(offset)} if 0 <= offset < num_lines:
-            return ForceEvent("line-unforced", chip, offset, "", 0)
+            return ForceEvent("line-unforced", chip, offset, names[offset], "", 0)
         case {
             "event": "requested" | "released" | "config" as what,
             "timestamp_ns": int(timestamp_ns),
@@ -93,8 +95,31 @@ def decode_told(
             "consumer": str(consumer),
             "used": bool(used),
         } if 0 <= offset < num_lines and _are_numbers(timestamp_ns):
-            return LineEvent(_EVENTS[what], chip, timestamp_ns, offset, direction, _name(consumer), used)
+            name, consumer, holder = names[offset], _name(consumer), _holder(body.get("holder"))
+            return LineEvent(
+                _EVENTS[what], chip, timestamp_ns, offset, name, direction, consumer, used, holder
+            )
     raise PeerError("a malformed event")
+
+
+def _holder(told: object) -> LineHolder | None:
+    """PeerError if there is something else."""
+    if told is None:
+        return None
+    holder = decode_answer(LineHolder, told)
+    if not _are_numbers(holder.pid, holder.uid):
+        raise PeerError("a malformed holder")
+    return holder
+
+
+def decode_levels(told: object, count: int) -> Levels | None:
+    """The levels of so many lines; None if that has not the form that it should."""
+    try:
+        levels = decode_answer(Levels, told)
+    except PeerError:
+        return None
+    is_right = len(levels.levels) == count and all(level in (None, 0, 1) for level in levels.levels)
+    return levels if is_right else None
 
 
 def decode_status(told: object, num_lines: int) -> Status | None:

@@ -197,6 +197,13 @@ class VirtualChip(GpioChip):
         """The level of each line that is forced."""
         return self._forced.levels if self._forced is not None else {}
 
+    def level(self, offset: int) -> int | None:
+        """What a line is, whoever holds it; None if it cannot be read."""
+        try:
+            return self._driver.bind([offset]).get(1)
+        except GpiovirtError:
+            return None
+
     def force(self, offset: int, level: int, until_ns: int, drives: bool) -> None:
         """As of ForcedDriver; InvalidError for a chip that keeps nothing."""
         if self._forced is None:

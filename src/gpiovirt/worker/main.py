@@ -330,6 +330,8 @@ class _Worker:
                 self._send({"tag": tag, "status": served.status()})
             case {"do": "lend", "tag": tag, "chip": chip, "offset": offset, "consumer": consumer} if served:
                 self._lend(served, tag, chip, offset, consumer)
+            case {"do": "levels", "tag": tag, "offsets": offsets} if isinstance(served, _ServedChip):
+                self._send({"tag": tag, "levels": [served.chip.level(offset) for offset in offsets]})
             case {"do": "force"} if isinstance(served, _ServedChip):
                 self._force(served, message.body)
             case {"do": "rearm", "tag": tag} if isinstance(served, _ServedChip):
@@ -390,7 +392,7 @@ class _Worker:
 
     def _on_info(self, event: InfoEvent) -> None:
         self._tell(
-            {"event": event.type.name.lower(), "timestamp_ns": event.timestamp_ns, **_line(event.info)}
+            {"event": event.type.name.lower(), "timestamp_ns": event.timestamp_ns, **_held_line(event.info)}
         )
 
     def _tell(self, told: dict[str, Any], is_rare: bool = False) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Event",
     "ForceEvent",
     "Forced",
+    "Levels",
     "LineEvent",
     "LineHolder",
     "LineState",
@@ -109,6 +110,12 @@ class LineState(NamedTuple):
     forced: Literal["", "low", "high"]
     """The level that an operator has forced it to"""
     options: str
+
+
+class Levels(NamedTuple):
+    """Levels of lines, in the order that they were asked for; None where one cannot be read."""
+
+    levels: tuple[int | None, ...]
 
 
 class Consumer(NamedTuple):
@@ -233,6 +240,7 @@ class RuleEvent(NamedTuple):
     event: Literal["rule-refused", "rule-tripped", "rule-rearmed"]
     chip: str
     offset: int
+    name: str
     pid: int
     uid: int
     why: str
@@ -244,6 +252,7 @@ class ForceEvent(NamedTuple):
     event: Literal["line-forced", "line-unforced"]
     chip: str
     offset: int
+    name: str
     level: Literal["", "low", "high"]
     uid: int
 
@@ -260,6 +269,7 @@ class SourceEvent(NamedTuple):
     event: Literal["line-gone", "line-back"]
     chip: str
     offset: int
+    name: str
     source: str
 
 
@@ -269,10 +279,13 @@ class LineEvent(NamedTuple):
     event: Literal["line-requested", "line-released", "line-config"]
     chip: str
     timestamp_ns: int
+    """On CLOCK_MONOTONIC"""
     offset: int
+    name: str
     direction: Direction
     consumer: str
     used: bool
+    holder: LineHolder | None
 
 
 class LossEvent(NamedTuple):

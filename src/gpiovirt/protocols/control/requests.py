@@ -12,6 +12,7 @@ from gpiovirt.protocols.control.answers import (
     ChipState,
     DaemonState,
     Forced,
+    Levels,
     Page,
     Rearmed,
     SourcePage,
@@ -29,6 +30,7 @@ __all__ = [
     "Look",
     "New",
     "Own",
+    "Read",
     "Rearm",
     "Request",
     "Save",
@@ -48,6 +50,7 @@ DRIVERS = ("gpio-virt-agg", "gpio-aggregator")
 _TEXT_MAX = 65536
 _GIDS_MAX = 65536  # limits.h: NGROUPS_MAX
 _CHANGES_MAX = 256
+_LINES_MAX = 1024
 _SHOWN_MAX = 40
 _NONE: Mapping[str, Any] = {}
 _A_co = TypeVar("_A_co", covariant=True)
@@ -238,6 +241,17 @@ class Show(NamedTuple):
         return Show(self.name, end) if self.first < end < told.chip.num_lines else None
 
 
+class Read(NamedTuple):
+    """The levels of lines, which stay as they are, whoever holds them; of all lines if none is named."""
+
+    name: str
+    lines: tuple[str, ...] = ()
+    """Their offsets, or names"""
+
+    def answer(self, told: object) -> Levels:
+        return decode_answer(Levels, told)
+
+
 class Save(NamedTuple):
     """Have a chip there after a reboot, or not; `origin` (None: as it is) is the file that describes it."""
 
@@ -287,6 +301,7 @@ _KINDS: Mapping[str, type[Request[Any]]] = {
     "look": Look,
     "describe": Describe,
     "show": Show,
+    "read": Read,
     "save": Save,
     "sources": Sources,
     "state": State,
@@ -406,11 +421,18 @@ def _changes(key: str, value: object) -> tuple[Change, ...]:
     return tuple(_decode(Change, change) for change in value)
 
 
+def _lines(key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _LINES_MAX:
+        raise UsageError(f"{key}: expected a list of at most {_LINES_MAX}")
+    return tuple(_text(key, line) for line in value)
+
+
 def _truth(_key: str, value: object) -> bool:
     return bool(value)
 
 
 _CHECKS: Mapping[str, Callable[[str, object], object]] = {
+    "lines": _lines,
     **dict.fromkeys(("after", "definition", "name", "origin"), _text),
     **dict.fromkeys(("force", "permanent", "replace", "vm", "wait"), _truth),
     "first": lambda key, value: max(_number(key, value), 0),

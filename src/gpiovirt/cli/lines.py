@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""CHIP:LINE, as commands take it, for lines of gpiovirtd's chips."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from gpiovirt.control.client import Client
+from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.answers import ChipDetails, LineState
+
+__all__ = ["LEVELS", "Target", "Targets", "level_of"]
+
+LEVELS = {"0": 0, "1": 1, "low": 0, "high": 1, "off": 0, "on": 1}
+
+
+class Target(NamedTuple):
+    """A line that was named, and the chip that it is of."""
+
+    chip: ChipDetails
+    line: LineState
+
+    def __str__(self) -> str:
+        return f"{self.chip.chip.name}:{self.line.name or self.line.offset}"
+
+
+class Targets:
+    """Finds them; each chip is asked about once."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._chips: dict[str, ChipDetails] = {}
+
+    def chip(self, name: str) -> ChipDetails:
+        """UsageError if there is none."""
+        if name not in self._chips:
+            self._chips[name] = self._client.show(name)
+        return self._chips[name]
+
+    def line(self, text: str) -> Target:
+        """The line that `text`, CHIP:LINE, names; UsageError."""
+        name, colon, line = text.partition(":")
+        if not (name and colon and line):
+            raise UsageError(f"{text!r}: write CHIP:LINE, as in plc:LAMP or plc:4")
+        chip = self.chip(name)
+        found = [
+            state for state in chip.lines if line in (str(state.offset) if line.isdecimal() else state.name,)
+        ]
+        if len(found) == 1:
+            return Target(chip, found[0])
+        if found:
+            offsets = ", ".join(str(state.offset) for state in found)
+            raise UsageError(f"{text!r}: lines {offsets} of {name} have that name; use an offset")
+        if not chip.lines:
+            raise UsageError(f"{text!r}: {name} waits for its lines")
+        if line.isdecimal():
+            raise UsageError(f"{text!r}: {name} has no such line; its offsets are 0 to {len(chip.lines) - 1}")
+        names = [state.name for state in chip.lines if state.name]
+        near = get_close_matches(line, names)
+        there = f"its lines are: {', '.join(names) or 'unnamed'}"
+        hint = f"did you mean {' or '.join(near)}?" if near else there
+        raise UsageError(f"{text!r}: {name} has no such line; {hint}")
+
+
+def level_of(text: str) -> int:
+    """Of 0, low, off, 1, high, on; UsageError."""
+    if text not in LEVELS:
+        raise UsageError(f"{text!r} is no level; use one of {', '.join(LEVELS)}")
+    return LEVELS[text]

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""A line of one of gpiovirtd's chips, held by this process as any program's would be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+from collections.abc import Iterator
+
+from gpiovirt.core.line import LineSettings
+from gpiovirt.errors import GpiovirtError, HostError, NotPermittedError
+from gpiovirt.host.device_socket import DeviceSocket
+from gpiovirt.protocols.gpiochip.caller import encode_request
+from gpiovirt.uapi import gpio as u
+
+__all__ = ["HeldLine"]
+
+_VALUES = tuple(u.gpio_v2_line_values.pack(level, 1) for level in (0, 1))
+_EVENTS_READ = 64
+
+
+class HeldLine:
+    """Line `offset` of the chip served at `device`, until close(); `consumer` is what others see.
+
+    GpiovirtError says why not, and who holds the line if somebody does.
+    """
+
+    def __init__(self, device: str, offset: int, settings: LineSettings, consumer: str) -> None:
+        try:
+            chip = DeviceSocket.open(device, "gpiochip")
+        except OSError as error:
+            raise HostError.of(f"cannot open the chip at {device}", error) from error
+        try:
+            answer = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, encode_request(offset, settings, consumer, 0))
+        except OSError as error:
+            raise HostError.of("the chip does not answer", error) from error
+        finally:
+            chip.fifo.close()
+            chip.close()
+        if answer.errno or not isinstance(answer.file, DeviceSocket):
+            raise _refused(answer.errno, answer.why)
+        self._file = answer.file
+        self._edges = self._file.fifo.reader
+        os.set_blocking(self._edges, False)
+        self._ready = select.epoll()
+        for fd in (self._edges, self._file.fileno()):
+            self._ready.register(fd, select.EPOLLIN)
+
+    def set(self, level: int) -> None:
+        """Drive it; GpiovirtError if that is refused, or the line is gone."""
+        self._ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, _VALUES[level])
+
+    def get(self) -> int:
+        """Its level; GpiovirtError if it is gone."""
+        return self._ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, _VALUES[0])[0] & 1
+
+    def _ioctl(self, cmd: int, argument: bytes) -> bytes:
+        try:
+            answer = self._file.ioctl(cmd, argument)
+        except OSError as error:
+            raise HostError.of("the line is lost", error) from error
+        if answer.errno:
+            raise _refused(answer.errno, answer.why)
+        return answer.reply or b"\0"
+
+    def fileno(self) -> int:
+        """Readable when there are edges, or the line is lost."""
+        return self._ready.fileno()
+
+    def edges(self) -> Iterator[tuple[bool, int, int]]:
+        """Those so far: (rising, ns on CLOCK_MONOTONIC, number from 1 on); HostError if the line is lost."""
+        try:
+            raw = os.read(self._edges, u.gpio_v2_line_event.size * _EVENTS_READ)
+        except BlockingIOError:
+            raw = b""
+        if not raw and self._is_lost():
+            raise HostError("the line is lost: its chip has ended or was changed")
+        for timestamp_ns, kind, _offset, seqno, _ in u.gpio_v2_line_event.iter_unpack(raw):
+            yield kind == u.GPIO_V2_LINE_EVENT_RISING_EDGE, timestamp_ns, seqno
+
+    def _is_lost(self) -> bool:
+        try:
+            return self._file.look()
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        """Let it go."""
+        self._ready.close()
+        self._file.fifo.close()
+        self._file.close()
+
+
+def _refused(number: int, why: str) -> GpiovirtError:
+    kind = NotPermittedError if number == errno.EPERM else HostError
+    return kind(why or os.strerror(number or errno.EIO))
