@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["SimServer"]
 
 _MAX_MESSAGE = 1 << 16
+_LINES_PER_PAGE = 200
 _LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
 
 
@@ -88,8 +90,8 @@ class SimServer:
                     return {}
                 case {"do": "get", "line": str(line)}:
                     return {"level": self._simulator.level(*self._simulator.find_line(line))}
-                case {"do": "list"}:
-                    return {"lines": list(self._lines())}
+                case {"do": "list", **rest}:
+                    return self._page(rest.get("first", 0))
                 case {"do": "watch"}:
                     if not self._watchers:
                         self._simulator.observers.append(self._on_change)
@@ -101,9 +103,18 @@ class SimServer:
         except (ValueError, RecursionError) as error:
             return {"error": f"not a message: {error}"}
 
-    def _lines(self) -> Iterator[dict[str, Any]]:
+    def _page(self, first: object) -> dict[str, Any]:
+        """As many lines as a packet holds whatever their names are."""
+        if type(first) is not int or first < 0:
+            raise UsageError("first: expected a number of lines")
+        page = list(islice(self._lines(first), _LINES_PER_PAGE + 1))
+        return {"lines": page[:_LINES_PER_PAGE], "more": len(page) > _LINES_PER_PAGE}
+
+    def _lines(self, first: int) -> Iterator[dict[str, Any]]:
         for label, chip in self._simulator.chips.items():
-            for offset in range(chip.info.num_lines):
+            skipped = min(first, chip.info.num_lines)
+            first -= skipped
+            for offset in range(skipped, chip.info.num_lines):
                 info = chip.line_info(offset)
                 yield {
                     "chip": label,

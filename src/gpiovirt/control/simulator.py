@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["ENVIRONMENT", "SimClient", "running", "socket_of"]
 
 _ANSWER_MAX = 1 << 20
+_LINES_MAX = 1 << 20
 _ANSWER_S = 3
 
 
@@ -100,7 +101,7 @@ class SimClient:
         """End the connection."""
         self._socket.close()
 
-    def _call(self, **command: str) -> dict[str, Any]:
+    def _call(self, **command: str | int) -> dict[str, Any]:
         try:
             self._socket.send(json.dumps(command).encode())
         except OSError as error:
@@ -137,8 +138,16 @@ class SimClient:
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines: chip, offset, name, direction, consumer, level."""
-        lines: list[dict[str, Any]] = self._call(do="list")["lines"]
-        return lines
+        lines: list[dict[str, Any]] = []
+        while len(lines) < _LINES_MAX:
+            match self._call(do="list", first=len(lines)):
+                case {"lines": [_, *_] as page, "more": True}:
+                    lines += page
+                case {"lines": list(page)}:  # the last, or one of an older simulator, which says all at once
+                    return lines + page
+                case _:
+                    raise HostError("the simulator breaks the protocol")
+        raise HostError("the simulator has lines without an end")
 
     def watch(self) -> Iterator[LevelChange]:
         """Every change of level from now on, until the simulator ends; commands still work meanwhile."""
