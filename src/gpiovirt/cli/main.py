@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from gpiovirt import __version__
 from gpiovirt.core.text import printable
-from gpiovirt.errors import GpiovirtError, UsageError
+from gpiovirt.errors import GpiovirtError, HostError, UsageError
 
 __all__ = ["COMMANDS", "add_poll_us", "main", "new_parser", "parser_for", "report"]
 
@@ -172,7 +172,10 @@ def _no_command(word: str) -> str:
 def report(command: Callable[[], int]) -> int:
     """Run a command; the exit status is 2 on wrong usage and 1 on failure."""
     try:
-        return command()
+        try:
+            return command()
+        finally:
+            _flush()
     except UsageError as error:
         sys.stderr.write(f"gpiovirt: {printable(str(error))}\n")
         return 2
@@ -182,8 +185,33 @@ def report(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
+        return _end_of_sigpipe()
+
+
+def _flush() -> None:
+    """Find out here what else the interpreter would complain of at its end."""
+    try:
+        if sys.stdout:  # None if it was closed before we began
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget_output()
+        raise HostError.of("cannot write to standard output", error) from error
+
+
+def _end_of_sigpipe() -> int:
+    """Nobody reads our output any more: end as every program does that leaves SIGPIPE as it is."""
+    import signal
+
+    _forget_output()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGPIPE)
+    return 128 + signal.SIGPIPE  # it is blocked
+
+
+def _forget_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":
