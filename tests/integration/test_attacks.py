@@ -360,7 +360,7 @@ class TestFaults:
     ) -> None:
         api = ApiClient(str(daemon.run / "api.sock"))
         assert api("GET", "/chips").status == 200
-        monkeypatch.setattr("gpiovirt.control.client._ANSWER_S", 1)
+        monkeypatch.setattr("gpiovirt.control.client.ANSWER_S", 1)
         daemon.process.send_signal(signal.SIGSTOP)
         try:
             with daemon.client() as client, pytest.raises(HostError, match="is it stopped"):

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from gpiovirt.control.client import ANSWER_S
 from gpiovirt.core.task import Future, Lock, start
+from gpiovirt.daemon import chip as chip_module
 from gpiovirt.daemon.chip import MEMORY, KeptChip
 from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.directories import Directories
@@ -168,6 +170,32 @@ def test_a_chip_whose_worker_cannot_serve_is_not_made(world: World) -> None:
     assert not world.store.load()
     del world.workers.ways["a"]
     world.new("a", "sim 0")
+
+
+def test_a_chip_waits_for_a_fork_server_that_begins_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a slow board; the time of the chip's worker begins then."""
+    monkeypatch.setattr(chip_module, "_LIVE_NS", int(0.4e9))
+    world.forkserver.imports = True
+    made = start(world.custodian.new(record("a", "sim 0")))
+    world.reactor.run_until(Future(), int(0.6e9))
+    assert not made.is_done
+    world.forkserver.finish_importing()
+    world.until(lambda: made.is_done)
+    assert made.result().state == "live"
+
+
+def test_a_chip_is_refused_before_its_client_gives_up(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chip_module._FORKS_NS + chip_module._LIVE_NS < ANSWER_S * 1e9
+    for name in ("_FORKS_NS", "_LIVE_NS"):
+        monkeypatch.setattr(chip_module, name, int(0.2e9))
+    world.forkserver.imports = True
+    with pytest.raises(HostError, match="forks workers is still starting; try again"):
+        world.new("a", "sim 0")
+    assert not world.custodian.chips
+    world.forkserver.finish_importing()
+    assert world.new("a", "sim 0").state == "live"
 
 
 def test_a_chip_that_cannot_be_served_when_changed_is_as_it_was(world: World) -> None:

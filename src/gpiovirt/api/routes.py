@@ -42,6 +42,7 @@ from gpiovirt.api.stream import EventStream, Streams, encode
 from gpiovirt.configuration.model import Chip, InvalidChipError
 from gpiovirt.control.access import Identity, gid_of, parse_mode, uid_of
 from gpiovirt.control.async_client import AsyncClient
+from gpiovirt.control.client import ANSWER_S
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control import answers as protocol
 from gpiovirt.protocols.control.answers import RefusedError
@@ -133,7 +134,7 @@ async def make_chip(
             holds = True
             wanted = wanted._replace(lifetime="connection")
         try:
-            told = await client.ask(wanted)
+            told = await client.ask(wanted, ANSWER_S)
         except RefusedError as error:
             raise problem_of_chip(error, chip) from error
         made = (await run_in_threadpool(chip_summary, told)).model_dump()
@@ -174,7 +175,7 @@ async def change_chip(
         raise ProblemError(422, f"name: {what}", errors=[Fault(path="name", detail=what)])
     wanted = await run_in_threadpool(chip.wanted)
     try:
-        told = await daemon.ask(wanted.as_change()._replace(force=force))
+        told = await daemon.ask(wanted.as_change()._replace(force=force), ANSWER_S)
     except RefusedError as error:
         raise problem_of_chip(error, chip) from error
     return await run_in_threadpool(chip_summary, told)

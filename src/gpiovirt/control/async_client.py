@@ -55,7 +55,7 @@ class AsyncClient:
                         return cls(sock, acting_for)
         except TimeoutError:
             sock.close()
-            raise HostError(f"gpiovirtd does not answer within {_ANSWER_S:g} s") from None
+            raise HostError(f"gpiovirtd accepts no connection within {_CONNECT_S:g} s") from None
         except OSError as error:
             sock.close()
             raise unreachable(path, error) from error
@@ -73,16 +73,16 @@ class AsyncClient:
         """End the connection."""
         self._socket.close()
 
-    async def ask(self, request: Request[_T]) -> _T:
-        """Ask for something; the answer."""
+    async def ask(self, request: Request[_T], patience_s: float = _ANSWER_S) -> _T:
+        """Ask for something; the answer. What starts a worker takes up to ANSWER_S of the other client."""
         loop = asyncio.get_running_loop()
         packet = encode(encode_request(request, self._acting_for))
         try:
-            async with asyncio.timeout(_ANSWER_S):
+            async with asyncio.timeout(patience_s):
                 await loop.sock_sendall(self._socket, packet)
                 return request.answer(result_of(await self._receive()))
         except TimeoutError:
-            raise HostError(f"gpiovirtd does not answer within {_ANSWER_S:g} s") from None
+            raise HostError(f"gpiovirtd does not answer within {patience_s:g} s") from None
         except OSError as error:
             raise HostError.of("gpiovirtd does not listen", error) from error
 

@@ -15,9 +15,9 @@ from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.control.answers import ChipDetails, ChipState, Event, decode_event, result_of
 from gpiovirt.protocols.control.requests import List, Request, Show, Watch, encode_request
 
-__all__ = ["Client", "unreachable"]
+__all__ = ["ANSWER_S", "Client", "unreachable"]
 
-_ANSWER_S = 30  # deletions and new chips take up to a few
+ANSWER_S = 30  # a new chip takes up to 25, while the process that forks workers is still starting
 _T = TypeVar("_T")
 
 
@@ -29,7 +29,7 @@ def unreachable(path: str, error: OSError) -> HostError:
 
 
 def _too_late() -> HostError:
-    error = HostError(f"gpiovirtd does not answer within {_ANSWER_S} s; is it stopped?")
+    error = HostError(f"gpiovirtd does not answer within {ANSWER_S} s; is it stopped?")
     error.errno = errno.ETIMEDOUT
     return error
 
@@ -46,7 +46,7 @@ class Client:
             )
         self._acting_for = acting_for
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._patience(_ANSWER_S)
+        self._patience(ANSWER_S)
         try:
             self._socket.connect(path)
         except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gpiovirt.core.line import Direction as LineDirection
 from gpiovirt.core.line import LineOptions
-from gpiovirt.core.task import Future, Lock, TooLateError, wait_for
+from gpiovirt.core.task import Future, Lock, TooLateError, sleep, wait_for
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
@@ -56,6 +56,8 @@ _log = logging.getLogger(__name__)
 
 _END_S = 0.5
 _LIVE_NS = 10_000_000_000
+_FORKS_NS = 15_000_000_000  # before that, while workers cannot be forked yet; clients wait longer than both
+_LOOK_NS = 10_000_000
 _UNSERVED_S = 1.0  # after so long without a worker, lines are made safe here
 _WHY_MAX = 400
 _ORPHANS_S = 0.02  # between looks for holders that have ended, while their lines have no worker
@@ -234,14 +236,23 @@ class KeptChip:
         self.listen()
         self._ready = Future()
         self.handle.start()
-        deadline_ns = time.monotonic_ns() + _LIVE_NS
+        if message := await self._failure_to_serve():
+            raise HostError(f"the chip {self.name} cannot be served: {message}")
+
+    async def _failure_to_serve(self) -> str:
+        """ "" once its worker is ready, which has its time from when it can be forked."""
+        late_ns = time.monotonic_ns() + _FORKS_NS
+        while self.handle.waits_to_be_forked and time.monotonic_ns() < late_ns:
+            await sleep(self._reactor.deadlines, time.monotonic_ns() + _LOOK_NS)
         try:
-            message = await wait_for(self._ready, self._reactor.deadlines, deadline_ns)
+            return await wait_for(self._ready, self._reactor.deadlines, time.monotonic_ns() + _LIVE_NS)
         except TooLateError:
             self.handle.catch_up()
-            message = self._ready.result() if self._ready.is_done else "its worker does not get ready"
-        if message:
-            raise HostError(f"the chip {self.name} cannot be served: {message}")
+        if self._ready.is_done:
+            return self._ready.result()
+        if self.handle.waits_to_be_forked:
+            return "the process that forks workers is still starting; try again"
+        return "its worker does not get ready"
 
     async def met(self) -> None:
         """Wait until the worker that was found has handed over, or has failed to in time."""

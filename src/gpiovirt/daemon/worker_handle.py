@@ -135,6 +135,11 @@ class WorkerHandle:
         """Whether one has been asked for, and has not failed yet."""
         return self._state in (_State.MEETS, _State.TAKES)
 
+    @property
+    def waits_to_be_forked(self) -> bool:
+        """Whether one has been asked for of a fork server that has not begun yet."""
+        return self.is_starting and not self.is_found and not self._forkserver.is_there()
+
     # beginning
 
     def find(self) -> bool:
@@ -187,7 +192,7 @@ class WorkerHandle:
             self._lose()
         elif not self.is_starting or self._cancel is not None:
             return
-        elif not is_heard and not self.is_found and not self._forkserver.is_there():
+        elif not is_heard and self.waits_to_be_forked:
             self._started_s = time.monotonic()
             self._cancel = self._reactor.call_later(_FORK_S, self._on_slow)
         else:

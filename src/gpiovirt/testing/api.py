@@ -55,7 +55,7 @@ def _being(user: str) -> Iterator[None]:
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str, user: str) -> None:
-        super().__init__("gpiovirt", timeout=20)
+        super().__init__("gpiovirt", timeout=40)
         self._path = path
         self._user = user
 
