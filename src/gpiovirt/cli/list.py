@@ -12,15 +12,17 @@ from gpiovirt.control import control_socket, pid_of_socket
 from gpiovirt.control.simulator import SimClient, running
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, UsageError
+from gpiovirt.host.pin_functions import pin_functions
 from gpiovirt.sources.finder import Finder
 
 EPILOG = """\
 Lists the kernel chips that this user may open, the simulated chips of running programs, and the chips of
 gpiovirtd that this user may use: with NAME, a name or label, only those, with all their lines. A line held
-for a virtual chip is followed by `-> NAME`.
+for a virtual chip is followed by `-> NAME`. Root is also told which pins a UART, a bus and so on has.
 
 In JSON a chip has a kind (kernel, simulated or virtual), a name, a label and lines, and each line an offset,
-a name, a direction, a consumer and used; a virtual chip has in addition what `gpiovirt show --json` prints.
+a name, a direction, a consumer and used; a line of the kernel's has pin, too, who has its pin. A virtual chip
+has in addition what `gpiovirt show --json` prints.
 
 examples:
   gpiovirt list
@@ -83,10 +85,12 @@ def _kernel_chips() -> Iterator[dict[str, Any]]:
         handed_over = _handed_over() if chips else _NONE
         for chip in chips:
             lines = []
+            functions = pin_functions(chip.info)
             for offset in range(chip.info.num_lines):
                 info = chip.line_info(offset)
                 line = _line(offset, info.name, info.direction.name.lower(), info.consumer, info.used)
-                lines.append({**line, "chip": _chip_of(info.consumer, handed_over)})
+                pin = functions.get(offset, "")
+                lines.append({**line, "chip": _chip_of(info.consumer, handed_over), "pin": pin})
             yield {"kind": "kernel", "name": chip.info.name, "label": chip.info.label, "lines": lines}
 
 
@@ -136,7 +140,8 @@ def _print(chip: Mapping[str, Any]) -> None:
         holder = f'"{consumer}"' if consumer else "the kernel" if line["used"] else "unused"
         virtual = f" -> {printable(line['chip'])}" if line["chip"] else ""
         name = printable(line["name"]) or "-"
-        print(f"  {line['offset']:4} {name:20} {line['direction']:7} {holder}{virtual}")
+        pin = f", its pin is for {printable(line['pin'])}" if line.get("pin") else ""
+        print(f"  {line['offset']:4} {name:20} {line['direction']:7} {holder}{virtual}{pin}")
 
 
 def _print_virtual(chip: Mapping[str, Any]) -> None:

@@ -69,7 +69,7 @@ class ChipDevice:
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise self._failure("request", offset, error) from error
-            who = self.line_info(offset).consumer or "the kernel"
+            who = self.line_info(offset).consumer or self._has_pin(offset) or "the kernel"
             raise LineBusyError(
                 f'line {self.info.label}:{offset} is held by "{who}"; release it or choose another'
             ) from error
@@ -79,7 +79,19 @@ class ChipDevice:
     def _failure(self, what: str, offset: int, error: OSError) -> HostError:
         if error.errno == errno.ENODEV:
             return ChipGoneError(f"the chip {self.info.label} has vanished")
-        return HostError.of(f"cannot {what} line {self.info.label}:{offset}", error)
+        why = ""
+        if what == "request" and (who := self._has_pin(offset)):
+            why = f": the pin controller has given its pin to {who}"
+        return HostError.of(f"cannot {what} line {self.info.label}:{offset}{why}", error)
+
+    def _has_pin(self, offset: int) -> str:
+        """Who has been given the pin of a line that cannot be requested; "" if that is not why."""
+        from gpiovirt.host.pin_functions import pin_functions  # which hardly any program needs
+
+        if who := pin_functions(self.info).get(offset):
+            return who
+        info = self.line_info(offset)
+        return "another function" if info.used and not info.consumer else ""
 
     def fileno(self) -> int:
         """Hangs up when the chip vanishes."""
