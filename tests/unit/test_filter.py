@@ -102,6 +102,7 @@ def test_a_worker_may_do_the_same_on_every_machine(name: str) -> None:
         *[("x86_64", 64, "x86_64"), ("aarch64", 64, "aarch64"), ("riscv64", 64, "riscv64")],
         *[("armv7l", 32, "arm"), ("armv6l", 32, "arm"), ("armv8l", 32, "arm"), ("aarch64", 32, "arm")],
         *[("x86_64", 32, "i686"), ("s390x", 64, "s390x")],
+        *[("i686", 64, "x86_64"), ("armv8l", 64, "aarch64"), ("i686", 32, "i686")],  # as by setarch(8)
     ],
 )
 def test_the_machine_is_that_of_the_process(

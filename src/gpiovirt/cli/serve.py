@@ -18,6 +18,7 @@ from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.task import start
 from gpiovirt.errors import UsageError
+from gpiovirt.host.machine import check_byte_order
 from gpiovirt.host.unix_socket import Access
 from gpiovirt.virtual.limits import check_poll_us
 
@@ -87,6 +88,8 @@ def main(options: argparse.Namespace) -> int:
             "nothing to serve; give a chip to VMs with --vm NAME=SOCKET, or to the kernel with --kernel NAME"
         )
     check_poll_us(options.poll_us)
+    if options.vm:
+        check_byte_order()
     _refuse_chips_of_daemon(options.chip)
     made = chips.ChipSet(options)
     known: dict[str, Chip] = {**made.simulator.chips, **made.virtual}

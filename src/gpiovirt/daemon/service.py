@@ -29,6 +29,7 @@ from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.store import Store
 from gpiovirt.errors import HostError
 from gpiovirt.host.inotify import IN_ATTRIB, DirectoryWatch
+from gpiovirt.host.machine import this_abi
 from gpiovirt.host.notify import FIRST_FD, kept_fds, sd_notify
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Peer
@@ -63,6 +64,7 @@ class Options(NamedTuple):
 
 def serve(options: Options) -> int:
     """Run until a signal ends it. HostError if another one runs, or something needed is not available."""
+    this_abi()  # where workers cannot be confined, there are none
     restored = kept_fds()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -5,22 +5,27 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 
 from gpiovirt.errors import HostError
 from gpiovirt.uapi.unistd import ABIS, Abi
 
-__all__ = ["machine", "syscall_number", "this_abi"]
+__all__ = ["check_byte_order", "machine", "syscall_number", "this_abi"]
 
 _ARM = ("armv6l", "armv7l", "armv8l")
 _32_BIT = {"aarch64": "arm", "x86_64": "i686"}
+_64_BIT = {"armv8l": "aarch64", "i686": "x86_64"}
 
 
 def machine() -> str:
-    """uname(2)'s, but for a 32-bit process on a 64-bit kernel, and one name for all 32-bit ARMs."""
+    """uname(2)'s, with one name for all 32-bit ARMs, but that of this process where the kernel has two.
+
+    A 32-bit process may run on a 64-bit kernel, and a 64-bit one be told otherwise (setarch(8)).
+    """
     name = os.uname().machine
-    if name in _ARM:
-        return "arm"
-    return _32_BIT.get(name, name) if struct.calcsize("P") == 4 else name
+    is_32_bit = struct.calcsize("P") == 4
+    name = (_32_BIT if is_32_bit else _64_BIT).get(name, name)
+    return "arm" if is_32_bit and name in _ARM else name
 
 
 def this_abi() -> Abi:
@@ -37,3 +42,9 @@ def syscall_number(call: str) -> int:
     number = this_abi().number(call)
     assert number is not None, call
     return number
+
+
+def check_byte_order() -> None:
+    """HostError on a machine whose memory cannot be shared with a VM's devices as it is."""
+    if sys.byteorder != "little":
+        raise HostError(f"this machine is {machine()}; VMs can be served on little-endian machines only")
