@@ -96,6 +96,19 @@ MACHINES = {
         arguments=("-M", "sifive_u", "-smp", "2", "-m", "1G"),
         console="ttySIF0",
     ),
+    "pc-i386": Machine(
+        tree="i386",
+        emulator="qemu-system-i386",
+        arguments=("-M", "pc", "-cpu", "max", "-m", "1G"),
+        console="ttyS0",
+        modules=("fuse",),
+    ),
+    "s390x": Machine(
+        tree="s390x",
+        emulator="qemu-system-s390x",
+        arguments=("-M", "s390-ccw-virtio", "-m", "1G"),
+        console="ttysclp0",
+    ),
 }
 
 

@@ -223,6 +223,22 @@ _RECIPES: tuple[Recipe, ...] = (
         device_trees=("hifive-unleashed-a00.dtb",),
         run_packages=("qemu-system-misc",),
     ),
+    # machines that we know no system calls of: one of 32 bits, one that is big-endian
+    Tree(
+        name="i386",
+        arch="i386",
+        suite="bookworm",
+        packages=("linux-image-686", _TINY, *_BOARD_PACKAGES),
+        modules=("fuse",),
+        run_packages=("qemu-system-x86",),
+    ),
+    Tree(
+        name="s390x",
+        arch="s390x",
+        suite="bookworm",
+        packages=("linux-image-s390x", _TINY, *_BOARD_PACKAGES),
+        run_packages=("qemu-system-misc",),
+    ),
 )
 
 RECIPES = {recipe.name: recipe for recipe in _RECIPES}
@@ -236,6 +252,8 @@ TARGETS = {
     "arm64": ("arm64",),
     "armhf": ("armhf",),
     "riscv64": ("riscv64",),
+    "i386": ("i386",),
+    "s390x": ("s390x",),
 }
 """What a user asks for, and the recipes it takes, the one that gives it its path last."""
 
