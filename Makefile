@@ -23,9 +23,9 @@ demo-pi: $(VENV)/.clients  ## boot an emulated Raspberry Pi 3 and make a virtual
 test: tools  ## set up what the tests need and run them all
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-boards: $(VENV)/.dev  ## boot emulated ARM and RISC-V boards and try everything on their real controllers
-	@guests/build arm64 armhf riscv64 qemu10-arm >/dev/null
-	$(BIN)/python -m pytest -v tests/boards
+test-boards: $(VENV)/.dev  ## boot emulated ARM, RISC-V and other boards and try everything on their real controllers
+	@guests/build arm64 armhf riscv64 i386 s390x qemu10-arm >/dev/null
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -v tests/boards
 
 test-pythons: $(VENV)/.dev  ## run the unit tests on each Python from 3.11 on, without GPIO libraries and tools
 	@scripts/test-pythons

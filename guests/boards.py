@@ -115,7 +115,7 @@ MACHINES = {
 class Board(Guest):
     """An emulated board; its / is Debian's packages, in memory."""
 
-    boot_timeout_s = 120
+    boot_timeout_s = 300
 
     def __init__(
         self, name: str, *, files: Mapping[str, Path] = NO_FILES, extra_args: Sequence[str] = ()

@@ -4,6 +4,7 @@
 python3 observe.py lines PATH OFFSET...    names, and what each configuration gives
 python3 observe.py edges PATH OFFSET [US]  "ready", then the edges that came until there were two, and whether
                                            another comes soon; debounced by US
+python3 observe.py quiet PATH OFFSET        make it an input, and forget the edges that came before that
 python3 observe.py hold PATH OFFSET        drive it high, then low and high on each SIGUSR1, until killed
 python3 observe.py longest PATH OFFSET S   drive it low and high for S seconds: how long that took at most
 python3 observe.py unplug PATH OFFSET      hold it until it is gone, then ask for it until it is back
@@ -115,6 +116,12 @@ def edges(path: str, offset: str, debounce_us: str = "0") -> None:
     for _ in range(2):
         say(edge=struct.unpack_from("=QI", os.read(line, 48))[1])
     say(more=bool(select.select([line], [], [], 2)[0]))
+
+
+def quiet(path: str, offset: str) -> None:
+    line = request(os.open(path, os.O_RDWR), int(offset), INPUT | RISING | FALLING)
+    while select.select([line], [], [], 0.5)[0]:
+        os.read(line, 48)
 
 
 def hold(path: str, offset: str) -> None:
