@@ -40,6 +40,7 @@ check: $(VENV)/.dev  ## lint, types, layers
 	$(BIN)/lint-imports
 
 bench: tools  ## measure, and write the table in docs/benchmarks.md
+	@guests/build arm64 >/dev/null
 	$(BIN)/python -m benchmarks
 
 faults: tools  ## kill and stop our processes, alone and in pairs, and write the tables in docs/faults.md
