@@ -17,7 +17,7 @@ from types import ModuleType
 import shtab
 from argparse_manpage.manpage import Manpage
 
-from gpiovirt import __version__
+from gpiovirt import __version__, boards
 from gpiovirt.cli import daemon, main
 
 CHIPS = {
@@ -26,9 +26,14 @@ CHIPS = {
     "fish": "(command ls /run/gpiovirt/chips 2>/dev/null)",
 }
 """Names of gpiovirtd's chips, which are those of its sockets"""
+NAMES = " ".join(boards.names())
+BOARDS = {"bash": "_gpiovirt_boards", "zsh": "_gpiovirt_boards", "fish": f"(string split ' ' '{NAMES}')"}
+"""Those that come with gpiovirt, and files"""
 PREAMBLE = {
-    "bash": '_gpiovirt_chips() { compgen -W "$(command ls /run/gpiovirt/chips 2>/dev/null)" -- "$1"; }\n',
-    "zsh": "_gpiovirt_chips() { compadd -- $(command ls /run/gpiovirt/chips 2>/dev/null) }\n",
+    "bash": '_gpiovirt_chips() { compgen -W "$(command ls /run/gpiovirt/chips 2>/dev/null)" -- "$1"; }\n'
+    f'_gpiovirt_boards() {{ compgen -W "{NAMES}" -- "$1"; compgen -f -X "!*.toml" -- "$1"; }}\n',
+    "zsh": "_gpiovirt_chips() { compadd -- $(command ls /run/gpiovirt/chips 2>/dev/null) }\n"
+    f"_gpiovirt_boards() {{ compadd -- {NAMES}; _files -g '*.toml' }}\n",
     "fish": "",
 }
 COMPLETIONS = {
@@ -72,6 +77,8 @@ def _complete_chips(parser: argparse.ArgumentParser) -> None:
                     _complete_chips(within)
         elif action.dest in ("name", "names"):
             action.complete = CHIPS  # type: ignore[attr-defined]
+        elif action.dest in ("board", "boards"):
+            action.complete = BOARDS  # type: ignore[attr-defined]
 
 
 def man_page(parser: argparse.ArgumentParser, section: str, text: str) -> str:

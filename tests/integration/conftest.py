@@ -20,7 +20,21 @@ from tests.machine import outside, the_only_one
 ROOT = Path(__file__).parents[2]
 USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
 GROUPS = {"gpvplc": 7201}
-CLIENTS = ("gpiod", "gpiod.libs", "lgpio.py", "_lgpio*", "lgpio.libs", "periphery", "gpiozero", "colorzero")
+CLIENTS = (
+    *(
+        "gpiod",
+        "gpiod.libs",
+        "lgpio.py",
+        "_lgpio*",
+        "lgpio.libs",
+        "periphery",
+        "gpiozero",
+        "colorzero",
+        "RPi",
+    ),
+    *("adafruit_blinka", "adafruit_platformdetect", "board.py", "digitalio.py", "microcontroller"),
+    *("*_imports.json", "packaging"),
+)
 
 
 class Installation:
@@ -107,8 +121,12 @@ class Runner:
         sims: Sequence[str] = ("sim-a:8",),
         chips: Sequence[str] = (),
         wires: Sequence[str] = (),
+        board: str | None = None,
     ) -> list[str]:
         command = [self.python, "-m", "gpiovirt", "run"]
+        if board:
+            command += ["--board", board]
+            sims = ()
         for option, texts in (("--sim", sims), ("--chip", chips), ("--wire", wires)):
             for text in texts:
                 command += [option, text]
@@ -120,10 +138,12 @@ class Runner:
         sims: Sequence[str] = ("sim-a:8",),
         chips: Sequence[str] = (),
         wires: Sequence[str] = (),
+        board: str | None = None,
         **options: Any,
     ) -> subprocess.CompletedProcess[str]:
         options = {"capture_output": True, "timeout": 60, **self.options(), **options}
-        return subprocess.run(self.command(program, sims, chips, wires), text=True, check=False, **options)
+        command = self.command(program, sims, chips, wires, board)
+        return subprocess.run(command, text=True, check=False, **options)
 
     def script(self, source: str, **options: Any) -> str:
         """Run a Python program; its standard output, once it has succeeded."""
@@ -133,7 +153,7 @@ class Runner:
         return str(done.stdout)
 
     def popen(self, *program: str, **options: Any) -> subprocess.Popen[str]:
-        chips = {name: options.pop(name) for name in ("sims", "chips", "wires") if name in options}
+        chips = {name: options.pop(name) for name in ("sims", "chips", "wires", "board") if name in options}
         options = {"text": True, **self.options(), **options}
         return subprocess.Popen(self.command(program, **chips), **options)
 

@@ -8,14 +8,15 @@ import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
 from tests.integration.conftest import ROOT, Runner
 
-PLC = {"sims": ["sim-a:8", "sim-b:DOOR,LAMP"], "chips": ["plc=sim-a 0 3, sim-b 0-1"]}
+PLC: dict[str, Any] = {"sims": ["sim-a:8", "sim-b:DOOR,LAMP"], "chips": ["plc=sim-a 0 3, sim-b 0-1"]}
 needs_lgpio = pytest.mark.skipif(find_spec("lgpio") is None, reason="lgpio has no wheel for this Python")
-LOOP = {"sims": ["a:4"], "wires": ["a:0=a:1"]}
+LOOP: dict[str, Any] = {"sims": ["a:4"], "wires": ["a:0=a:1"]}
 
 
 def ok(done: subprocess.CompletedProcess[str]) -> str:

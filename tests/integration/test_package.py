@@ -129,9 +129,10 @@ def test_shells_complete_commands_options_and_chips() -> None:
         }
         complete_line gpiovirt vm
         complete_line 'gpiovirt new' --whi
+        complete_line 'gpiovirt pinout' pi
     """
     done = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, text=True, check=True)
-    assert done.stdout.split() == ["vm-args", "--while", "--while-me"]
+    assert done.stdout.split() == ["vm-args", "--while", "--while-me", "pi3", "pi4", "pi5"]
 
 
 def test_units_are_hardened_and_well_formed() -> None:

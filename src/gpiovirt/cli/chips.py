@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import TYPE_CHECKING
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.deadline import Deadlines
-from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.errors import UsageError
 from gpiovirt.exports.process import openable
+from gpiovirt.exports.process.sandbox import PLAIN, Guise
 from gpiovirt.host.clock import now_ns
-from gpiovirt.sources.simulator import Simulator
+from gpiovirt.sources.simulator import HOG_SETTINGS, Simulator
 from gpiovirt.virtual.limits import OFFSET_MAX
 
 if TYPE_CHECKING:
+    from gpiovirt.boards import Board
     from gpiovirt.cli.virtual_chips import Loop, VirtualChips
     from gpiovirt.core.guards.driver import Happening
     from gpiovirt.core.record import RingReader
     from gpiovirt.sources.finder import LineAddress
 
-__all__ = ["ChipSet", "add_options", "parse_sim", "parse_wire"]
+__all__ = ["ChipSet", "add_board", "add_options", "parse_sim", "parse_wire"]
 
 
 def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None:
@@ -79,6 +81,15 @@ def add_options(parser: argparse.ArgumentParser, of_daemon: bool = True) -> None
     )
 
 
+def add_board(parser: argparse.ArgumentParser) -> None:
+    """Add --board, of what runs programs."""
+    parser.add_argument(
+        "--board",
+        metavar="BOARD",
+        help="make the chips of a board (`gpiovirt boards`) or of a file, and have the program see that",
+    )
+
+
 class ChipSet:
     """The chips that the options define, simulated and virtual ones."""
 
@@ -89,6 +100,9 @@ class ChipSet:
         self.handed_over: Mapping[str, list[LineAddress]] = {}
         """The lines of the chips of `--kernel`: they are not held here."""
         self._made: VirtualChips | None = None
+        self.board: Board | None = None
+        if getattr(options, "board", None):
+            self._add_board(options.board)
         for text in options.sim:
             self.simulator.add_chip(*parse_sim(text))
         for text in options.wire:
@@ -103,12 +117,34 @@ class ChipSet:
             self._made = VirtualChips(options, self.simulator, self.deadlines)
             self.virtual, self.handed_over = self._made.chips, self._made.handed_over
 
-    def openables(self) -> list[openable.Openable]:
-        """What opens the chips to show: those of --chip, or without any the simulated ones."""
+    def openables(self) -> dict[str, openable.Openable]:
+        """What opens the chips to show, by device: those of --chip, or without any the simulated ones."""
         shown = self._made.openables() if self._made else []
-        return shown or [
-            openable.local(self.virtual.get(label, chip)) for label, chip in self.simulator.chips.items()
-        ]
+        if shown:
+            return {f"gpiochip{number}": opens for number, opens in enumerate(shown)}
+        board = self.board.chips if self.board else ()
+        numbers = {chip.label: chip.number for chip in board}
+        following = count(max((max(chip.number, *chip.links, 0) for chip in board), default=-1) + 1)
+        for label in self.simulator.chips:
+            if label not in numbers:
+                numbers[label] = next(following)
+        return {
+            f"gpiochip{numbers[label]}": openable.local(self.virtual.get(label, chip))
+            for label, chip in self.simulator.chips.items()
+        }
+
+    def guise(self) -> Guise:
+        """The machine that the program is to see."""
+        if self.board is None:
+            return PLAIN
+        devices = {} if self._made else {f"gpiochip{chip.number}": chip for chip in self.board.chips}
+        return Guise(
+            {f"gpiochip{link}": name for name, chip in devices.items() for link in chip.links},
+            {name: chip.compatible for name, chip in devices.items() if chip.compatible},
+            self.board.device_tree,
+            self.board.cpuinfo,
+            self.board.dmi,
+        )
 
     def shown(self) -> list[Chip]:
         """The chips of this process that the program sees."""
@@ -133,20 +169,22 @@ class ChipSet:
         if self._made:
             self._made.on_rule = told
 
+    def _add_board(self, name: str) -> None:
+        from gpiovirt.boards import load  # who names none starts sooner
+
+        self.board = load(name)
+        for chip in self.board.chips:
+            self.simulator.add_chip(chip.label, chip.lines)
+            for hog in chip.hogs:
+                self.simulator.hog(chip.label, hog.offset, hog.consumer, hog.settings)
+
     def _add_hog(self, text: str) -> None:
         line, _, who = text.partition("=")
         who, _, how = who.partition(":")
-        settings = _HOGS.get(how or "input")
+        settings = HOG_SETTINGS.get(how or "input")
         if not who or settings is None:
-            raise UsageError(f"--hog {text!r}: write LINE=WHO:HOW, HOW being {', '.join(_HOGS)}")
+            raise UsageError(f"--hog {text!r}: write LINE=WHO:HOW, HOW being {', '.join(HOG_SETTINGS)}")
         self.simulator.hog(*self.simulator.find_line(line), who, settings)
-
-
-_HOGS = {
-    "input": LineSettings(Direction.INPUT),
-    "output-low": LineSettings(Direction.OUTPUT),
-    "output-high": LineSettings(Direction.OUTPUT, output_value=1),
-}
 
 
 def parse_sim(text: str) -> tuple[str, list[str]]:

@@ -41,6 +41,8 @@ COMMANDS = {
     "record": "write what happened to a chip's lines to a VCD file",
     "replay": "drive simulated lines as a recording says, and compare what a program does",
     "sim": "drive and watch simulated lines",
+    "boards": "list the boards that a program can be made to believe it runs on",
+    "pinout": "draw a board's header, with the levels of a running simulator",
     "doctor": "say what this machine supports, what is missing and how to get it",
 }
 

@@ -50,6 +50,7 @@ _OVER = b"."
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", metavar="FILE", help="the recording to be replayed, VCD")
+    chips.add_board(parser)
     chips.add_options(parser)
     parser.add_argument("--speed", metavar="N", type=float, default=1.0, help="so many times as fast")
     parser.add_argument("--pid", type=int, help="process id of the program whose chips to drive")
@@ -136,8 +137,10 @@ def _test(options: argparse.Namespace, argv: list[str], recording: Recording) ->
 
     if not options.expect:
         raise UsageError("with a program, say what it should do: --expect FILE")
-    if not options.sim:
-        raise UsageError("no chips; make one with --sim LABEL:LINES, as in --sim panel:DOOR,LAMP")
+    if not options.sim and not options.board:
+        raise UsageError(
+            "no chips; make one with --sim LABEL:LINES, as in --sim panel:DOOR,LAMP, or with --board"
+        )
     expected = read_vcd(options.expect).scaled(options.speed)
     wanted = expected_of(expected)
     if not wanted:
@@ -223,7 +226,7 @@ def _become(
             supervisor.at_end.append(live.close)
             Stimulus(recording, matched, made.simulator, beginning, after_ns, lambda: os.write(writes, _OVER))
 
-        launch(argv, made.openables(), made.deadlines, prepare, os.environ)
+        launch(argv, made.openables(), made.deadlines, prepare, os.environ, made.guise())
 
     status = 1
     try:

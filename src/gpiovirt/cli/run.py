@@ -14,24 +14,26 @@ from gpiovirt.errors import HostError, UsageError
 from gpiovirt.exports.process.launch import launch
 
 if TYPE_CHECKING:
+    from gpiovirt.boards import Board
     from gpiovirt.core.guards.driver import Happening
     from gpiovirt.exports.process.supervisor import Supervisor
 
 EPILOG = """\
 The program sees the virtual chips as /dev/gpiochip0, 1, ... in the order given, and no other GPIO;
-without --chip it sees the simulated chips. LINES of --chip may also be lines of kernel chips, given by
-the chip's label, gpiochipN or path, or by the line's name. gpiovirt becomes the program: exit status,
-signals and terminal are the program's own. From the program or from outside, `gpiovirt sim` pulls and
-watches the simulated lines.
+without --chip it sees the simulated chips, those of --board by the numbers that they have there. LINES of
+--chip may also be lines of kernel chips, given by the chip's label, gpiochipN or path, or by the line's
+name. gpiovirt becomes the program: exit status, signals and terminal are the program's own. From the
+program or from outside, `gpiovirt sim` pulls and watches the simulated lines.
 
 examples:
   gpiovirt run --sim sim-a:8 -- gpioinfo
   gpiovirt run --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' -- ./plc
+  gpiovirt run --board pi5 -- python3 my_gpiozero_app.py
   gpiovirt run --sim panel:DOOR,LAMP --record out.vcd -- ./plc
   gpiovirt run --sim a:2 --wire a:0=a:1 -- python3 loopback_test.py
 """
 USAGE = (
-    "gpiovirt run [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
+    "gpiovirt run [--board BOARD] [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
     "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
     "                    [--wait SECONDS] [--record FILE] [-v] -- PROGRAM [ARGUMENT]..."
 )
@@ -39,6 +41,7 @@ USAGE = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    chips.add_board(parser)
     chips.add_options(parser)
     parser.add_argument(
         "-v",
@@ -59,8 +62,10 @@ def main(options: argparse.Namespace) -> int:
     argv = options.program[options.program[:1] == ["--"] :]
     if not argv:
         raise UsageError("no program to run; end with: -- PROGRAM [ARGUMENT]...")
-    if not options.sim and not options.chip:
-        raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --chip")
+    if not options.sim and not options.chip and not options.board:
+        raise UsageError(
+            "no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --chip or --board"
+        )
     made = chips.ChipSet(options)
     record = None
     if options.record:
@@ -87,8 +92,18 @@ def main(options: argparse.Namespace) -> int:
         except HostError as error:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
 
-    environment = {**os.environ, ENVIRONMENT: name} if made.simulator.chips else os.environ
-    launch(argv, made.openables(), made.deadlines, prepare, environment)
+    environment = {**os.environ, **_revision(made.board)}
+    if made.simulator.chips:
+        environment[ENVIRONMENT] = name
+    launch(argv, made.openables(), made.deadlines, prepare, environment, made.guise())
+
+
+def _revision(board: Board | None) -> dict[str, str]:
+    """How rpi-lgpio learns where it is if the kernel has no /proc/device-tree: none can be mounted there."""
+    revision = board.device_tree.get("system/linux,revision") if board else None
+    if revision is None or os.path.exists("/proc/device-tree") or "RPI_LGPIO_REVISION" in os.environ:
+        return {}
+    return {"RPI_LGPIO_REVISION": revision.hex().lstrip("0")}
 
 
 def _tell_rule(chip: str, happening: Happening) -> None:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 from gpiovirt.control import pid_of_socket
 from gpiovirt.control.simulator import SimClient, running
-from gpiovirt.core.text import printable
-from gpiovirt.errors import HostError, UsageError
+from gpiovirt.core.text import nearest, printable
+from gpiovirt.errors import HostError, NoSuchChipError, UsageError
 
 EPILOG = """\
 LINE is CHIP:OFFSET, CHIP:NAME, or a unique NAME. Run from a program started by `gpiovirt run`, the
@@ -28,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
     pull = commands.add_parser("pull", help="pull a line up or down", description="pull a line up or down")
     pull.add_argument("line", metavar="LINE")
-    pull.add_argument("level", choices=["up", "down", "1", "0"])
+    pull.add_argument("level", choices=["up", "down", "high", "low", "1", "0"])
     get = commands.add_parser("get", help="print a line's level", description="print a line's level, 0 or 1")
     get.add_argument("line", metavar="LINE")
     commands.add_parser("list", help="print all lines", description="print all lines")
@@ -55,26 +57,44 @@ def main(options: argparse.Namespace) -> int:
 
 
 def connect(pid: int | None, line: str) -> SimClient:
-    """The running simulator that has this line, or that of process `pid`; HostError, UsageError."""
+    """The running simulator that has this line ("": any), or that of process `pid`; HostError, UsageError."""
+    return choose(pid, lambda lines: not line or any(line in _texts(each) for each in lines), line)
+
+
+def choose(pid: int | None, has: Callable[[list[dict[str, Any]]], bool], what: str) -> SimClient:
+    """The one running simulator with lines as `has` says, or that of process `pid`."""
     names = [name for name in running() if pid is None or pid_of_socket(name) == pid]
     if not names:
-        what = "no simulator is running" if pid is None else f"no simulator is running for process {pid}"
-        raise HostError(f"{what}; start one with: gpiovirt run --sim sim-a:8 -- PROGRAM")
-    if len(names) > 1:
-        label = line.rpartition(":")[0]
-        names = [name for name in names if not label or label in _labels(name)] or names
-    if len(names) > 1:
-        pids = ", ".join(str(pid_of_socket(name)) for name in names)
-        raise UsageError(f"{len(names)} simulators are running; choose one with --pid ({pids})")
-    return SimClient(names[0])
+        where = "" if pid is None else f" for process {pid}"
+        raise HostError(
+            f"no simulator is running{where}; start one with: gpiovirt run --sim sim-a:8 -- PROGRAM"
+        )
+    if len(names) == 1:
+        return SimClient(names[0])
+    lines = {name: _lines(name) for name in names}
+    having = [name for name in names if has(lines[name])]
+    if len(having) == 1:
+        return SimClient(having[0])
+    pids = ", ".join(str(pid_of_socket(name)) for name in having or names)
+    if having:
+        has_it = f"have {what}" if what else "are running"
+        raise UsageError(f"{len(having)} simulators {has_it}; choose one with --pid ({pids})")
+    near = nearest(what, {text for each in lines.values() for line in each for text in _texts(line)})
+    raise NoSuchChipError(f"none of {len(names)} running simulators ({pids}) has {what}{near}")
 
 
-def _labels(name: str) -> set[str]:
+def _texts(line: dict[str, Any]) -> set[str]:
+    """What a line may be called."""
+    texts = {f"{line['chip']}:{line['offset']}"}
+    return texts | {line["name"], f"{line['chip']}:{line['name']}"} if line["name"] else texts
+
+
+def _lines(name: str) -> list[dict[str, Any]]:
     try:
         with SimClient(name) as client:
-            return {line["chip"] for line in client.lines()}
+            return client.lines()
     except HostError:
-        return set()
+        return []
 
 
 def _print_lines(client: SimClient) -> None:

@@ -21,7 +21,7 @@ __all__ = ["SimServer"]
 
 _MAX_MESSAGE = 1 << 16
 _LINES_PER_PAGE = 200
-_LEVELS = {"up": 1, "down": 0, "1": 1, "0": 0}
+_LEVELS = {"up": 1, "down": 0, "high": 1, "low": 0, "1": 1, "0": 0}
 
 
 def _encode(message: dict[str, Any]) -> bytes:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-__all__ = ["printable"]
+from collections.abc import Iterable
+
+__all__ = ["nearest", "printable"]
 
 
 def printable(text: str) -> str:
@@ -11,3 +13,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean A or B?)`, for a message about a word that is none of `words`; "" if none is near."""
+    from difflib import get_close_matches  # only who mistyped waits for it
+
+    lower = {other.lower(): other for other in words}
+    near = [lower[match] for match in get_close_matches(word.lower(), lower, n=3)]
+    return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -7,7 +7,7 @@ behaves as one of the kernel's gpio-sim: when no longer driven it keeps its leve
 or its holder is gone. A bias is a pull, as there. Time comes in through `now`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gpiovirt.core.chip import LineRequest, Now, PresenceSink
@@ -16,9 +16,10 @@ from gpiovirt.core.debounce import Debouncer
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
+from gpiovirt.core.text import nearest
 from gpiovirt.errors import NoSuchChipError, NoSuchLineError, OffsetError, UsageError
 
-__all__ = ["LevelChange", "SimChip", "Simulator"]
+__all__ = ["HOG_SETTINGS", "LevelChange", "SimChip", "Simulator"]
 
 
 class LevelChange(NamedTuple):
@@ -29,6 +30,13 @@ class LevelChange(NamedTuple):
     level: int
     timestamp_ns: int
 
+
+HOG_SETTINGS = {
+    "input": LineSettings(Direction.INPUT),
+    "output-low": LineSettings(Direction.OUTPUT),
+    "output-high": LineSettings(Direction.OUTPUT, output_value=1),
+}
+"""How a hog can hold its line, by what that is called"""
 
 _PULL_OF = {Bias.PULL_UP: 1, Bias.PULL_DOWN: 0}
 
@@ -305,9 +313,17 @@ class Simulator:
             ", ".join(f"{chip} ({sim.info.num_lines} lines)" for chip, sim in self.chips.items()) or "none"
         )
         what = f"{len(found)} simulated lines are" if found else "no simulated line is"
+        near = "" if found else nearest(text, self._texts_of_lines(with_chip=bool(label)))
         raise NoSuchLineError(
-            f"{what} named {text!r}; write CHIP:OFFSET or CHIP:NAME; the chips are: {there}"
+            f"{what} named {text!r}{near}; write CHIP:OFFSET or CHIP:NAME; the chips are: {there}"
         )
+
+    def _texts_of_lines(self, with_chip: bool) -> Iterator[str]:
+        """Of lines with names."""
+        for label, chip in self.chips.items():
+            for offset in range(chip.info.num_lines):
+                if name := chip.line_info(offset).name:
+                    yield f"{label}:{name}" if with_chip else name
 
     def report(self, line: _SimLine, level: int) -> None:
         """A line changed: tell the observers."""
@@ -318,7 +334,8 @@ class Simulator:
     def _chip(self, label: str) -> SimChip:
         if label not in self.chips:
             there = ", ".join(self.chips) or "none"
-            raise NoSuchChipError(f"no simulated chip {label!r}; the chips are: {there}")
+            near = nearest(label, self.chips)
+            raise NoSuchChipError(f"no simulated chip {label!r}{near}; the chips are: {there}")
         return self.chips[label]
 
     def _line(self, label: str, offset: int) -> _SimLine:

@@ -37,29 +37,31 @@ _PATIENCE_S = 10
 
 def launch(
     argv: list[str],
-    chips: Sequence[Openable],
+    chips: Mapping[str, Openable],
     deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
     environment: Mapping[str, str],
+    guise: sandbox.Guise = sandbox.PLAIN,
 ) -> NoReturn:
-    """Become the program `argv`, which sees what chips[i] opens as /dev/gpiochip<i>.
+    """Become the program `argv`, which sees what chips[name] opens as /dev/<name>.
 
     `prepare` runs in the supervisor before it serves the program's first call. HostError if something
     cannot be had, and then nothing is left behind.
     """
-    placeholders = [make_placeholder(f"gpiochip{index}") for index in range(len(chips))]
+    placeholders = [make_placeholder(name) for name in chips]
     program = os.getpid()
     from_program, to_supervisor = os.pipe()
     from_supervisor, to_program = os.pipe()
     if _fork_detached():
         os.close(to_supervisor)
         os.close(from_supervisor)
-        _supervise(program, placeholders, chips, deadlines, prepare, from_program, to_program)
+        openables = list(chips.values())
+        _supervise(program, placeholders, openables, deadlines, prepare, from_program, to_program)
     os.close(from_program)
     os.close(to_program)
     for placeholder in placeholders:
         os.close(placeholder.master)
-    sandbox.enter([placeholder.node for placeholder in placeholders])
+    sandbox.enter([placeholder.node for placeholder in placeholders], guise)
     listener = install_filter(gpio_filter())
     os.write(to_supervisor, str(listener).encode())
     await_supervisor(from_supervisor)

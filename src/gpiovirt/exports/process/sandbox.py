@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
 """The program's private /dev and /sys: everything as it was, but of GPIO only its own chips.
 
+In a guise, it also sees another machine: device tree, processors and the links of that.
+
 Each directory that must differ is covered by a tmpfs into which its entries are bound again. That
 needs no overlayfs, works unprivileged, and vanishes with the last process of the mount namespace.
 """
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 
-__all__ = ["DeviceNode", "enter"]
+__all__ = ["PLAIN", "DeviceNode", "Guise", "enter"]
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -37,7 +39,26 @@ class DeviceNode(NamedTuple):
         return f"{os.major(self.number)}:{os.minor(self.number)}"
 
 
-def enter(nodes: Sequence[DeviceNode]) -> None:
+class Guise(NamedTuple):
+    """The machine that a program is to believe it runs on; what is empty stays as it is.
+
+    Files of `device_tree` and `dmi` are named by their paths there.
+    """
+
+    links: Mapping[str, str] = {}
+    """In /dev, name -> a node's name"""
+    compatible: Mapping[str, bytes] = {}
+    """What a node's controller is, by the node's name"""
+    device_tree: Mapping[str, bytes] = {}
+    cpuinfo: bytes = b""
+    dmi: Mapping[str, bytes] = {}
+
+
+PLAIN = Guise()
+"""The machine as it is"""
+
+
+def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN) -> None:
     """Move this process into a mount namespace where /dev and /sys show just `nodes` of GPIO.
 
     As root with a mount namespace alone, otherwise in a user namespace in which the user has the
@@ -50,8 +71,9 @@ def enter(nodes: Sequence[DeviceNode]) -> None:
     try:
         libc.mount("none", "/", None, _MS_REC | _MS_SLAVE)
         # what is below /dev last: its entries are what the others are bound from
-        _show_in_sys(nodes)
-        _show_in_dev(nodes)
+        _show_in_sys(nodes, guise.compatible)
+        _put_on(guise)
+        _show_in_dev(nodes, guise.links)
     except OSError as error:
         raise HostError.of(f"cannot prepare a private /dev and /sys ({error.filename})", error) from error
 
@@ -86,7 +108,7 @@ def _cover(directory: str, hide: Callable[[os.DirEntry[str]], bool]) -> None:
     try:
         with os.scandir(directory) as entries:
             shown = [entry for entry in entries if not hide(entry)]
-        libc.mount("gpiovirt", directory, "tmpfs", _MS_NOSUID, "mode=0755,size=1m")
+        _mount_tmpfs(directory)
         for entry in shown:
             if entry.is_symlink():
                 os.symlink(os.readlink(entry.name, dir_fd=below), entry.path)
@@ -100,41 +122,75 @@ def _cover(directory: str, hide: Callable[[os.DirEntry[str]], bool]) -> None:
         os.close(below)
 
 
+def _mount_tmpfs(directory: str) -> None:
+    libc.mount("gpiovirt", directory, "tmpfs", _MS_NOSUID, "mode=0755,size=4m")
+
+
 def _make_mount_point(path: str) -> None:
     """A node that may be made without privilege, and that readdir calls a character device."""
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(0, 0))
 
 
-def _is_chip(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith("gpiochip")
+def _is_gpio(entry: os.DirEntry[str]) -> bool:
+    """Chips, and a Raspberry Pi's registers."""
+    return entry.name.startswith(("gpiochip", "gpiomem"))
 
 
-def _show_in_dev(nodes: Sequence[DeviceNode]) -> None:
+def _show_in_dev(nodes: Sequence[DeviceNode], links: Mapping[str, str]) -> None:
     # ptmx finds /dev/pts from the directory it is in, so it must be reached through that directory
     below = libc.clone_tree("/dev")
-    _cover("/dev", lambda entry: _is_chip(entry) or entry.path in ("/dev/ptmx", _BELOW))
+    _cover("/dev", lambda entry: _is_gpio(entry) or entry.path in ("/dev/ptmx", _BELOW))
     os.mkdir(_BELOW)
     libc.attach_tree(below, _BELOW)
-    for entry in filter(_is_chip, os.scandir(_BELOW)):
+    for entry in filter(_is_gpio, os.scandir(_BELOW)):
         libc.mount("/dev/null", entry.path, None, _MS_BIND)
     os.symlink(f"{_BELOW}/ptmx", "/dev/ptmx")
     for node in nodes:
         path = f"/dev/{node.name}"
         _make_mount_point(path)
         libc.mount(node.tty, path, None, _MS_BIND)
+    for link, name in links.items():
+        os.symlink(name, f"/dev/{link}")
 
 
-def _show_in_sys(nodes: Sequence[DeviceNode]) -> None:
+def _show_in_sys(nodes: Sequence[DeviceNode], compatible: Mapping[str, bytes]) -> None:
     """What libgpiod 1.6 and 2 look up: bus/gpio/devices/NAME/dev and dev/char/MAJ:MIN/subsystem."""
     _cover("/sys/bus", lambda entry: entry.name == "gpio")
     # the kernel's own are all links
     _cover("/sys/dev/char", lambda entry: not entry.is_symlink() or "/gpiochip" in os.readlink(entry.path))
     if os.path.isdir("/sys/class/gpio"):  # the old interface, by which real lines can be exported
-        libc.mount("gpiovirt", "/sys/class/gpio", "tmpfs", _MS_NOSUID, "mode=0755,size=4k")
+        _mount_tmpfs("/sys/class/gpio")
     for node in nodes:
         device = f"/sys/bus/gpio/devices/{node.name}"
         os.makedirs(device)
-        with open(f"{device}/dev", "w", encoding="ascii") as file:
-            file.write(f"{node.dev}\n")
+        _write(f"{device}/dev", f"{node.dev}\n".encode())
+        if node.name in compatible:
+            _write(f"{device}/of_node/compatible", compatible[node.name])
         os.makedirs(f"/sys/dev/char/{node.dev}")
         os.symlink("../../../bus/gpio", f"/sys/dev/char/{node.dev}/subsystem")
+
+
+def _put_on(guise: Guise) -> None:
+    """Show another machine in /proc and /sys, as far as there is something there to be covered.
+
+    /proc/device-tree is a link to what is shown in /sys, or missing where the kernel knows no device trees.
+    """
+    if guise != PLAIN and os.path.isdir("/sys/firmware"):
+        _cover("/sys/firmware", lambda entry: entry.name in ("devicetree", "fdt", "acpi"))
+        for path, content in guise.device_tree.items():
+            _write(f"/sys/firmware/devicetree/base/{path}", content)
+    if guise != PLAIN and os.path.isdir("/sys/devices/virtual/dmi/id"):
+        _mount_tmpfs("/sys/devices/virtual/dmi/id")
+        for path, content in guise.dmi.items():
+            _write(f"/sys/devices/virtual/dmi/id/{path}", content)
+    if guise.cpuinfo:
+        staged = "/sys/bus/.cpuinfo"
+        _write(staged, guise.cpuinfo)
+        libc.mount(staged, "/proc/cpuinfo", None, _MS_BIND)
+        os.unlink(staged)
+
+
+def _write(path: str, content: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content)
