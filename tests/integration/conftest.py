@@ -20,21 +20,10 @@ from tests.machine import outside, the_only_one
 ROOT = Path(__file__).parents[2]
 USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
 GROUPS = {"gpvplc": 7201}
-CLIENTS = (
-    *(
-        "gpiod",
-        "gpiod.libs",
-        "lgpio.py",
-        "_lgpio*",
-        "lgpio.libs",
-        "periphery",
-        "gpiozero",
-        "colorzero",
-        "RPi",
-    ),
-    *("adafruit_blinka", "adafruit_platformdetect", "board.py", "digitalio.py", "microcontroller"),
-    *("*_imports.json", "packaging"),
-)
+CLIENTS = """\
+gpiod gpiod.libs lgpio.py _lgpio* lgpio.libs periphery gpiozero colorzero RPi
+adafruit_blinka adafruit_platformdetect board.py digitalio.py microcontroller *_imports.json packaging
+vcd typing_extensions.py"""
 
 
 class Installation:
@@ -47,7 +36,7 @@ class Installation:
         shutil.copytree(
             ROOT / "src/gpiovirt", folder / "gpiovirt", ignore=shutil.ignore_patterns("__pycache__")
         )
-        for pattern in CLIENTS:
+        for pattern in CLIENTS.split():
             for path in site.glob(pattern):
                 (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
         for metadata in site.glob("gpiozero*.dist-info"):

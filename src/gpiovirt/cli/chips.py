@@ -129,7 +129,9 @@ class ChipSet:
             if label not in numbers:
                 numbers[label] = next(following)
         return {
-            f"gpiochip{numbers[label]}": openable.local(self.virtual.get(label, chip))
+            f"gpiochip{numbers[label]}": openable.local(self.virtual[label])
+            if label in self.virtual
+            else openable.simulated(chip)
             for label, chip in self.simulator.chips.items()
         }
 

@@ -40,7 +40,7 @@ examples:
   gpiovirt log --verify
 """
 
-_UNITS = {"ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_UNITS = {"us": 1000, "ms": 1_000_000, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 
 
@@ -100,9 +100,9 @@ def _nothing(end: End, since_ns: int, until_ns: int) -> str:
 
 def duration_ns(text: str) -> int:
     """Of `10s`, `1h`; UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)", text)
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(us|ms|s|m|h|d)", text)
     if match is None:
-        raise UsageError(f"{text!r} is not a duration; use e.g. 10s, 5m or 1h")
+        raise UsageError(f"{text!r} is not a duration; use e.g. 10ms, 10s, 5m or 1h")
     return int(float(match[1]) * _UNITS[match[2]])
 
 

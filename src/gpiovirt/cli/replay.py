@@ -9,15 +9,14 @@ import select
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from gpiovirt.cli import chips
 from gpiovirt.core.text import printable
 from gpiovirt.errors import HostError, UsageError
-from gpiovirt.waveform.vcd import Recording, Signal, read_vcd, signal_names
+from gpiovirt.waveform.drive import Driven, drive, match, named
+from gpiovirt.waveform.vcd import Recording, read_vcd
 
 if TYPE_CHECKING:
     from gpiovirt.exports.process.supervisor import Supervisor
@@ -64,8 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Replay; 1 if what was expected did not happen."""
     argv = options.program
-    if not 1e-6 <= options.speed <= 1e6:
-        raise UsageError("--speed: a number such as 2 or 0.5")
+    check_speed(options.speed)
     recording = read_vcd(options.file).scaled(options.speed)
     if argv:
         return _test(options, argv, recording)
@@ -76,58 +74,33 @@ def main(options: argparse.Namespace) -> int:
     return _drive(recording, options.sim[0], options.pid)
 
 
-def _match(
-    recording: Recording, lines: Mapping[tuple[str, str], tuple[str, int]]
-) -> dict[Signal, tuple[str, int]]:
-    """The line of each signal, by chip and name, or by the name only if that is unique."""
-    by_name: dict[str, list[tuple[str, int]]] = {}
-    for (_, name), line in lines.items():
-        by_name.setdefault(name, []).append(line)
-    found: dict[Signal, tuple[str, int]] = {}
-    for each in recording.levels:
-        if (each.chip, each.name) in lines:
-            found[each] = lines[each.chip, each.name]
-        elif len(by_name.get(each.name, ())) == 1:
-            (found[each],) = by_name[each.name]
-    if not found:
-        there = ", ".join(sorted(name for _, name in lines)[:20])
-        raise UsageError(f"no signal of the recording has the name of a line; the lines are: {there}")
-    missing = [each.name for each in recording.levels if each not in found]
-    if missing:
-        names = printable(", ".join(missing[:10]))
-        sys.stderr.write(f"gpiovirt: no lines here, and left out: {names}\n")
-    return found
-
-
-def _by_name(label: str, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, int]]:
-    return {(label, name): (label, offset) for offset, name in enumerate(signal_names(list(names)))}
-
-
 def _drive(recording: Recording, label: str, pid: int | None) -> int:
     """Pull lines of a running simulator."""
     from gpiovirt.cli.sim import connect
-    from gpiovirt.waveform.live import steps_of
 
     with connect(pid, f"{label}:0") as client:
-        there = [line for line in client.lines() if line["chip"] == label]
-        if not there:
-            raise HostError(f"the simulator has no chip {label!r}")
-        steps = steps_of(recording, _match(recording, _by_name(label, (line["name"] for line in there))))
-        began_ns = time.monotonic_ns()
-        late_ns = 0
-        for time_ns, (chip, offset), level in steps:
-            early_ns = began_ns + time_ns - time.monotonic_ns()
-            if early_ns > 0:
-                time.sleep(early_ns / 1e9)
-            client.pull(f"{chip}:{offset}", "up" if level else "down")
-            late_ns = max(late_ns, time.monotonic_ns() - began_ns - time_ns)
-        rest_ns = began_ns + recording.end_ns - time.monotonic_ns()
-        if rest_ns > 0:
-            time.sleep(rest_ns / 1e9)
-    print(
-        f"{len(steps)} changes in {recording.end_ns / 1e9:.3f} s; the latest was {late_ns / 1e6:.1f} ms late"
-    )
+        tell(drive(client, recording, label))
     return 0
+
+
+def check_speed(speed: float) -> None:
+    """UsageError unless a recording can be played so."""
+    if not 1e-6 <= speed <= 1e6:
+        raise UsageError("--speed: a number such as 2 or 0.5")
+
+
+def tell(driven: Driven) -> None:
+    """Say what was done."""
+    _tell_missing(driven.missing)
+    print(
+        f"{driven.changes} changes in {driven.end_ns / 1e9:.3f} s; "
+        f"the latest was {driven.late_ns / 1e6:.1f} ms late"
+    )
+
+
+def _tell_missing(names: list[str]) -> None:
+    if names:
+        sys.stderr.write(f"gpiovirt: no lines here, and left out: {printable(', '.join(names[:10]))}\n")
 
 
 def _test(options: argparse.Namespace, argv: list[str], recording: Recording) -> int:
@@ -215,8 +188,9 @@ def _become(
         lines: dict[tuple[str, str], tuple[str, int]] = {}
         for label, chip in made.simulator.chips.items():
             names = [chip.line_info(offset).name for offset in range(chip.info.num_lines)]
-            lines.update(_by_name(label, names))
-        matched = _match(recording, lines)
+            lines.update(named(label, names))
+        matched, missing = match(recording, lines)
+        _tell_missing(missing)
         file = open_recording(path)
 
         def prepare(supervisor: Supervisor) -> None:

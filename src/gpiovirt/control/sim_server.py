@@ -10,6 +10,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from gpiovirt.core.train import bounce, pulses
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.host.unix_socket import peer_of
 
@@ -22,6 +23,12 @@ __all__ = ["SimServer"]
 _MAX_MESSAGE = 1 << 16
 _LINES_PER_PAGE = 200
 _LEVELS = {"up": 1, "down": 0, "high": 1, "low": 0, "1": 1, "0": 0}
+
+
+def _level(text: str) -> int:
+    if text not in _LEVELS:
+        raise UsageError(f"a line is high or low (up or down, 1 or 0), not {text!r}")
+    return _LEVELS[text]
 
 
 def _encode(message: dict[str, Any]) -> bytes:
@@ -65,7 +72,9 @@ class SimServer:
             message = connection.recv(_MAX_MESSAGE)
             if not message:
                 raise ConnectionResetError
-            connection.send(_encode(self._reply(connection, message)))
+            reply = self._reply(connection, message)
+            if reply is not None:
+                connection.send(_encode(reply))
         except BlockingIOError:
             pass
         except OSError:
@@ -79,29 +88,70 @@ class SimServer:
                 self._simulator.observers.remove(self._on_change)
         connection.close()
 
-    def _reply(self, connection: socket.socket, message: bytes) -> dict[str, Any]:
+    def _reply(self, connection: socket.socket, message: bytes) -> dict[str, Any] | None:
+        """What a command gives; None: that comes later."""
         try:
             command = _decode(message)
             match command:
-                case {"do": "pull", "line": str(line), "level": str(level)}:
-                    if level not in _LEVELS:
-                        raise UsageError(f"a line is pulled up or down, not {level!r}")
-                    self._simulator.pull(*self._simulator.find_line(line), _LEVELS[level])
-                    return {}
-                case {"do": "get", "line": str(line)}:
-                    return {"level": self._simulator.level(*self._simulator.find_line(line))}
                 case {"do": "list", **rest}:
                     return self._page(rest.get("first", 0))
                 case {"do": "watch"}:
-                    if not self._watchers:
-                        self._simulator.observers.append(self._on_change)
-                    self._watchers.append(connection)
+                    if connection not in self._watchers:
+                        if not self._watchers:
+                            self._simulator.observers.append(self._on_change)
+                        self._watchers.append(connection)
                     return {}
+                case {"do": "plug", "chip": str(chip)}:
+                    self._simulator.plug(chip)
+                    return {}
+                case {"do": "unplug", "chip": str(chip)}:
+                    self._simulator.unplug(chip)
+                    return {}
+                case {"line": str(text)}:
+                    return self._of_line(connection, command, *self._simulator.find_line(text))
             raise UsageError("a command this simulator does not know")
         except GpiovirtError as error:
             return {"error": str(error)}
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, OverflowError) as error:
             return {"error": f"not a message: {error}"}
+
+    def _of_line(
+        self, connection: socket.socket, command: dict[str, Any], chip: str, offset: int
+    ) -> dict[str, Any] | None:
+        simulator = self._simulator
+        match command:
+            case {"do": "get"}:
+                return {"level": simulator.level(chip, offset)}
+            case {"do": "pull", "level": str(level)}:
+                simulator.pull(chip, offset, _level(level))
+            case {"do": "toggle"}:
+                simulator.pull(chip, offset, simulator.pulled(chip, offset) ^ 1)
+            case {"do": "stick", "level": str(level)}:
+                simulator.stick(chip, offset, _level(level))
+            case {"do": "unstick"}:
+                simulator.stick(chip, offset, None)
+            case {"do": "pulse", "width_ns": int(width), "times": int(times), "period_ns": int(period)}:
+                idle = simulator.pulled(chip, offset)
+                self._play(connection, chip, offset, pulses(idle, width, times, period))
+                return None
+            case {"do": "bounce", "level": str(level), "for_ns": int(for_ns), "every_ns": int(every_ns)}:
+                to = _level(level) if level else simulator.pulled(chip, offset) ^ 1
+                self._play(connection, chip, offset, bounce(to, for_ns, every_ns))
+                return None
+            case _:
+                raise UsageError("a command this simulator does not know")
+        return {}
+
+    def _play(
+        self, connection: socket.socket, chip: str, offset: int, steps: Iterator[tuple[int, int]]
+    ) -> None:
+        """Pull a line for a while, and answer at the end of that."""
+
+        def at_end() -> None:
+            with suppress(OSError):  # whoever asked is gone
+                connection.send(_encode({}))
+
+        self._simulator.play(chip, offset, steps, at_end)
 
     def _page(self, first: object) -> dict[str, Any]:
         """As many lines as a packet holds whatever their names are."""
@@ -123,6 +173,8 @@ class SimServer:
                     "direction": info.direction.name.lower(),
                     "consumer": info.consumer,
                     "level": self._simulator.level(label, offset),
+                    "stuck": self._simulator.stuck(label, offset),
+                    "unplugged": not chip.is_there,
                 }
 
     def _on_change(self, change: LevelChange) -> None:

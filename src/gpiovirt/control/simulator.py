@@ -128,16 +128,59 @@ class SimClient:
             raise HostError("the simulator breaks the protocol")
         return decoded
 
-    def pull(self, line: str, level: str) -> None:
-        """Pull a line `up` or `down`."""
-        self._call(do="pull", line=line, level=level)
+    def pull(self, line: str, level: str | int) -> None:
+        """Pull a line `up` or `down` (`high` or `low`, 1 or 0)."""
+        self._call(do="pull", line=line, level=str(level))
+
+    def toggle(self, line: str) -> None:
+        """Pull a line to where it is not pulled."""
+        self._call(do="toggle", line=line)
+
+    def stick(self, line: str, level: str | int) -> None:
+        """Have a line stuck at a level, whoever drives it, until unstick()."""
+        self._call(do="stick", line=line, level=str(level))
+
+    def unstick(self, line: str) -> None:
+        """It is stuck no more."""
+        self._call(do="unstick", line=line)
+
+    def pulse(self, line: str, width_ms: float, times: int = 1, period_ms: float = 0) -> None:
+        """Pull a line to where it is not pulled for a while, so often; returns when that is over."""
+        period_ns = int(period_ms * 1e6)
+        duration_s = times * max(period_ms, 2 * width_ms) / 1e3
+        command = {"width_ns": int(width_ms * 1e6), "times": times, "period_ns": period_ns}
+        self._call_for(duration_s, do="pulse", line=line, **command)
+
+    def bounce(
+        self, line: str, for_ms: float = 8, every_ms: float = 1, level: str | int | None = None
+    ) -> None:
+        """Change where a line is pulled (to `level`) as a contact that bounces; returns when it is over."""
+        to = "" if level is None else str(level)
+        command = {"for_ns": int(for_ms * 1e6), "every_ns": int(every_ms * 1e6)}
+        self._call_for(for_ms / 1e3, do="bounce", line=line, level=to, **command)
+
+    def unplug(self, chip: str) -> None:
+        """Have a chip vanish: what its program has open of it hangs up."""
+        self._call(do="unplug", chip=chip)
+
+    def plug(self, chip: str) -> None:
+        """It is back."""
+        self._call(do="plug", chip=chip)
+
+    def _call_for(self, duration_s: float, **command: str | int) -> None:
+        """A command whose answer takes so long."""
+        self._patience(_ANSWER_S + int(min(max(duration_s, 0), 1e6)))
+        try:
+            self._call(**command)
+        finally:
+            self._patience(_ANSWER_S)
 
     def get(self, line: str) -> int:
         """Physical level of a line."""
         return int(self._call(do="get", line=line)["level"])
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines: chip, offset, name, direction, consumer, level."""
+        """All lines: chip, offset, name, direction, consumer, level, stuck, unplugged."""
         lines: list[dict[str, Any]] = []
         while len(lines) < _LINES_MAX:
             match self._call(do="list", first=len(lines)):

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Simulated chips: lines that exist only here, and the world that they are wired to.
 
-Every line is on a net, alone or wired to lines of any chips. A net is low if any line drives it
-low, else high if any drives it high, else where the world pulls it. A line on a net of its own
+Every line is on a net, alone or wired to lines of any chips. A net is stuck, or it is low if any line drives
+it low, else high if any drives it high, else where the world pulls it. A line on a net of its own
 behaves as one of the kernel's gpio-sim: when no longer driven it keeps its level until the pull changes
 or its holder is gone. A bias is a pull, as there. Time comes in through `now`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+from weakref import WeakSet
 
 from gpiovirt.core.chip import LineRequest, Now, PresenceSink
 from gpiovirt.core.deadline import Cancel, Deadlines
@@ -17,7 +18,8 @@ from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
 from gpiovirt.core.text import nearest
-from gpiovirt.errors import NoSuchChipError, NoSuchLineError, OffsetError, UsageError
+from gpiovirt.core.train import Train
+from gpiovirt.errors import ChipGoneError, NoSuchChipError, NoSuchLineError, OffsetError, UsageError
 
 __all__ = ["HOG_SETTINGS", "LevelChange", "SimChip", "Simulator"]
 
@@ -41,15 +43,25 @@ HOG_SETTINGS = {
 _PULL_OF = {Bias.PULL_UP: 1, Bias.PULL_DOWN: 0}
 
 
+class Vanishing(Protocol):
+    """A file of a chip."""
+
+    def vanish(self) -> None:
+        """The chip is gone."""
+
+
 class _Net:
     """Lines that share one level."""
 
-    __slots__ = ("level", "lines", "pull")
+    __slots__ = ("level", "lines", "pull", "stuck", "train")
 
     def __init__(self, line: "_SimLine") -> None:
         self.lines = [line]
         self.pull = 0
         self.level = 0
+        self.stuck: int | None = None
+        self.train: Train | None = None
+        """What pulls it for a while"""
 
     def settle(self, keep: bool = False) -> None:
         """Recompute the level, and tell every line if it changed.
@@ -62,6 +74,8 @@ class _Net:
                 level = line.driven
                 if not level:
                     break
+        if self.stuck is not None:
+            level = self.stuck
         if level != self.level:
             self.level = level
             for line in self.lines:
@@ -115,6 +129,14 @@ class _SimLine:
         """The world, or a bias, pulls the line; one held as an output does not follow, driven or not."""
         self.net.pull = level
         self.net.settle(keep=self.is_held and self.is_output)
+
+    def vanish(self) -> None:
+        """Its chip is unplugged: it drives and sees nothing."""
+        self.edge = Edge.NONE
+        self.end_debounce()
+        self.is_output = False
+        self.driven = None
+        self.net.settle()
 
     def on_level(self, level: int) -> None:
         simulator = self.driver.simulator
@@ -178,6 +200,19 @@ class _SimValues:
                 line.drive(1 if bits & bit else 0)
 
 
+class _GoneValues:
+    """The values of lines whose chip is unplugged."""
+
+    def __init__(self, label: str) -> None:
+        self._why = f"the chip {label} is unplugged"
+
+    def get(self, _mask: int) -> int:
+        raise ChipGoneError(self._why)
+
+    def set(self, _mask: int, _bits: int) -> None:
+        raise ChipGoneError(self._why)
+
+
 class _SimDriver:
     """The Driver of a simulated chip."""
 
@@ -186,9 +221,11 @@ class _SimDriver:
         self.label = label
         self.names: Sequence[str] = list(names)
         self.lines = [_SimLine(self, offset) for offset in range(len(names))]
+        self.is_there = True
 
-    def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:  # noqa: ARG002 - they stay
+    def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
         self.edge = edge
+        self.presence = presence
 
     def is_output(self, offset: int) -> bool:
         return self.lines[offset].is_output
@@ -200,6 +237,8 @@ class _SimDriver:
         self.lines[offset].is_held = True
 
     def configure(self, offset: int, settings: LineSettings) -> None:
+        if not self.is_there:
+            raise ChipGoneError(f"the chip {self.label} is unplugged")
         line = self.lines[offset]
         pull = _PULL_OF.get(settings.bias)
         line.drives_high = settings.drive is not Drive.OPEN_DRAIN
@@ -233,6 +272,8 @@ class _SimDriver:
         line.net.settle()
 
     def bind(self, offsets: Sequence[int]) -> Values:
+        if not self.is_there:
+            return _GoneValues(self.label)
         return _SimValues([self.lines[offset] for offset in offsets])
 
 
@@ -242,6 +283,47 @@ class SimChip(GpioChip):
     def __init__(self, driver: _SimDriver, now: Now) -> None:
         super().__init__(driver, now)
         self.lines = driver.lines
+        self.names = driver.names
+        self._sim_driver = driver
+        self.files: WeakSet[Vanishing] = WeakSet()
+        """Told when it is unplugged, after the holders of its lines"""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is plugged in."""
+        return self._sim_driver.is_there
+
+    def set_there(self, there: bool) -> None:
+        """Plug it in or unplug it, as Simulator says."""
+        driver = self._sim_driver
+        driver.is_there = there
+        for line in self.lines:
+            if not there:
+                line.vanish()
+            driver.presence(line.offset, there)
+        self.rebind()
+        if not there:
+            for file in list(self.files):
+                file.vanish()
+
+
+class _Hog:
+    """Holds a line whenever its chip is there."""
+
+    __slots__ = ("_consumer", "_offset", "_request", "_settings", "chip")
+
+    def __init__(self, chip: SimChip, offset: int, consumer: str, settings: LineSettings) -> None:
+        self.chip = chip
+        self._offset = offset
+        self._consumer = consumer
+        self._settings = settings
+
+    def hold(self) -> None:
+        holder = Holder.of(self._consumer, HolderKind.HOG)
+        self._request: LineRequest = self.chip.request([self._offset], [self._settings], holder)
+
+    def release(self) -> None:
+        self._request.release()
 
 
 class Simulator:
@@ -255,7 +337,7 @@ class Simulator:
         self.deadlines = deadlines or Deadlines()
         self.chips: dict[str, SimChip] = {}
         self.observers: list[Callable[[LevelChange], None]] = []
-        self._hogs: list[LineRequest] = []
+        self._hogs: list[_Hog] = []
 
     def add_chip(self, label: str, names: Iterable[str]) -> SimChip:
         """A chip with one line per name; an empty name leaves the line unnamed."""
@@ -269,8 +351,9 @@ class Simulator:
 
     def hog(self, label: str, offset: int, consumer: str, settings: LineSettings) -> None:
         """Hold a line for good, as a gpio-sim hog does."""
-        holder = Holder.of(consumer, HolderKind.HOG)
-        self._hogs.append(self._chip(label).request([offset], [settings], holder))
+        hog = _Hog(self._chip(label), offset, consumer, settings)
+        hog.hold()
+        self._hogs.append(hog)
 
     def wire(self, one: tuple[str, int], other: tuple[str, int]) -> None:
         """Connect two lines, and the lines that each is already wired to, into one net."""
@@ -281,14 +364,68 @@ class Simulator:
             line.net = kept
         kept.lines = kept.lines + joined.lines
         kept.pull |= joined.pull
+        kept.stuck = joined.stuck if kept.stuck is None else kept.stuck
         kept.settle()
         if joined.level != kept.level:
             for line in joined.lines:
                 line.on_level(kept.level)
 
     def pull(self, label: str, offset: int, level: int) -> None:
-        """Pull a line (and the lines wired to it) up (1) or down (0)."""
-        self._line(label, offset).pull(level)
+        """Pull a line (and the lines wired to it) up (1) or down (0), and end what pulls it for a while."""
+        line = self._line(label, offset)
+        self._end_train(line.net)
+        line.pull(level)
+
+    def play(
+        self, label: str, offset: int, steps: Iterator[tuple[int, int]], at_end: Callable[[], object]
+    ) -> None:
+        """Pull a line at these times (in ns from now), until something else pulls it."""
+        line = self._line(label, offset)
+        self._end_train(line.net)
+        train = Train(steps, line.pull, self.deadlines, lambda: self.now(Clock.MONOTONIC), at_end)
+        line.net.train = train
+
+    @staticmethod
+    def _end_train(net: _Net) -> None:
+        train, net.train = net.train, None
+        if train is not None:
+            train.cancel()
+
+    def pulled(self, label: str, offset: int) -> int:
+        """Where the world, or a bias, pulls a line."""
+        return self._line(label, offset).net.pull
+
+    def stick(self, label: str, offset: int, level: int | None) -> None:
+        """Have a line (and the lines wired to it) stuck at a level, whoever drives it; None: no more."""
+        net = self._line(label, offset).net
+        net.stuck = level
+        net.settle()
+
+    def stuck(self, label: str, offset: int) -> int | None:
+        """The level at which a line is stuck, if it is."""
+        return self._line(label, offset).net.stuck
+
+    def unplug(self, label: str) -> None:
+        """A chip vanishes: requests of its lines end, and nothing of it can be opened."""
+        chip = self._plug(label, False)
+        for hog in self._hogs:
+            if hog.chip is chip:
+                hog.release()
+        chip.set_there(False)
+
+    def plug(self, label: str) -> None:
+        """It is back, and its lines are as if it was new."""
+        chip = self._plug(label, True)
+        chip.set_there(True)
+        for hog in self._hogs:
+            if hog.chip is chip:
+                hog.hold()
+
+    def _plug(self, label: str, there: bool) -> SimChip:
+        chip = self._chip(label)
+        if chip.is_there == there:
+            raise UsageError(f"the chip {label} is {'plugged in' if there else 'unplugged'} already")
+        return chip
 
     def level(self, label: str, offset: int) -> int:
         """Physical level of a line."""
@@ -313,17 +450,15 @@ class Simulator:
             ", ".join(f"{chip} ({sim.info.num_lines} lines)" for chip, sim in self.chips.items()) or "none"
         )
         what = f"{len(found)} simulated lines are" if found else "no simulated line is"
-        near = "" if found else nearest(text, self._texts_of_lines(with_chip=bool(label)))
+        if label and label not in self.chips:
+            self._chip(label)
+        names = [
+            name for chip in self.chips.values() if label in ("", chip.info.label) for name in chip.names
+        ]
+        near = "" if found else nearest(which, filter(None, names))
         raise NoSuchLineError(
             f"{what} named {text!r}{near}; write CHIP:OFFSET or CHIP:NAME; the chips are: {there}"
         )
-
-    def _texts_of_lines(self, with_chip: bool) -> Iterator[str]:
-        """Of lines with names."""
-        for label, chip in self.chips.items():
-            for offset in range(chip.info.num_lines):
-                if name := chip.line_info(offset).name:
-                    yield f"{label}:{name}" if with_chip else name
 
     def report(self, line: _SimLine, level: int) -> None:
         """A line changed: tell the observers."""

@@ -6,6 +6,7 @@ Every program's start reads this module, so what opens a chip is imported when o
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from gpiovirt.host.fifo import PipeFifo
     from gpiovirt.host.reactor import Reactor
     from gpiovirt.host.task import Task
-    from gpiovirt.protocols.gpiochip import Answer, FifoShape
+    from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape
+    from gpiovirt.sources.simulator import SimChip
 
-__all__ = ["Later", "OpenFile", "Openable", "local", "remote"]
+__all__ = ["Later", "OpenFile", "Openable", "local", "remote", "simulated"]
 
 
 class Later:
@@ -72,6 +74,22 @@ def local(chip: Chip) -> Openable:
 
         opener = Holder("", HolderKind.PROGRAM, *task.process())
         return cast("OpenFile", ChipFile(chip, name, open_fifo, opener))
+
+    return openable
+
+
+def simulated(chip: SimChip) -> Openable:
+    """A simulated chip of this process, which may be unplugged."""
+    opens = local(chip)
+
+    def openable(
+        name: str, open_fifo: Callable[[FifoShape], PipeFifo], reactor: Reactor, task: Task
+    ) -> OpenFile:
+        if not chip.is_there:
+            raise OSError(errno.ENODEV, "the chip is unplugged")
+        file = opens(name, open_fifo, reactor, task)
+        chip.files.add(cast("ChipFile", file))
+        return file
 
     return openable
 

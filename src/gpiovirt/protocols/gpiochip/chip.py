@@ -12,7 +12,16 @@ from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import InfoEvent
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.protocols.gpiochip import v1, v2
-from gpiovirt.protocols.gpiochip.file import UNKNOWN, Answer, Fifo, FifoFactory, FifoShape, invalid, refusal
+from gpiovirt.protocols.gpiochip.file import (
+    GONE,
+    UNKNOWN,
+    Answer,
+    Fifo,
+    FifoFactory,
+    FifoShape,
+    invalid,
+    refusal,
+)
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["CHIP_FIFO", "ChipFile", "fifo_of"]
@@ -40,8 +49,17 @@ class ChipFile:
         self._watched: set[int] = set()
         self._watch_abi = 0
         self._unwatch: Callable[[], None] | None = None
+        self._gone = False
+
+    def vanish(self) -> None:
+        """The chip is gone: the file hangs up, and can only be closed."""
+        self._gone = True
+        self.close()
+        self.fifo.hang_up()
 
     def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        if self._gone:
+            return GONE
         try:
             if cmd == u.GPIO_V2_GET_LINE_IOCTL:
                 return v2.get_line(self._chip, arg, self._open_fifo, self._opener)
