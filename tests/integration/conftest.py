@@ -23,7 +23,7 @@ GROUPS = {"gpvplc": 7201}
 CLIENTS = """\
 gpiod gpiod.libs lgpio.py _lgpio* lgpio.libs periphery gpiozero colorzero RPi
 adafruit_blinka adafruit_platformdetect board.py digitalio.py microcontroller *_imports.json packaging
-vcd typing_extensions.py"""
+vcd typing_extensions.py pytest _pytest py.py pluggy iniconfig pygments"""
 
 
 class Installation:

@@ -58,7 +58,9 @@ WATCH_DOOR = """
 fd = line(opened(), 0, IN | RISING | FALLING)
 print("ready", flush=True)
 poll = select.poll(); poll.register(fd, select.POLLIN)
-while poll.poll(1000):
+patience_ms = 20000
+while poll.poll(patience_ms):
+    patience_ms = 1000
     for event in struct.iter_unpack("=QIIII24x", os.read(fd, 4800)):
         print("rising" if event[1] == 1 else "falling", event[0], flush=True)
 print("quiet", get(fd), flush=True)

@@ -21,6 +21,7 @@ from gpiovirt.testing import FakeClock, Simulator
 from gpiovirt.waveform.compare import expected_of, first_difference
 from gpiovirt.waveform.levels import LineLevels
 from gpiovirt.waveform.live import Beginning, LiveRecording, Stimulus, steps_of
+from gpiovirt.waveform.text import draw
 from gpiovirt.waveform.vcd import Changes, Recording, Signal, VcdWriter, read_vcd, signal_names
 from tests.holders import program
 
@@ -264,3 +265,23 @@ def test_lines_are_driven_from_the_first_request_on() -> None:
     assert simulator.deadlines.next_deadline_ns() is None
     chip.request([0], [LineSettings()], program("me"))
     assert simulator.deadlines.next_deadline_ns() is not None
+
+
+def test_lines_are_drawn_as_text() -> None:
+    ms = 1_000_000
+    lines: dict[str, Changes] = {
+        "DOOR": [(0, 0), (30 * ms, 1)],
+        "LAMP": [(0, 1), (40 * ms, 0), (41 * ms, 1), (42 * ms, 0)],
+        "dark\x1b[2J": [(50 * ms, 1), (90 * ms, None)],
+    }
+    assert draw(lines, 0, 100 * ms, width=20).splitlines() == [
+        "       DOOR ______/‾‾‾‾‾‾‾‾‾‾‾‾‾",
+        "       LAMP ‾‾‾‾‾‾‾‾#___________",
+        "dark\\x1b[2J ........../‾‾‾‾‾‾‾..",
+        "            -100 ms          now",
+    ]
+
+
+def test_a_drawing_begins_with_what_was_before_it() -> None:
+    assert draw({"a": [(0, 0), (10, 1), (95, 0)]}, 50, 100, width=10).splitlines()[0] == "a ‾‾‾‾‾‾‾‾‾\\"
+    assert draw({}, 0, 2000).split() == ["-2", "us", "now"]

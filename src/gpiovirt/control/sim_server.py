@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from gpiovirt.core.line import Clock
 from gpiovirt.core.train import bounce, pulses
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.host.unix_socket import peer_of
 
 if TYPE_CHECKING:
+    from gpiovirt.core.deadline import Cancel
     from gpiovirt.host.reactor import Waits
     from gpiovirt.sources.simulator import LevelChange, Simulator
 
@@ -22,6 +25,8 @@ __all__ = ["SimServer"]
 
 _MAX_MESSAGE = 1 << 16
 _LINES_PER_PAGE = 200
+_BACKLOG_MAX = 100_000
+_AGAIN_NS = 2_000_000
 _LEVELS = {"up": 1, "down": 0, "high": 1, "low": 0, "1": 1, "0": 0}
 
 
@@ -49,7 +54,7 @@ class SimServer:
     def __init__(self, simulator: Simulator, reactor: Waits, name: str) -> None:
         self._simulator = simulator
         self._reactor = reactor
-        self._watchers: list[socket.socket] = []
+        self._watchers: dict[socket.socket, _Backlog] = {}
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         try:
             self._listener.bind("\0" + name)
@@ -82,8 +87,9 @@ class SimServer:
 
     def _close(self, connection: socket.socket) -> None:
         self._reactor.remove_reader(connection.fileno())
-        if connection in self._watchers:
-            self._watchers.remove(connection)
+        backlog = self._watchers.pop(connection, None)
+        if backlog is not None:
+            backlog.close()
             if not self._watchers:
                 self._simulator.observers.remove(self._on_change)
         connection.close()
@@ -96,11 +102,16 @@ class SimServer:
                 case {"do": "list", **rest}:
                     return self._page(rest.get("first", 0))
                 case {"do": "watch"}:
+                    if not self._watchers:
+                        self._simulator.observers.append(self._on_change)
                     if connection not in self._watchers:
-                        if not self._watchers:
-                            self._simulator.observers.append(self._on_change)
-                        self._watchers.append(connection)
+                        self._watchers[connection] = _Backlog(connection, self._simulator)
                     return {}
+                case {"do": "sync"}:
+                    if connection not in self._watchers:
+                        return {}
+                    self._watchers[connection].put({})  # after all that there has been
+                    return None
                 case {"do": "plug", "chip": str(chip)}:
                     self._simulator.plug(chip)
                     return {}
@@ -178,7 +189,63 @@ class SimServer:
                 }
 
     def _on_change(self, change: LevelChange) -> None:
-        message = _encode(change._asdict())
-        for watcher in self._watchers:
-            with suppress(OSError):  # it is slow: it misses this one; gone: its reader closes it
-                watcher.send(message)
+        message = change._asdict()
+        for backlog in self._watchers.values():
+            backlog.put(message)
+
+
+class _Backlog:
+    """What a watcher is to be told and has no room for: so much, and then how many changes it has lost."""
+
+    __slots__ = ("_cancel", "_connection", "_lost", "_simulator", "_waiting")
+
+    def __init__(self, connection: socket.socket, simulator: Simulator) -> None:
+        self._connection = connection
+        self._simulator = simulator
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._lost = 0
+        self._cancel: Cancel | None = None
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Tell it, in order and as soon as there is room."""
+        if self._waiting or self._lost:
+            if len(self._waiting) >= _BACKLOG_MAX or self._lost:
+                self._lost += 1
+            else:
+                self._waiting.append(message)
+        elif not self._send(message):
+            self._waiting.append(message)
+            self._again_soon()
+
+    def _send(self, message: dict[str, Any]) -> bool:
+        """False: there is no room. It may be gone, which its reader will notice."""
+        try:
+            self._connection.send(_encode(message))
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def _again_soon(self) -> None:
+        due_ns = self._simulator.now(Clock.MONOTONIC) + _AGAIN_NS
+        self._cancel = self._simulator.deadlines.call_at(due_ns, self._flush)
+
+    def _flush(self) -> None:
+        self._cancel = None
+        waiting = self._waiting
+        while waiting:
+            if not self._send(waiting[0]):
+                self._again_soon()
+                return
+            waiting.popleft()
+        if self._lost:
+            if self._send({"lost": self._lost}):
+                self._lost = 0
+            else:
+                self._again_soon()
+
+    def close(self) -> None:
+        """It is gone."""
+        if self._cancel is not None:
+            self._cancel()

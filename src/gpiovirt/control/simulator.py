@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from gpiovirt.control import ENVIRONMENT, SOCKETS, pid_of_socket
@@ -23,7 +24,7 @@ from gpiovirt.host.unix_socket import limit_waits, peer_of
 if TYPE_CHECKING:
     from gpiovirt.sources.simulator import LevelChange
 
-__all__ = ["ENVIRONMENT", "SimClient", "running", "socket_of"]
+__all__ = ["ENVIRONMENT", "SimClient", "SimWatcher", "running", "socket_of"]
 
 _ANSWER_MAX = 1 << 20
 _LINES_MAX = 1 << 20
@@ -192,19 +193,58 @@ class SimClient:
                     raise HostError("the simulator breaks the protocol")
         raise HostError("the simulator has lines without an end")
 
-    def watch(self) -> Iterator[LevelChange]:
-        """Every change of level from now on, until the simulator ends; commands still work meanwhile."""
+    def watch(self, timeout_s: float | None = None) -> Iterator[LevelChange]:
+        """Every change of level from now on, until the simulator ends; commands still work meanwhile.
+
+        TimeoutError if there is none for so long. HostError if this reads so slowly that changes were lost.
+        """
         watcher = SimClient(self._name)
         watcher._call(do="watch")
-        watcher._patience(0)
-        return watcher._changes()
+        return watcher._changes(timeout_s)
 
-    def _changes(self) -> Iterator[LevelChange]:
+    def _changes(self, timeout_s: float | None) -> Iterator[LevelChange]:
         from gpiovirt.sources.simulator import LevelChange  # `gpiovirt list` does without
 
         with self:
+            self._patience(0)
+            self._socket.settimeout(timeout_s)
             while True:
                 try:
-                    yield LevelChange(**self._message())
+                    message = self._message()
+                except TimeoutError:
+                    raise TimeoutError(f"no line has changed for {timeout_s} s") from None
                 except HostError:
                     return
+                if "lost" in message:
+                    raise HostError(f"{message['lost']} changes were lost: nobody read them in time")
+                yield LevelChange(**message)
+
+
+class SimWatcher(SimClient):
+    """A connection that is told every change of level."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._call(do="watch")
+        self._patience(0)
+
+    def sync(self) -> None:
+        """Have read() return None once it has returned all changes that there were until now."""
+        try:
+            self._socket.send(b'{"do": "sync"}')
+        except OSError as error:
+            raise HostError("the simulator has ended") from error
+
+    def read(self) -> LevelChange | int | None:
+        """The next change, how many were lost, or None after sync(); HostError when there will be no more."""
+        from gpiovirt.sources.simulator import LevelChange
+
+        message = self._message()
+        if not message:
+            return None
+        return int(message["lost"]) if "lost" in message else LevelChange(**message)
+
+    def shut_down(self) -> None:
+        """Have read() fail in another thread."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)

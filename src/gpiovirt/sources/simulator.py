@@ -140,7 +140,7 @@ class _SimLine:
 
     def on_level(self, level: int) -> None:
         simulator = self.driver.simulator
-        if simulator.observers:
+        if simulator.observers and self.driver.is_there:
             simulator.report(self, level)
         if self.debouncer is not None:
             is_due = self.debouncer.deadline_ns is not None
@@ -287,6 +287,8 @@ class SimChip(GpioChip):
         self._sim_driver = driver
         self.files: WeakSet[Vanishing] = WeakSet()
         """Told when it is unplugged, after the holders of its lines"""
+        self._levels: list[int] = []
+        """Those when it was unplugged"""
 
     @property
     def is_there(self) -> bool:
@@ -297,9 +299,13 @@ class SimChip(GpioChip):
         """Plug it in or unplug it, as Simulator says."""
         driver = self._sim_driver
         driver.is_there = there
-        for line in self.lines:
+        if not there:
+            self._levels = [line.net.level for line in self.lines]
+        for line, was in zip(self.lines, self._levels, strict=True):
             if not there:
                 line.vanish()
+            elif line.net.level != was:
+                line.on_level(line.net.level)
             driver.presence(line.offset, there)
         self.rebind()
         if not there:
@@ -406,7 +412,10 @@ class Simulator:
         return self._line(label, offset).net.stuck
 
     def unplug(self, label: str) -> None:
-        """A chip vanishes: requests of its lines end, and nothing of it can be opened."""
+        """A chip vanishes: requests of its lines end, and nothing of it can be opened.
+
+        Observers are not told of its lines until it is back.
+        """
         chip = self._plug(label, False)
         for hog in self._hogs:
             if hog.chip is chip:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from gpiovirt.sources.simulator import LevelChange, SimChip, Simulator
 from gpiovirt.testing.clock import FakeClock
-from gpiovirt.testing.program import Program, running
+from gpiovirt.testing.gpio import Gpio, running
+from gpiovirt.testing.levels import Edges
+from gpiovirt.testing.program import Program
 
-__all__ = ["FakeClock", "LevelChange", "Program", "SimChip", "Simulator", "running"]
+__all__ = ["Edges", "FakeClock", "Gpio", "LevelChange", "Program", "SimChip", "Simulator", "running"]

@@ -79,6 +79,8 @@ def check_installed() -> None:
 class VcdWriter:
     """Writes signals to a file; times are in ns from 0 on, and never go back: those that would are moved.
 
+    Without `outputs`, nothing is written of which lines are.
+
     HostError if pyvcd is not there.
     """
 
@@ -87,7 +89,7 @@ class VcdWriter:
         file: IO[str],
         signals: Sequence[Signal],
         levels: Sequence[int | None],
-        outputs: Sequence[bool],
+        outputs: Sequence[bool] | None,
         began: datetime,
     ) -> None:
         check_installed()
@@ -106,7 +108,7 @@ class VcdWriter:
             self._writer.register_var(
                 (_identifier(signal.chip), OUTPUT), signal.name + _SUFFIX, "wire", 1, int(is_output)
             )
-            for signal, is_output in zip(signals, outputs, strict=True)
+            for signal, is_output in zip(signals, outputs or (), strict=outputs is not None)
         ]
         self._now_us = 0
 
