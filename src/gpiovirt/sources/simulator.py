@@ -9,7 +9,6 @@ or its holder is gone. A bias is a pull, as there. Time comes in through `now`.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
-from weakref import WeakSet
 
 from gpiovirt.core.chip import LineRequest, Now, PresenceSink
 from gpiovirt.core.deadline import Cancel, Deadlines
@@ -285,7 +284,7 @@ class SimChip(GpioChip):
         self.lines = driver.lines
         self.names = driver.names
         self._sim_driver = driver
-        self.files: WeakSet[Vanishing] = WeakSet()
+        self.files: set[Vanishing] = set()
         """Told when it is unplugged, after the holders of its lines"""
         self._levels: list[int] = []
         """Those when it was unplugged"""

@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from gpiovirt.core.chip import ChipInfo
 from gpiovirt.core.line import LineInfo
+from gpiovirt.core.text import nearest
 from gpiovirt.errors import GrammarError, NoSuchChipError, NoSuchLineError, OffsetError, UsageError
 from gpiovirt.virtual.limits import LINES_MAX, OFFSET_MAX
 
@@ -182,7 +183,9 @@ def _lines_of(
     if isinstance(item, ChipLines):
         chip = find_chip(item.chip)
         if chip is None:
-            raise NoSuchChipError(f"no chip {item.chip!r}; the chips here are: {_labels(all_chips())}")
+            chips = all_chips()
+            near = nearest(item.chip, (chip.info.label for chip in chips))
+            raise NoSuchChipError(f"no chip {item.chip!r}{near}; the chips here are: {_labels(chips)}")
         for offset in item.offsets:
             chip.line_info(offset)
         return [(chip, offset) for offset in item.offsets]
@@ -200,7 +203,11 @@ def _lines_of(
         )
     if not found:
         hint = f"; to take lines of a chip, add offsets: {item.name} 0-3" if find_chip(item.name) else ""
-        raise NoSuchLineError(f"no line is named {item.name!r} on the chips here: {_labels(chips)}{hint}")
+        names = {chip.line_info(offset).name for chip in chips for offset in range(chip.info.num_lines)}
+        near = nearest(item.name, names - {""})
+        raise NoSuchLineError(
+            f"no line is named {item.name!r}{near} on the chips here: {_labels(chips)}{hint}"
+        )
     return found
 
 

@@ -87,9 +87,10 @@ def simulated(chip: SimChip) -> Openable:
     ) -> OpenFile:
         if not chip.is_there:
             raise OSError(errno.ENODEV, "the chip is unplugged")
-        file = opens(name, open_fifo, reactor, task)
-        chip.files.add(cast("ChipFile", file))
-        return file
+        file = cast("ChipFile", opens(name, open_fifo, reactor, task))
+        chip.files.add(file)
+        file.on_close = lambda: chip.files.discard(file)
+        return cast("OpenFile", file)
 
     return openable
 

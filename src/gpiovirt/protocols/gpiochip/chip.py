@@ -50,6 +50,7 @@ class ChipFile:
         self._watch_abi = 0
         self._unwatch: Callable[[], None] | None = None
         self._gone = False
+        self.on_close: Callable[[], object] | None = None
 
     def vanish(self) -> None:
         """The chip is gone: the file hangs up, and can only be closed."""
@@ -113,6 +114,8 @@ class ChipFile:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+        if self.on_close is not None:
+            self.on_close()
 
 
 def fifo_of(cmd: int, arg: bytes, compat: bool) -> FifoShape:
