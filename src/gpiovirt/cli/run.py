@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from gpiovirt.cli import chips
@@ -29,14 +30,17 @@ examples:
   gpiovirt run --sim sim-a:8 -- gpioinfo
   gpiovirt run --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' -- ./plc
   gpiovirt run --board pi5 -- python3 my_gpiozero_app.py
+  gpiovirt run --board pi4 --sysfs-gpio -- node onoff-app.js
   gpiovirt run --sim panel:DOOR,LAMP --record out.vcd -- ./plc
   gpiovirt run --sim a:2 --wire a:0=a:1 -- python3 loopback_test.py
 """
 USAGE = (
     "gpiovirt run [--board BOARD] [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
     "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
-    "                    [--wait SECONDS] [--record FILE] [-v] -- PROGRAM [ARGUMENT]..."
+    "                    [--wait SECONDS] [--record FILE] [--sysfs-gpio [BASE]] [-v] -- PROGRAM [ARGUMENT]..."
 )
+
+_BASE_MAX = 1 << 20
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +57,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--record",
         metavar="FILE",
         help="write the levels of the lines to a VCD file, from the program's first request on",
+    )
+    parser.add_argument(
+        "--sysfs-gpio",
+        metavar="BASE",
+        nargs="?",
+        type=int,
+        const=0,
+        help="have the program see /sys/class/gpio, too; its lines have numbers from BASE (0) on",
     )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 
@@ -95,7 +107,19 @@ def main(options: argparse.Namespace) -> int:
     environment = {**os.environ, **_revision(made.board)}
     if made.simulator.chips:
         environment[ENVIRONMENT] = name
-    launch(argv, made.openables(), made.deadlines, prepare, environment, made.guise())
+    serve_sysfs = None if options.sysfs_gpio is None else _sysfs(made, options.sysfs_gpio)
+    launch(argv, made.openables(), made.deadlines, prepare, environment, made.guise(), serve_sysfs)
+
+
+def _sysfs(made: chips.ChipSet, base: int) -> Callable[[int, Supervisor], object]:
+    """What serves /sys/class/gpio."""
+    if not 0 <= base <= _BASE_MAX:
+        raise UsageError(f"--sysfs-gpio {base}: lines are numbered from 0 to {_BASE_MAX} on")
+    if len(made.openables()) != len(made.shown()):
+        raise UsageError("--sysfs-gpio: chips of gpiovirtd cannot be shown in /sys/class/gpio")
+    from gpiovirt.exports.process.sysfs import serve
+
+    return lambda fuse, supervisor: serve(fuse, made.shown(), base, supervisor.reactor)
 
 
 def _revision(board: Board | None) -> dict[str, str]:

@@ -42,11 +42,13 @@ def launch(
     prepare: Callable[[Supervisor], None],
     environment: Mapping[str, str],
     guise: sandbox.Guise = sandbox.PLAIN,
+    serve_sysfs: Callable[[int, Supervisor], object] | None = None,
 ) -> NoReturn:
     """Become the program `argv`, which sees what chips[name] opens as /dev/<name>.
 
-    `prepare` runs in the supervisor before it serves the program's first call. HostError if something
-    cannot be had, and then nothing is left behind.
+    `prepare` runs in the supervisor before it serves the program's first call, and so does `serve_sysfs`, for
+    which /sys/class/gpio is mounted and which gets its file. HostError if something cannot be had, and then
+    nothing is left behind.
     """
     placeholders = [make_placeholder(name) for name in chips]
     program = os.getpid()
@@ -56,14 +58,17 @@ def launch(
         os.close(to_supervisor)
         os.close(from_supervisor)
         openables = list(chips.values())
-        _supervise(program, placeholders, openables, deadlines, prepare, from_program, to_program)
+        _supervise(
+            program, placeholders, openables, deadlines, prepare, serve_sysfs, from_program, to_program
+        )
     os.close(from_program)
     os.close(to_program)
     for placeholder in placeholders:
         os.close(placeholder.master)
-    sandbox.enter([placeholder.node for placeholder in placeholders], guise)
+    nodes = [placeholder.node for placeholder in placeholders]
+    fuse = sandbox.enter(nodes, guise, serve_sysfs is not None)
     listener = install_filter(gpio_filter())
-    os.write(to_supervisor, str(listener).encode())
+    os.write(to_supervisor, f"{listener} {fuse}".encode())
     await_supervisor(from_supervisor)
     _execute(argv, environment)
 
@@ -109,6 +114,7 @@ def _supervise(
     chips: Sequence[Openable],
     deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
+    serve_sysfs: Callable[[int, Supervisor], object] | None,
     from_program: int,
     to_program: int,
 ) -> NoReturn:
@@ -121,13 +127,16 @@ def _supervise(
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         own_terminals([placeholder.slave for placeholder in placeholders])
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
-        listener = _take_listener(program, from_program, to_program)
-        if listener is not None:
+        taken = _take_files(program, from_program, to_program)
+        if taken is not None:
+            listener, fuse = taken
             # the program starts meanwhile, and its first call waits for us
             from gpiovirt.exports.process.supervisor import Supervisor
 
             supervisor = Supervisor(deadlines)
             prepare(supervisor)
+            if serve_sysfs is not None:
+                serve_sysfs(fuse, supervisor)
             supervisor.add(
                 listener,
                 {
@@ -145,20 +154,21 @@ def _supervise(
         os._exit(status)
 
 
-def _take_listener(program: int, from_program: int, to_program: int) -> Listener | None:
-    """The program's seccomp listener; None if the program has failed or is told that we have."""
-    announced = os.read(from_program, 16)
+def _take_files(program: int, from_program: int, to_program: int) -> tuple[Listener, int] | None:
+    """The program's seccomp listener and /dev/fuse (or -1); None if it has failed or knows that we have."""
+    announced = os.read(from_program, 32).split()
     if not announced:
         return None
     try:
-        listener = Listener(fetch_fd(program, int(announced)))
+        listener = Listener(fetch_fd(program, int(announced[0])))
+        fuse = fetch_fd(program, int(announced[1])) if announced[1] != b"-1" else -1
     except OSError as error:
         why = f"the supervisor has no access to the program: {error.strerror}"
         os.write(to_program, _READY + why.encode())
         return None
     os.write(to_program, _READY)
     os.close(to_program)
-    return listener
+    return listener, fuse
 
 
 def _leave_the_terminal() -> None:

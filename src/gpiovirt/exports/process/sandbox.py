@@ -20,6 +20,7 @@ __all__ = ["PLAIN", "DeviceNode", "Guise", "enter"]
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
 _MS_NOSUID = 2
+_MS_NODEV = 4
 _MS_BIND = 4096
 _MS_REC = 16384
 _MS_SLAVE = 1 << 19
@@ -58,8 +59,10 @@ PLAIN = Guise()
 """The machine as it is"""
 
 
-def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN) -> None:
+def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN, with_sysfs: bool = False) -> int:
     """Move this process into a mount namespace where /dev and /sys show just `nodes` of GPIO.
+
+    Returns, `with_sysfs`, the open /dev/fuse by which /sys/class/gpio is to be served; otherwise -1.
 
     As root with a mount namespace alone, otherwise in a user namespace in which the user has the
     same uid and gid. HostError says what the kernel refused.
@@ -73,9 +76,11 @@ def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN) -> None:
         # what is below /dev last: its entries are what the others are bound from
         _show_in_sys(nodes, guise.compatible)
         _put_on(guise)
+        fuse = _mount_sysfs_gpio() if with_sysfs else -1
         _show_in_dev(nodes, guise.links)
     except OSError as error:
         raise HostError.of(f"cannot prepare a private /dev and /sys ({error.filename})", error) from error
+    return fuse
 
 
 def _enter_user_namespace() -> None:
@@ -168,6 +173,18 @@ def _show_in_sys(nodes: Sequence[DeviceNode], compatible: Mapping[str, bytes]) -
             _write(f"{device}/of_node/compatible", compatible[node.name])
         os.makedirs(f"/sys/dev/char/{node.dev}")
         os.symlink("../../../bus/gpio", f"/sys/dev/char/{node.dev}/subsystem")
+
+
+def _mount_sysfs_gpio() -> int:
+    """The file by which it is served; it must be opened in the user namespace that mounts."""
+    if not os.path.isdir("/sys/class/gpio"):
+        _cover("/sys/class", lambda _entry: False)
+        os.mkdir("/sys/class/gpio")
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    owner = f"user_id={os.geteuid()},group_id={os.getegid()}"
+    options = f"fd={fuse},rootmode=40755,{owner},default_permissions,allow_other"
+    libc.mount("gpiovirt", "/sys/class/gpio", "fuse", _MS_NOSUID | _MS_NODEV, options)
+    return fuse
 
 
 def _put_on(guise: Guise) -> None:
