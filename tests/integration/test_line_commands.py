@@ -8,15 +8,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from gpiovirt.protocols.control.answers import RefusedError
-from gpiovirt.protocols.control.requests import New, Read
+from gpiovirt.protocols.control.requests import Change, New, Read
 from gpiovirt.testing.daemon import Daemon
 from tests.integration.test_configuration import command
 from tests.integration.test_rules import followed
@@ -136,7 +137,7 @@ def test_a_monitor_ends_when_its_chip_does(daemon: Daemon) -> None:
         assert (told["name"], told["edge"], told["lost"]) == ("DOOR", "falling", 0)
         command(daemon, "delete", "-f", "plc")
         assert monitor.wait(10) == 1
-        assert "the line is lost" in next_line(monitor.stderr)
+        assert "its chip has ended, or was changed" in next_line(monitor.stderr)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,11 @@ def test_a_monitor_ends_when_its_chip_does(daemon: Daemon) -> None:
         (["set", "plc"], 2, "write CHIP:LINE=LEVEL, or CHIP LINE=OPTIONS"),
         (["set", "plc", "LAMP=pull-up", "--hold"], 2, "--hold is for levels"),
         (["set", "plc:LAMP=1", "--replace"], 2, "--replace and --force are for options"),
+        (["set", "plc:LAMP=1", "plc:2=0"], 2, "plc:LAMP is named twice"),
+        (["monitor", "plc:DOOR", "plc:DOOR"], 2, "plc:DOOR is named twice"),
+        (["set", "plc", "LAMP=1"], 2, "for a level write plc:LAMP=1"),
+        (["set", "--hold", "plc:LAMP=1", "plc:STOP=1"], 2, "that is no time; write --hold after the lines"),
+        (["list", "nope", "--json"], 2, "no chip 'nope'"),
         (["set", "plc:LAMP=1", "--hold", "soon"], 2, "'soon' is not a duration"),
         (["pulse", "plc:LAMP", "1ms", "x0"], 2, "write how many as xN"),
         (["pulse", "plc:LAMP", "quick"], 2, "'quick' is not a duration"),
@@ -158,6 +164,53 @@ def test_a_monitor_ends_when_its_chip_does(daemon: Daemon) -> None:
 )
 def test_what_is_wrong_is_said(daemon: Daemon, arguments: list[str], status: int, said: str) -> None:
     assert said in command(daemon, *arguments, status=status)
+
+
+RULES = {
+    "interlock": [{"never_both": ["LAMP", "MOTOR"]}],
+    "watchdog": {"line": "STOP", "timeout_ms": 100, "rearm": "operator"},
+}
+
+
+def test_several_levels_are_set_all_or_none(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.ask(Change("plc", rules=RULES))
+    with followed(daemon) as changes:
+        said = command(daemon, "set", "plc:DOOR=1", "plc:LAMP=1", "plc:MOTOR=1", status=2)
+    assert "never both LAMP and MOTOR" in said
+    assert changes == []
+
+
+def test_what_a_rule_has_undone_is_told(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.ask(Change("plc", rules=RULES))
+    said = command(daemon, "set", "plc:LAMP=1", "--hold", "1s", status=1)
+    assert said == "plc:LAMP is 0: a rule, or an operator, has it so\n"
+    command(daemon, "rearm", "plc")
+    assert "a rule, or an operator, has it so" in command(daemon, "pulse", "plc:LAMP", "400ms", status=1)
+    assert '"gpiovirt pulse"' in command(daemon, "log", "plc", "--line", "LAMP")
+
+
+def test_many_who_look_take_no_line_from_a_holder(tmp_path: Path) -> None:
+    """A worker that is busy with questions is not one that hangs."""
+    with Daemon(tmp_path, ["--sim", "wide:1024"]) as daemon, ExitStack() as stack:
+        clients = [stack.enter_context(daemon.client()) for _ in range(40)]
+        clients[0].ask(New("wide 0-1023", "w"))
+        worker = daemon.show("w").chip.worker
+        stack.enter_context(beside(daemon, "set", "w:5=1", "--hold"))
+        daemon.wait_for(lambda: daemon.show("w").lines[5].used)
+        askers = [threading.Thread(target=client.ask, args=(Read("w"),)) for client in clients]
+        for thread in askers:
+            thread.start()
+        for thread in askers:
+            thread.join()
+        assert daemon.show("w").chip.worker == worker
+        assert daemon.show("w").lines[5].used
+
+
+def test_a_line_is_read_once_per_question(daemon: Daemon) -> None:
+    with daemon.client() as client, pytest.raises(RefusedError, match="line 0 of plc is asked for twice"):
+        client.ask(Read("plc", ("DOOR", "0")))
 
 
 def test_a_level_of_a_chip_that_one_may_not_use_is_not_told(daemon: Daemon) -> None:

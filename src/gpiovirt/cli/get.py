@@ -17,7 +17,8 @@ __all__ = ["configure", "main"]
 EPILOG = """\
 LINE is CHIP:NAME or CHIP:OFFSET of a chip of gpiovirtd; CHIP alone is all of its lines. The level of one
 line is printed by itself, 0 or 1. Lines stay as they are: neither direction nor bias is changed, and a line
-that a program or VM holds can be read, too. Levels are those of the chip, as its active-low options have it.
+that a program or VM holds can be read, too. Levels are those of the chip, as its active-low options have it;
+an input that an operator has forced seems so here, too.
 
 examples:
   gpiovirt get plc:DOOR

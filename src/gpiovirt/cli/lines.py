@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import NamedTuple
 
 from gpiovirt.control.client import Client
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control.answers import ChipDetails, LineState
+from gpiovirt.uapi.gpio import GPIO_V2_LINES_MAX
 
-__all__ = ["LEVELS", "Target", "Targets", "level_of"]
+__all__ = ["LEVELS", "Target", "Targets", "each_once", "level_of"]
 
 LEVELS = {"0": 0, "1": 1, "low": 0, "high": 1, "off": 0, "on": 1}
 
@@ -61,6 +63,20 @@ class Targets:
         there = f"its lines are: {', '.join(names) or 'unnamed'}"
         hint = f"did you mean {' or '.join(near)}?" if near else there
         raise UsageError(f"{text!r}: {name} has no such line; {hint}")
+
+
+def each_once(targets: Iterable[Target]) -> dict[str, list[Target]]:
+    """Lines by chip; UsageError if one is named twice, or more than a request can have."""
+    found: dict[str, list[Target]] = {}
+    for target in targets:
+        of_chip = found.setdefault(target.chip.chip.name, [])
+        if any(other.line.offset == target.line.offset for other in of_chip):
+            raise UsageError(f"{target} is named twice")
+        of_chip.append(target)
+    for name, of_chip in found.items():
+        if len(of_chip) > GPIO_V2_LINES_MAX:
+            raise UsageError(f"{len(of_chip)} lines of {name}; at most {GPIO_V2_LINES_MAX} at a time")
+    return found
 
 
 def level_of(text: str) -> int:

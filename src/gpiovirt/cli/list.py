@@ -40,17 +40,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print all chips."""
-    chips = _chips(options.name)
-    if options.json:
-        print(json.dumps(list(chips), indent=2))
-        return 0
-    shown = False
-    for chip in chips:
-        shown = True
-        _print(chip)
-    if not shown and options.name:
+    chips = list(_chips(options.name))
+    if not chips and options.name:
         raise UsageError(f"no chip {options.name!r} that you may use; `gpiovirt list` shows which there are")
-    if not shown:
+    if options.json:
+        print(json.dumps(chips, indent=2))
+        return 0
+    for chip in chips:
+        _print(chip)
+    if not chips:
         print("no chips: this kernel has none that you may open, and no simulator is running")
     return 0
 

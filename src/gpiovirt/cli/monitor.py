@@ -8,12 +8,13 @@ import json
 import select
 import time
 
-from gpiovirt.cli.lines import Target, Targets
+from gpiovirt.cli.lines import Target, Targets, each_once
 from gpiovirt.control.client import Client
-from gpiovirt.control.held_line import HeldLine
+from gpiovirt.control.held_lines import HeldLines
 from gpiovirt.core.line import Direction, Edge, LineSettings
 from gpiovirt.core.text import printable
 from gpiovirt.errors import GpiovirtError
+from gpiovirt.protocols.gpiochip.caller import encode_request
 
 __all__ = ["configure", "main"]
 
@@ -41,13 +42,15 @@ def main(options: argparse.Namespace) -> int:
     with Client() as client:
         targets = Targets(client)
         wanted = [targets.line(text) for text in options.lines]
+    each_once(wanted)
     settings = LineSettings(Direction.INPUT, edge=Edge[options.edge.upper()])
     poller = select.poll()
-    held: dict[int, tuple[Target, HeldLine]] = {}
+    held: dict[int, tuple[Target, HeldLines]] = {}
     last: dict[int, int] = {}
     for target in wanted:
         try:
-            line = HeldLine(target.chip.chip.device, target.line.offset, settings, "gpiovirt monitor")
+            request = encode_request(target.line.offset, settings, "gpiovirt monitor", 0)
+            line = HeldLines(target.chip.chip.device, request)
         except GpiovirtError as error:
             error.args = (f"{target}: {error}",)
             raise

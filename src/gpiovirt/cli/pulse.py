@@ -10,9 +10,9 @@ import time
 
 from gpiovirt.cli.lines import Targets
 from gpiovirt.cli.log import duration_ns
-from gpiovirt.cli.set import hold
+from gpiovirt.cli.set import Outputs
 from gpiovirt.control.client import Client
-from gpiovirt.control.held_line import HeldLine
+from gpiovirt.control.held_lines import HeldLines
 from gpiovirt.errors import UsageError
 
 __all__ = ["configure", "main"]
@@ -20,7 +20,7 @@ __all__ = ["configure", "main"]
 EPILOG = """\
 LINE is CHIP:NAME or CHIP:OFFSET of a chip of gpiovirtd. It is held as an output meanwhile, begins and ends at
 0, and rules hold: a time that is shorter than its min-on is made longer by that. Afterwards it is as its
-options say, safe or as it was last.
+options say, safe or as it was last. The exit status is 1 if a rule or an operator has undone a level.
 
 examples:
   gpiovirt pulse plc:LAMP 100ms
@@ -51,24 +51,26 @@ def main(options: argparse.Namespace) -> int:
     with Client() as client:
         target = Targets(client).line(options.line)
     rest = int(options.low)
-    line = hold(target, rest)
+    output = Outputs([target], [rest], "gpiovirt pulse")
+    is_right = True
     try:
         for number in range(count):
             for level, lasts_ns in ((1 - rest, width_ns), (rest, gap_ns if number + 1 < count else 0)):
-                line.set(level)
-                _await(line, level, options.line)
+                output.lines.set(level)
+                output.levels = [level]
+                _await(output.lines, level, options.line)
                 time.sleep(lasts_ns / 1e9)  # never less than was asked for
+                is_right = output.look() and is_right
     finally:
-        line.close()
-    return 0
+        output.lines.close()
+    return 0 if is_right else 1
 
 
-def _await(line: HeldLine, level: int, name: str) -> None:
+def _await(lines: HeldLines, level: int, name: str) -> None:
     """A rule may have the level wait; who lets the line go before would have it safe at once."""
-    began = time.monotonic()
-    is_said = False
-    while line.get() != level:
-        if not is_said and time.monotonic() > began + _PATIENCE_S:
-            is_said = True
+    said_at = time.monotonic() + _PATIENCE_S
+    while lines.get() != level:
+        if time.monotonic() > said_at:
+            said_at = float("inf")
             print(f"{name} stays {1 - level} for now: a rule, or an operator, keeps it", file=sys.stderr)
         time.sleep(_LOOK_S)

@@ -4,28 +4,31 @@
 from __future__ import annotations
 
 import argparse
-import select
 import sys
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
+from contextlib import ExitStack
 
-from gpiovirt.cli.lines import LEVELS, Target, Targets, level_of
+from gpiovirt.cli.lines import LEVELS, Target, Targets, each_once, level_of
 from gpiovirt.cli.log import duration_ns
 from gpiovirt.cli.new import parse_lines
 from gpiovirt.control.client import Client
-from gpiovirt.control.held_line import HeldLine
-from gpiovirt.core.line import Direction, LineSettings
+from gpiovirt.control.held_lines import HeldLines
 from gpiovirt.errors import GpiovirtError, UsageError
 from gpiovirt.protocols.control.requests import SetOptions
+from gpiovirt.protocols.gpiochip.caller import encode_output_request
 
-__all__ = ["configure", "hold", "main"]
+__all__ = ["Outputs", "configure", "main"]
+
+_LOOK_S = 0.1
 
 USAGE = """gpiovirt set [-h] [--hold [TIME]] CHIP:LINE=LEVEL ...
        gpiovirt set [-h] [--replace] [-f] CHIP LINE=OPTIONS ..."""
 EPILOG = f"""\
 LEVEL is one of {", ".join(LEVELS)}. The line is held as an output, as by gpioset, for the time of --hold, or
 until Ctrl-C; without --hold it is let go at once. Then it is as its options say, safe or as it was last.
-Rules hold, and what somebody else holds is refused.
+Rules hold, and what somebody else holds is refused: then no line of that chip is touched. The exit status is
+1 if a rule or an operator has undone a level meanwhile.
 
 OPTIONS is a list of: pull-up, pull-down, bias-disabled, open-drain, open-source, active-low, debounce=TIME,
 safe=low|high|input|hold, direction=input|output, min-on=TIME, min-off=TIME, max-rate=HZ, name=NAME. Options
@@ -60,59 +63,91 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError("--hold is for levels: gpiovirt set CHIP:LINE=LEVEL --hold TIME")
     if not options.lines:
         raise UsageError("write CHIP:LINE=LEVEL, or CHIP LINE=OPTIONS; see: gpiovirt set --help")
+    for text in options.lines:
+        line, _, word = text.partition("=")
+        if word in LEVELS:
+            raise UsageError(
+                f"{text!r}: {word} is no option; for a level write {options.first}:{line}={word}"
+            )
     wanted = parse_lines("", options.lines)
     with Client() as client:
         client.ask(SetOptions(options.first, wanted, options.replace, options.force))
     return 0
 
 
-def hold(target: Target, level: int) -> HeldLine:
-    """The line as an output; GpiovirtError, with its name."""
-    settings = LineSettings(Direction.OUTPUT, output_value=level)
-    try:
-        return HeldLine(target.chip.chip.device, target.line.offset, settings, "gpiovirt set")
-    except GpiovirtError as error:
-        error.args = (f"{target}: {error}",)
-        raise
+class Outputs:
+    """Lines of one chip, held as outputs with these levels; GpiovirtError, which names the chip."""
+
+    def __init__(self, targets: Sequence[Target], levels: Sequence[int], consumer: str) -> None:
+        self.targets = targets
+        self.levels = list(levels)
+        self._undone: set[int] = set()
+        request = encode_output_request(
+            {target.line.offset: level for target, level in zip(targets, levels, strict=True)}, consumer
+        )
+        try:
+            self.lines = HeldLines(targets[0].chip.chip.device, request)
+        except GpiovirtError as error:
+            named = str(targets[0]) if len(targets) == 1 else targets[0].chip.chip.name
+            error.args = (f"{named}: {error}",)
+            raise
+
+    def look(self) -> bool:
+        """Whether all have been as they were set; says once of each that is not."""
+        list(self.lines.edges())  # none; but whether the lines are lost
+        bits = self.lines.get((1 << len(self.targets)) - 1)
+        for i, (target, level) in enumerate(zip(self.targets, self.levels, strict=True)):
+            if bits >> i & 1 != level and i not in self._undone:
+                self._undone.add(i)
+                print(
+                    f"{target} is {1 - level}: a rule, or an operator, has it so", file=sys.stderr, flush=True
+                )
+        return not self._undone
 
 
 def _set_levels(texts: list[str], time_said: str | None) -> int:
+    if time_said and (":" in time_said or "=" in time_said):
+        raise UsageError(f"--hold {time_said!r}: that is no time; write --hold after the lines")
     lasts_ns = duration_ns(time_said) if time_said else None
     with Client() as client:
         targets = Targets(client)
-        wanted = []
+        named = []
         for text in texts:
             line, equals, word = text.rpartition("=")
             if not equals:
                 raise UsageError(f"{text!r}: write CHIP:LINE=LEVEL, as in plc:LAMP=1")
-            wanted.append((targets.line(line), level_of(word)))
+            named.append((targets.line(line), level_of(word)))
+    levels = {(target.chip.chip.name, target.line.offset): level for target, level in named}
+    by_chip = each_once(target for target, _ in named)
     with ExitStack() as held:
-        lines = [held.enter_context(closing(hold(target, level))) for target, level in wanted]
+        outputs = []
+        for name, of_chip in by_chip.items():
+            chosen = [levels[name, target.line.offset] for target in of_chip]
+            outputs.append(Outputs(of_chip, chosen, "gpiovirt set"))
+            held.callback(outputs[-1].lines.close)
         if time_said is not None:
-            _wait(lines, lasts_ns)
-    if time_said is None:
-        for target, level in wanted:
-            _say_if_lost(target, level)
+            return _wait(outputs, lasts_ns)
+    for target, level in named:
+        _say_if_lost(target, level)
     return 0
 
 
-def _wait(lines: list[HeldLine], lasts_ns: int | None) -> None:
-    """HostError if a line is lost meanwhile."""
+def _wait(outputs: list[Outputs], lasts_ns: int | None) -> int:
+    """The exit status; HostError if lines are lost meanwhile."""
     if lasts_ns is None:
         print("holding until Ctrl-C", file=sys.stderr, flush=True)
-    poller = select.poll()
-    for line in lines:
-        poller.register(line.fileno(), select.POLLIN)
     until_ns = None if lasts_ns is None else time.monotonic_ns() + lasts_ns
+    is_right = True
     try:
         while until_ns is None or time.monotonic_ns() < until_ns:
-            left_ms = None if until_ns is None else max((until_ns - time.monotonic_ns()) // 1_000_000, 0) + 1
-            if poller.poll(left_ms):
-                for line in lines:
-                    list(line.edges())
+            left_s = _LOOK_S if until_ns is None else (until_ns - time.monotonic_ns()) / 1e9
+            time.sleep(max(min(left_s, _LOOK_S), 0))
+            for each in outputs:
+                is_right = each.look() and is_right
     except KeyboardInterrupt:
         if until_ns is not None:
             raise
+    return 0 if is_right else 1
 
 
 def _say_if_lost(target: Target, level: int) -> None:

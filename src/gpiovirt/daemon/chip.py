@@ -88,6 +88,8 @@ class KeptChip:
     ) -> None:
         self.record = record
         self.lock = Lock()
+        self._reading = Lock()
+        """Whoever may use the chip can ask its worker how it is: that many ask must not make it late"""
         """Held by the task that makes, changes, begins or deletes the chip"""
         self.trouble = ""
         self.watched = False
@@ -420,7 +422,7 @@ class KeptChip:
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it lacks some of its files")
         of_lines, of_chip = fds[: len(fds) - others], fds[-others:]
-        _check_files([str(line["kind"]) for line in lines], of_lines, of_chip, count, has_ring)
+        _check_files([str(line["kind"]) for line in lines], of_lines, of_chip, count, has_ring, vm)
         release(self.custody.use([]))
         found = []
         for line, address in zip(lines, record.addresses, strict=True):
@@ -524,14 +526,16 @@ class KeptChip:
     async def status(self, timeout_s: float) -> Status | None:
         """What its worker says about it; None if there is no worker, or none that answers."""
         try:
-            answer = await self.handle.ask(timeout_s, do="status")
+            async with self._reading:
+                answer = await self.handle.ask(timeout_s, do="status")
         except HostError:
             return None
         return decode_status(answer.body.get("status"), len(self.lines))
 
     async def levels(self, offsets: Sequence[int], timeout_s: float) -> Levels:
         """The levels of lines, as the chip has them; HostError if its worker does not answer."""
-        answer = await self.handle.ask(timeout_s, do="levels", offsets=list(offsets))
+        async with self._reading:
+            answer = await self.handle.ask(timeout_s, do="levels", offsets=list(offsets))
         levels = decode_levels(answer.body, len(offsets))
         if levels is None:
             raise HostError(f"the process that serves {self.name} breaks its protocol")
@@ -580,7 +584,12 @@ def _file(kind: str, fds: list[int]) -> LineFile | None:
 
 
 def _check_files(
-    kinds: Sequence[str], of_lines: Sequence[int], others: Sequence[int], count: int, has_ring: bool
+    kinds: Sequence[str],
+    of_lines: Sequence[int],
+    others: Sequence[int],
+    count: int,
+    has_ring: bool,
+    has_vm: bool,
 ) -> None:
     """PeerError unless a worker's files are what they should be: any others must not be touched."""
     at = 0
@@ -592,7 +601,8 @@ def _check_files(
     memory, *sockets = others
     if kind_of(memory) is not Kind.MEMORY or can_shrink(memory):
         raise PeerError("memory that can be truncated")
-    held_lines(memory, count)
+    if not is_memory_of(memory, count, vm_bytes(has_vm, count)):
+        raise PeerError("memory of another chip, or of another version")
     if has_ring:
         ring, wake, *sockets = sockets
         if kind_of(ring) is not Kind.MEMORY or can_shrink(ring) or kind_of(wake) is not Kind.EVENTFD:

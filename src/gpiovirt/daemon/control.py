@@ -22,7 +22,7 @@ from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.answers import chip_description, chip_details, chip_state
 from gpiovirt.daemon.chip import KeptChip
 from gpiovirt.daemon.custodian import Custodian
-from gpiovirt.daemon.wanted import changed, line_of, new_record, with_options
+from gpiovirt.daemon.wanted import changed, line_of, lines_of, new_record, with_options
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.host.packets import Channel, encode
@@ -315,7 +315,7 @@ class _Client:
                 return chip_details(chip, await chip.status(_STATUS_S), asked.first)
             case Read():
                 chip = self._find(who, asked.name)
-                lines = [line_of(chip, line) for line in asked.lines] or range(len(chip.lines))
+                lines = lines_of(chip, asked.lines) or range(len(chip.lines))
                 return await chip.levels(lines, _STATUS_S)
             case State():
                 return self._state(who)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from gpiovirt.core.line import PLAIN
@@ -17,7 +18,7 @@ from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.grammar import parse
 from gpiovirt.virtual.options import format_options, parse_options
 
-__all__ = ["changed", "line_of", "new_record", "with_options"]
+__all__ = ["changed", "line_of", "lines_of", "new_record", "with_options"]
 
 _NUMBERED = re.compile(rf"({'|'.join(DRIVERS)})\.(0|[1-9][0-9]*)")
 _DIGITS_MAX = 5
@@ -85,6 +86,21 @@ def with_options(chip: KeptChip, asked: SetOptions) -> Record:
 def line_of(chip: KeptChip, line: str) -> int:
     """The offset of a line that is called so; UsageError."""
     return _offset(chip.name, line, chip.names())
+
+
+def lines_of(chip: KeptChip, lines: Sequence[str]) -> list[int]:
+    """Of several, each once; UsageError."""
+    names = chip.names()
+    places = {name: offset for offset, name in enumerate(names)}
+    count = Counter(names)
+    found: dict[int, str] = {}
+    for line in lines:
+        by_name = not line.isdecimal() and count[line] == 1
+        offset = places[line] if by_name else _offset(chip.name, line, names)
+        if offset in found:
+            raise UsageError(f"line {offset} of {chip.name} is asked for twice")
+        found[offset] = line
+    return list(found)
 
 
 def _offset(chip: str, line: str, names: list[str]) -> int:

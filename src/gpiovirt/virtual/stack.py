@@ -197,12 +197,13 @@ class VirtualChip(GpioChip):
         """The level of each line that is forced."""
         return self._forced.levels if self._forced is not None else {}
 
-    def level(self, offset: int) -> int | None:
-        """What a line is, whoever holds it; None if it cannot be read."""
+    def levels(self, offsets: Sequence[int]) -> list[int | None]:
+        """What lines are, whoever holds them; None for one that cannot be read."""
         try:
-            return self._driver.bind([offset]).get(1)
+            bits = self._driver.bind(offsets).get((1 << len(offsets)) - 1)
         except GpiovirtError:
-            return None
+            return [None] if len(offsets) == 1 else [self.levels([offset])[0] for offset in offsets]
+        return [bits >> i & 1 for i in range(len(offsets))]
 
     def force(self, offset: int, level: int, until_ns: int, drives: bool) -> None:
         """As of ForcedDriver; InvalidError for a chip that keeps nothing."""

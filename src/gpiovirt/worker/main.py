@@ -331,7 +331,7 @@ class _Worker:
             case {"do": "lend", "tag": tag, "chip": chip, "offset": offset, "consumer": consumer} if served:
                 self._lend(served, tag, chip, offset, consumer)
             case {"do": "levels", "tag": tag, "offsets": offsets} if isinstance(served, _ServedChip):
-                self._send({"tag": tag, "levels": [served.chip.level(offset) for offset in offsets]})
+                self._send({"tag": tag, "levels": served.chip.levels(offsets)})
             case {"do": "force"} if isinstance(served, _ServedChip):
                 self._force(served, message.body)
             case {"do": "rearm", "tag": tag} if isinstance(served, _ServedChip):

@@ -6,6 +6,7 @@ Specification: Documentation/userspace-api/gpio/gpio-v2-*.rst.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
 
 from gpiovirt.core.chip import ChipInfo
@@ -17,6 +18,7 @@ __all__ = [
     "decode_line_info",
     "encode_config",
     "encode_info_query",
+    "encode_output_request",
     "encode_request",
     "flags_of",
 ]
@@ -62,8 +64,8 @@ def encode_config(settings: LineSettings) -> bytes:
     return u.gpio_v2_line_config.pack(flags_of(settings), 1 if attrs else 0, b"", attrs)
 
 
-def _attribute(kind: int, value: int) -> bytes:
-    return u.gpio_v2_line_config_attribute.pack(kind, 0, value, 1)
+def _attribute(kind: int, value: int, mask: int = 1) -> bytes:
+    return u.gpio_v2_line_config_attribute.pack(kind, 0, value, mask)
 
 
 def encode_request(offset: int, settings: LineSettings, consumer: str, event_buffer_size: int) -> bytes:
@@ -71,6 +73,15 @@ def encode_request(offset: int, settings: LineSettings, consumer: str, event_buf
     return u.gpio_v2_line_request.pack(
         _u32.pack(offset), u.cstring(consumer), encode_config(settings), 1, event_buffer_size, b"", 0
     )
+
+
+def encode_output_request(levels: Mapping[int, int], consumer: str) -> bytes:
+    """A gpio_v2_line_request for outputs, at most 64, with their first levels by offset."""
+    values = sum(level << i for i, level in enumerate(levels.values()))
+    attrs = _attribute(u.GPIO_V2_LINE_ATTR_ID_OUTPUT_VALUES, values, (1 << len(levels)) - 1)
+    config = u.gpio_v2_line_config.pack(u.GPIO_V2_LINE_FLAG_OUTPUT, 1, b"", attrs)
+    offsets = b"".join(map(_u32.pack, levels))
+    return u.gpio_v2_line_request.pack(offsets, u.cstring(consumer), config, len(levels), 0, b"", 0)
 
 
 def encode_info_query(offset: int) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A line of one of gpiovirtd's chips, held by this process as any program's would be."""
+"""Lines of one of gpiovirtd's chips, held by this process as any program's would be."""
 
 from __future__ import annotations
 
@@ -8,31 +8,28 @@ import os
 import select
 from collections.abc import Iterator
 
-from gpiovirt.core.line import LineSettings
 from gpiovirt.errors import GpiovirtError, HostError, NotPermittedError
 from gpiovirt.host.device_socket import DeviceSocket
-from gpiovirt.protocols.gpiochip.caller import encode_request
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["HeldLine"]
+__all__ = ["HeldLines"]
 
-_VALUES = tuple(u.gpio_v2_line_values.pack(level, 1) for level in (0, 1))
 _EVENTS_READ = 64
 
 
-class HeldLine:
-    """Line `offset` of the chip served at `device`, until close(); `consumer` is what others see.
+class HeldLines:
+    """What `request`, a gpio_v2_line_request, asks for of the chip served at `device`, until close().
 
-    GpiovirtError says why not, and who holds the line if somebody does.
+    GpiovirtError says why not, and who holds a line if somebody does. Masks and bits are in its order.
     """
 
-    def __init__(self, device: str, offset: int, settings: LineSettings, consumer: str) -> None:
+    def __init__(self, device: str, request: bytes) -> None:
         try:
             chip = DeviceSocket.open(device, "gpiochip")
         except OSError as error:
             raise HostError.of(f"cannot open the chip at {device}", error) from error
         try:
-            answer = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, encode_request(offset, settings, consumer, 0))
+            answer = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, request)
         except OSError as error:
             raise HostError.of("the chip does not answer", error) from error
         finally:
@@ -47,13 +44,15 @@ class HeldLine:
         for fd in (self._edges, self._file.fileno()):
             self._ready.register(fd, select.EPOLLIN)
 
-    def set(self, level: int) -> None:
-        """Drive it; GpiovirtError if that is refused, or the line is gone."""
-        self._ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, _VALUES[level])
+    def set(self, bits: int, mask: int = 1) -> None:
+        """Drive lines; GpiovirtError if that is refused, or they are gone."""
+        self._ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, u.gpio_v2_line_values.pack(bits, mask))
 
-    def get(self) -> int:
-        """Its level; GpiovirtError if it is gone."""
-        return self._ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, _VALUES[0])[0] & 1
+    def get(self, mask: int = 1) -> int:
+        """Their levels; GpiovirtError if they are gone."""
+        told = self._ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, u.gpio_v2_line_values.pack(0, mask))
+        bits: int = u.gpio_v2_line_values.unpack(told)[0]
+        return bits & mask
 
     def _ioctl(self, cmd: int, argument: bytes) -> bytes:
         try:
@@ -62,7 +61,7 @@ class HeldLine:
             raise HostError.of("the line is lost", error) from error
         if answer.errno:
             raise _refused(answer.errno, answer.why)
-        return answer.reply or b"\0"
+        return answer.reply or argument
 
     def fileno(self) -> int:
         """Readable when there are edges, or the line is lost."""
@@ -75,7 +74,7 @@ class HeldLine:
         except BlockingIOError:
             raw = b""
         if not raw and self._is_lost():
-            raise HostError("the line is lost: its chip has ended or was changed")
+            raise HostError("its chip has ended, or was changed")
         for timestamp_ns, kind, _offset, seqno, _ in u.gpio_v2_line_event.iter_unpack(raw):
             yield kind == u.GPIO_V2_LINE_EVENT_RISING_EDGE, timestamp_ns, seqno
 
