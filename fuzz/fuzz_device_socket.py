@@ -66,7 +66,9 @@ class Peer:
     def _packet(self) -> bytes:
         rng = self._rng
         if rng.random() < 0.25:
-            packet = wire.encode_open(rng.choice(["gpiochip0", "", "x" * 31, "\u00e4"]))
+            packet = wire.encode_open(
+                rng.choice(["gpiochip0", "", "x" * 31, "\u00e4"]), rng.choice(["", "container 1"])
+            )
         else:
             cmd = rng.choice(COMMANDS)
             argument = plausible(rng, u.ioc_size(cmd))

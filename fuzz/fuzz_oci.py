@@ -17,8 +17,8 @@ from gpiovirt.errors import UsageError
 from gpiovirt.protocols.oci import Grant, decode_metadata, edit, find_markers, marker_mount, refuse
 
 INVARIANT = (
-    "any configuration is refused as wrong usage, or edited: then again it stays the same, no rule about another "
-    "call is changed, and the listener is told the chips whose nodes are mounted"
+    "any configuration is refused as wrong usage, or edited: then again it stays the same, no rule about "
+    "another call is changed, and the listener is told the chips whose nodes are mounted"
 )
 FOLDER = Path(__file__).parents[1] / "tests/unit/oci"
 CONFIGS = [json.loads(path.read_bytes()) for path in sorted(FOLDER.glob("*.json"))]
@@ -90,4 +90,4 @@ def once(rng: random.Random) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(harness.main(INVARIANT, once))  # type: ignore[arg-type]
+    sys.exit(harness.main(INVARIANT, once))

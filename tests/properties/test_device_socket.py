@@ -17,9 +17,16 @@ COMMANDS = sorted({value for name, value in vars(u).items() if name.endswith("_I
 WRITES = 0x40000000
 
 
-@given(st.text(max_size=10))
-def test_the_name_of_an_open_comes_back(name: str) -> None:
-    assert wire.decode_open(wire.encode_open(name)) == name
+_names = st.text(st.characters(exclude_characters="\0"), max_size=7)
+
+
+@given(_names, st.text(max_size=200))
+def test_the_name_of_an_open_comes_back_and_the_containers_that_it_is_for(name: str, container: str) -> None:
+    came, about = wire.decode_open(wire.encode_open(name, container))
+    assert came == name
+    assert about.isprintable() and bool(about) is bool(container)
+    if container.isprintable() and len(container.encode()) <= 160:
+        assert about == container
 
 
 @given(
@@ -74,4 +81,4 @@ def test_an_open_that_is_cut_short_is_refused_or_shorter(cut: int) -> None:
         with pytest.raises(PeerError):
             wire.decode_open(packet)
     else:
-        assert wire.decode_open(packet) == "gpiochip0"[: cut - 12]
+        assert wire.decode_open(packet) == ("gpiochip0"[: cut - 12], "")

@@ -17,6 +17,7 @@ from gpiovirt.core.line import Clock, Direction, Edge, EdgeEvent, LineSettings
 from gpiovirt.core.record import (
     CAPACITY,
     NO_LINE,
+    TEXT_MAX,
     Entry,
     Lost,
     RecordingDriver,
@@ -263,10 +264,10 @@ def test_a_reader_takes_no_more_than_it_was_asked_for() -> None:
 
 def test_a_text_of_any_length_is_cut_and_goes_to_its_entry_only() -> None:
     ring = Ring(1)
-    ring.writer.text(0, "x" * 100)
+    ring.writer.text(0, "x" * (TEXT_MAX + 9))
     ring.writer.write(0, What.REFUSED, 1)
     ring.writer.write(0, What.SET, 1)
-    assert [entry.text for entry in ring.entries()] == ["x" * 64, ""]
+    assert [entry.text for entry in ring.entries()] == ["x" * TEXT_MAX, ""]
 
 
 def test_a_text_is_whole_when_its_parts_are_read_one_by_one() -> None:

@@ -84,7 +84,7 @@ class ChipSummary(_Told):
 class LineHolder(_Told):
     """The process that holds a line; pid and uid are 0 if it is the one that serves the line."""
 
-    kind: Literal["program", "vm", "chip", "hog"]
+    kind: Literal["program", "vm", "chip", "hog", "container"]
     """A program, a virtual machine's VMM, a virtual chip made of the line, or the simulator."""
     pid: int
     """Its process."""

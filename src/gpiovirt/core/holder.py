@@ -18,6 +18,8 @@ class HolderKind(StrEnum):
     """A virtual chip, of which the line is one"""
     HOG = "hog"
     """The simulator itself"""
+    CONTAINER = "container"
+    """A program in a container"""
 
 
 class Holder(NamedTuple):
@@ -31,6 +33,8 @@ class Holder(NamedTuple):
     kind: HolderKind
     pid: int
     uid: int
+    about: str = ""
+    """Of a container what it is called, by who runs it"""
 
     @classmethod
     def of(cls, label: str, kind: HolderKind, pid: int = 0, uid: int = 0) -> "Holder":
@@ -40,10 +44,10 @@ class Holder(NamedTuple):
 
     def labelled(self, label: str) -> "Holder":
         """The same, by another label of at most 31 bytes."""
-        return Holder(label, self.kind, self.pid, self.uid)
+        return self._replace(label=label)
 
     def __str__(self) -> str:
         """For messages; what to do about a chip is not done to a process."""
-        if self.kind in (HolderKind.PROGRAM, HolderKind.VM):
+        if self.kind in (HolderKind.PROGRAM, HolderKind.VM, HolderKind.CONTAINER):
             return f'"{self.label}" (pid {self.pid}, uid {self.uid})'
         return f'"{self.label}"'

@@ -42,7 +42,7 @@ __all__ = [
 
 CAPACITY = 1 << 16
 """Entries of a ring: more than a second at 50,000 a second"""
-TEXT_MAX = 64
+TEXT_MAX = 192
 """Bytes of an entry's text"""
 NO_LINE = 0xFFFF
 """The offset of what is about no line, or about all of them"""
@@ -70,7 +70,8 @@ class What(IntEnum):
     TEXT = 1
     """Part of the next entry's text"""
     HOLDER = 2
-    """Whose number this is from now on: `value` is the kind, the details are pid and uid, text the label"""
+    """Whose number this is from now on: `value` is the kind, the details are pid and uid, text the label,
+    and after a NUL what a container is called"""
     REQUESTED = 3
     RELEASED = 4
     CONFIGURED = 5
@@ -114,7 +115,8 @@ class Entry(NamedTuple):
 
     def as_holder(self) -> Holder:
         """Of a HOLDER entry."""
-        return Holder(self.text, _KINDS[self.value % len(_KINDS)], self.first, self.second)
+        label, _, about = self.text.partition("\0")
+        return Holder(label, _KINDS[self.value % len(_KINDS)], self.first, self.second, about)
 
 
 class Lost(NamedTuple):
@@ -233,7 +235,7 @@ class RingWriter:
         number = self._next_holder[0] % 0xFFFFFFFF + 1
         self._next_holder[0] = number
         self.holders[offset] = number
-        self.text(offset, holder.label)
+        self.text(offset, f"{holder.label}\0{holder.about}" if holder.about else holder.label)
         self.write(offset, What.HOLDER, _KINDS.index(holder.kind), holder.pid & _U32, holder.uid & _U32)
         return number
 

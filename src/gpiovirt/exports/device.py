@@ -240,7 +240,7 @@ class _Connecting(_Open):
 
     def _receive(self) -> None:
         try:
-            name = wire.decode_open(self._packet())
+            name, container = wire.decode_open(self._packet())
         except wire.VersionError as error:
             self._answer(wire.OPEN_TAG, refusal(error))
             raise
@@ -251,18 +251,21 @@ class _Connecting(_Open):
             self.close()
             return
         self._forget()  # the socket lives on in the chip's file
-        _ChipConnection(self._server, self._socket, self.peer, name)
+        kind = HolderKind.CONTAINER if container else HolderKind.PROGRAM
+        opener = Holder("", kind, self.peer.pid, self.peer.uid, container)
+        _ChipConnection(self._server, self._socket, self.peer, name, opener)
 
 
 class _ChipConnection(_Open):
     """An open chip."""
 
-    def __init__(self, server: DeviceServer, sock: socket.socket, peer: Peer, name: str) -> None:
+    def __init__(
+        self, server: DeviceServer, sock: socket.socket, peer: Peer, name: str, opener: Holder
+    ) -> None:
         self._fifo: PipeFifo | None = None  # of the file that is being opened
         super().__init__(server, sock, peer)
         self._file: ChipFile | None = None
         try:
-            opener = Holder("", HolderKind.PROGRAM, peer.pid, peer.uid)
             self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo, opener)
             self._chip_fifo = self._take_fifo()
             ends = self._chip_fifo.reader, self._chip_fifo.their_writer

@@ -58,7 +58,9 @@ class DeviceSocket:
         limit_waits(sock, patience_s, socket.SO_RCVTIMEO)
 
     @classmethod
-    def connect(cls, path: str, name: str, patience_s: float = _PATIENCE_S) -> DeviceSocket:
+    def connect(
+        cls, path: str, name: str, patience_s: float = _PATIENCE_S, container: str = ""
+    ) -> DeviceSocket:
         """Ask to open the chip served at `path`, as /dev/NAME: the first packet is the answer.
 
         It does not wait; BlockingIOError if others must be served first.
@@ -69,7 +71,7 @@ class DeviceSocket:
             sock.setblocking(True)
             made = cls(sock, None, patience_s, wire.OPEN_TAG)
             made._shape = CHIP_FIFO
-            made._send(wire.encode_open(name), _DONT_WAIT)
+            made._send(wire.encode_open(name, container), _DONT_WAIT)
         except BaseException:
             sock.close()
             raise

@@ -333,7 +333,7 @@ class Recorder:
     def _introduce(self, ring: _Ring, number: int, holder: Holder) -> None:
         known = ring.holders.get(number)
         if known is None or known[1].pid != holder.pid:
-            command = self._command(holder.pid)
+            command = printable(holder.about) or self._command(holder.pid)
             label = printable(holder.label)
             row = HolderRow(ring.ident, number, holder.kind, holder.pid, holder.uid, label, command)
             ring.holders[number] = (self._segments.holder(row), row)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape
     from gpiovirt.sources.simulator import SimChip
 
-__all__ = ["Later", "OpenFile", "Openable", "local", "remote", "simulated"]
+__all__ = ["Later", "OpenFile", "Openable", "local", "refused", "remote", "simulated"]
 
 
 class Later:
@@ -95,7 +95,18 @@ def simulated(chip: SimChip) -> Openable:
     return openable
 
 
-def remote(path: str) -> Openable:
+def refused(number: int, why: str) -> Openable:
+    """A chip that is not to be had, with the errno that says so."""
+
+    def openable(
+        _name: str, _open_fifo: Callable[[FifoShape], PipeFifo], _reactor: Reactor, _task: Task
+    ) -> OpenFile:
+        raise OSError(number, why)
+
+    return openable
+
+
+def remote(path: str, container: str = "") -> Openable:
     """The chip that is served at the socket `path`."""
     chip: RemoteChip | None = None
 
@@ -106,7 +117,7 @@ def remote(path: str) -> Openable:
         if chip is None:
             from gpiovirt.exports.process.remote import RemoteChip
 
-            chip = RemoteChip(path, reactor)
+            chip = RemoteChip(path, reactor, container=container)
         return chip.open(name, open_fifo)
 
     return openable

@@ -50,10 +50,13 @@ class RemoteChip:
     It owns how long its files are waited for: together, as one server answers for all.
     """
 
-    def __init__(self, path: str, reactor: Reactor, patience_s: float = _PATIENCE_S) -> None:
+    def __init__(
+        self, path: str, reactor: Reactor, patience_s: float = _PATIENCE_S, container: str = ""
+    ) -> None:
         self.reactor = reactor
         self._patience_s = patience_s
         self._path = path
+        self._container = container
         self.is_slow = False
         """Its server has not answered in time, or is away: it is not to be waited for"""
         self._away: dict[_RemoteFile, None] = {}
@@ -103,7 +106,7 @@ class RemoteChip:
 
     def connect(self, name: str) -> DeviceSocket:
         """A connection that has asked to open the chip."""
-        return DeviceSocket.connect(self._path, name, _BUDGET_S)
+        return DeviceSocket.connect(self._path, name, _BUDGET_S, self._container)
 
     def is_late(self, file: _RemoteFile) -> None:
         """The server has not answered in time."""

@@ -48,7 +48,11 @@ class _Unsent(NamedTuple):
 
 
 class Session:
-    """Serves the chips of `nodes`: (device, inode) of a placeholder -> (what opens the chip, device name)."""
+    """Serves the chips of `nodes`: (device, inode) of a placeholder -> (what opens the chip, device name).
+
+    `on_unseen` is called once, when a caller may not be looked at, and may change that: its user namespace
+    may be another one.
+    """
 
     def __init__(
         self,
@@ -58,12 +62,14 @@ class Session:
         on_end: "Callable[[Session], object]",
         on_refusal: Callable[[str], object] | None = None,
         tasks: Tasks | None = None,
+        on_unseen: Callable[[Notification], object] | None = None,
     ) -> None:
         self._listener = listener
         self._nodes = nodes
         self._reactor = reactor
         self._on_end = on_end
         self._on_refusal = on_refusal
+        self._on_unseen = on_unseen
         self._tasks = tasks or Tasks()
         self._files: dict[FileId, OpenFile] = {}
         self._lost: dict[FileId, None] = {}
@@ -114,9 +120,11 @@ class Session:
     def _answer(self, call: Notification) -> int | None:
         """The errno to answer with, or None when it is answered already, or will be."""
         try:
-            task, file_id = self._tasks.file(call.tid, call.fd)
+            task, file_id = self._look(call)
             if task.is_new:
                 self._confirm(call, task)
+        except PermissionError:  # it could be one of ours
+            return self._refuse(call, errno.EPERM, "its supervisor is not permitted to look at its files")
         except OSError:  # not an open file: EBADF, says the kernel
             self._listener.proceed(call.id)
             return None
@@ -136,6 +144,17 @@ class Session:
             # files closed by now free their lines before anybody asks about them
             self._reactor.serve_ready()
         return self._ioctl(call, task, file)
+
+    def _look(self, call: Notification) -> tuple[Task, FileId]:
+        """Who calls, and what its file is; OSError."""
+        try:
+            return self._tasks.file(call.tid, call.fd)
+        except PermissionError:
+            on_unseen, self._on_unseen = self._on_unseen, None
+            if on_unseen is None:
+                raise
+            on_unseen(call)
+            return self._tasks.file(call.tid, call.fd)
 
     def _confirm(self, call: Notification, task: Task) -> None:
         """The number was still the caller's when the task was opened; OSError if not."""

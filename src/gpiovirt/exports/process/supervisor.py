@@ -13,7 +13,7 @@ from gpiovirt.core.deadline import Deadlines
 from gpiovirt.exports.process.openable import Openable
 from gpiovirt.exports.process.session import FileId, Session
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.host.seccomp import Listener
+from gpiovirt.host.seccomp import Listener, Notification
 
 __all__ = ["Supervisor"]
 
@@ -31,9 +31,14 @@ class Supervisor:
         """Called when no session is left"""
         self._sessions: set[Session] = set()
 
-    def add(self, listener: Listener, nodes: Mapping[FileId, tuple[Openable, str]]) -> Session:
-        """Serve the programs behind `listener`, until none of them is left."""
-        session = Session(listener, nodes, self.reactor, self._on_end, self.on_refusal)
+    def add(
+        self,
+        listener: Listener,
+        nodes: Mapping[FileId, tuple[Openable, str]],
+        on_unseen: Callable[[Notification], object] | None = None,
+    ) -> Session:
+        """Serve the programs behind `listener`, until none of them is left; `on_unseen` is the session's."""
+        session = Session(listener, nodes, self.reactor, self._on_end, self.on_refusal, on_unseen=on_unseen)
         self._sessions.add(session)
         return session
 

@@ -90,7 +90,7 @@ class ChipDescription(NamedTuple):
 class LineHolder(NamedTuple):
     """The process that holds a line; 0 and 0 if it is the one that serves the line."""
 
-    kind: Literal["program", "vm", "chip", "hog"]
+    kind: Literal["program", "vm", "chip", "hog", "container"]
     pid: int
     uid: int
 

@@ -3,7 +3,7 @@
 
 A SOCK_SEQPACKET connection is an open file, and its end is the file's close. Packets:
 
-    open      magic, version, the name the device is to have
+    open      magic, version and flags, the name the device is to have; for a container a NUL, and its name
     ioctl     tag, number, flags, the argument
     answer    tag, errno, fd_at, the argument as it came back, or why not
     hang-up   tag 0, and nobody asked: the file's lines have vanished, and its end follows
@@ -45,6 +45,8 @@ PACKET_MAX = 1024  # the largest argument is gpio_v2_line_request's 592 bytes
 _MAGIC = b"gpiochip"
 _VERSION = 3
 _NAME_MAX = u.GPIO_MAX_NAME_SIZE
+_ABOUT_MAX = 160
+_IN_CONTAINER = 1 << 16  # flag: whoever opens it does so for a container, whose name follows
 _COMPAT = 1  # flag: the caller is an i386 program
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the argument is read
 
@@ -62,21 +64,27 @@ class VersionError(PeerError):
     errno = EPROTONOSUPPORT
 
 
-def encode_open(name: str) -> bytes:
-    """The first packet of a connection."""
-    return _open.pack(_MAGIC, _VERSION) + name.encode()
+def encode_open(name: str, container: str = "") -> bytes:
+    """The first packet of a connection; of a container's name the beginning."""
+    if not container:
+        return _open.pack(_MAGIC, _VERSION) + name.encode()
+    about = container.encode(errors="replace")[:_ABOUT_MAX]
+    return _open.pack(_MAGIC, _VERSION | _IN_CONTAINER) + name.encode() + b"\0" + about
 
 
-def decode_open(packet: bytes) -> str:
-    """The device name wanted; PeerError if this is no such packet."""
-    if len(packet) < _open.size or len(packet) >= _open.size + _NAME_MAX:
+def decode_open(packet: bytes) -> tuple[str, str]:
+    """The device name wanted, and the container that it is for; PeerError if this is no such packet."""
+    name, nul, about = packet[_open.size :].partition(b"\0")
+    if len(packet) < _open.size or len(name) >= _NAME_MAX or len(about) > _ABOUT_MAX:
         raise PeerError("not the first packet of a chip's file")
     magic, version = _open.unpack_from(packet)
     if magic != _MAGIC:
         raise PeerError("another protocol")
-    if version != _VERSION:
+    if version & ~_IN_CONTAINER != _VERSION:
         raise VersionError(f"version {version} of the device socket's protocol, and not {_VERSION}")
-    return packet[_open.size :].decode(errors="replace")
+    if bool(nul) is not bool(version & _IN_CONTAINER):
+        raise PeerError("not the first packet of a chip's file")
+    return name.decode(errors="replace"), printable(about.decode(errors="replace"))
 
 
 def encode_ioctl(tag: int, cmd: int, argument: bytes, compat: bool = False) -> bytes:
