@@ -17,6 +17,7 @@ from gpiovirt.core.line import LineOptions
 from gpiovirt.core.task import Future, Lock, TooLateError, sleep, wait_for
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.fork_server import ForkServer
+from gpiovirt.daemon.nodes import Node, Nodes
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
 from gpiovirt.daemon.told import Status, Use, decode_levels, decode_status, decode_told
@@ -30,6 +31,7 @@ from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.mapping import can_shrink
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
+from gpiovirt.host.terminal import terminal_index
 from gpiovirt.host.unix_socket import Access, PathListener, SocketListener
 from gpiovirt.protocols.control.answers import ChipEvent, Event, Levels, RuleEvent, SourceEvent
 from gpiovirt.sources.line_files import (
@@ -50,7 +52,7 @@ from gpiovirt.virtual.memory import (
 from gpiovirt.virtual.options import format_options
 from gpiovirt.virtual.ring import mend_ring, new_ring
 
-__all__ = ["MEMORY", "RING", "KeptChip"]
+__all__ = ["MEMORY", "RING", "TTY", "KeptChip"]
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ MEMORY = "state"
 """The name of a chip's memory, beside its lines"""
 RING = "record"
 """The name of the memory of its record"""
+TTY = "tty"
+"""The name of the end that keeps the terminal by which containers know it"""
 
 Told = Callable[["KeptChip", Event], None]
 
@@ -85,6 +89,7 @@ class KeptChip:
         tell: Told,
         need_lines: Callable[[], None],
         keeps_record: bool = False,
+        nodes: Nodes | None = None,
     ) -> None:
         self.record = record
         self.lock = Lock()
@@ -112,6 +117,7 @@ class KeptChip:
         self._memory = -1
         self._keeps_record = keeps_record
         self._ring = self._wake = -1
+        self.node = Node(record.name, nodes)
         self._ready: Future[str] = Future()
         self._unserved: Callable[[], None] | None = None
         self._orphans_looked_for: Callable[[], None] | None = None
@@ -152,6 +158,8 @@ class KeptChip:
             files[MEMORY] = self._memory
         if self._ring >= 0:
             files[RING] = self._ring
+        if self.node.tty >= 0:
+            files[TTY] = self.node.tty
         if (keeper := self._keeper.fileno()) is not None:
             files[KEEPER] = keeper
         return files
@@ -269,6 +277,7 @@ class KeptChip:
             self._device = PathListener(self.device_path, access, socket.SOCK_SEQPACKET, replace=True)
         if definition.vm and self._vm is None:
             self._vm = PathListener(self._vm_path, access, replace=True)
+        self.node.show()
         if definition.vm:
             self._keeper.begin()
         elif self._vm is not None:
@@ -311,6 +320,7 @@ class KeptChip:
                 os.unlink(path)
 
     def _close_sockets(self) -> None:
+        self.node.hide()
         self._close_socket(self._device, self.device_path)
         self._close_socket(self._vm, self._vm_path)
         self._device = self._vm = None
@@ -336,6 +346,7 @@ class KeptChip:
             os.close(self._memory)
             self._memory = -1
         self._set_ring(-1, -1)
+        self.node.use(-1)
         self._ready.set("it was deleted meanwhile")
         if self.creator_fd >= 0:
             self._reactor.remove_reader(self.creator_fd)
@@ -382,11 +393,13 @@ class KeptChip:
             "vm": definition.vm,
             "keeper": self._keeper.fileno() is not None,
             "record": self._ring >= 0,
+            "tty": self.node.tty >= 0,
             "poll_us": definition.poll_us,
             "incarnation": self.record.incarnation,
         }
         fds = [fd for line in self.lines if line.file for fd in line.file.fds]
-        fds += [self._memory, *(self.ring() or ()), self._device.socket.fileno()]
+        tty = () if self.node.tty < 0 else (self.node.tty,)
+        fds += [self._memory, *(self.ring() or ()), *tty, self._device.socket.fileno()]
         if self._vm is not None:
             fds.append(self._vm.socket.fileno())
         if (keeper := self._keeper.fileno()) is not None:
@@ -418,11 +431,13 @@ class KeptChip:
             raise PeerError("it serves another chip")
         has_keeper = bool(spec.get("keeper"))
         has_ring = bool(spec.get("record"))
-        others = 2 + 2 * has_ring + vm + has_keeper
+        has_tty = bool(spec.get("tty"))
+        others = 2 + 2 * has_ring + has_tty + vm + has_keeper
         if sum(FDS_OF_LINE[line["kind"]] for line in lines) + others != len(fds):
             raise PeerError("it lacks some of its files")
         of_lines, of_chip = fds[: len(fds) - others], fds[-others:]
-        _check_files([str(line["kind"]) for line in lines], of_lines, of_chip, count, has_ring, vm)
+        kinds = [str(line["kind"]) for line in lines]
+        _check_files(kinds, of_lines, of_chip, count, has_ring, vm, has_tty)
         release(self.custody.use([]))
         found = []
         for line, address in zip(lines, record.addresses, strict=True):
@@ -432,12 +447,15 @@ class KeptChip:
         self._memory = fds.pop(0)
         if has_ring:
             self._set_ring(fds.pop(0), fds.pop(0))
+        if has_tty:
+            self.node.use(fds.pop(0))
         self._device = SocketListener(socket.socket(fileno=fds.pop(0)))
         if vm:
             self._vm = SocketListener(socket.socket(fileno=fds.pop(0)))
         if has_keeper:
             self._keeper.use(socket.socket(fileno=fds.pop(0)))
         self.custody.use(found)
+        self.node.show()
 
     def on_ready(self) -> None:
         """It is served from now on."""
@@ -590,6 +608,7 @@ def _check_files(
     count: int,
     has_ring: bool,
     has_vm: bool,
+    has_tty: bool,
 ) -> None:
     """PeerError unless a worker's files are what they should be: any others must not be touched."""
     at = 0
@@ -607,5 +626,9 @@ def _check_files(
         ring, wake, *sockets = sockets
         if kind_of(ring) is not Kind.MEMORY or can_shrink(ring) or kind_of(wake) is not Kind.EVENTFD:
             raise PeerError("a record that is none")
+    if has_tty:
+        tty, *sockets = sockets
+        if terminal_index(tty) < 0:
+            raise PeerError("a terminal that is none")
     if not all(kind_of(fd) is Kind.SOCKET for fd in sockets):
         raise PeerError("a file that is not a socket")

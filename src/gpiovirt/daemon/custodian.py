@@ -20,9 +20,10 @@ from gpiovirt.core.line import Direction
 from gpiovirt.core.record import What
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.change import Change, check_permanent
-from gpiovirt.daemon.chip import MEMORY, RING, KeptChip
+from gpiovirt.daemon.chip import MEMORY, RING, TTY, KeptChip
 from gpiovirt.daemon.directories import Directories
 from gpiovirt.daemon.fork_server import ForkServer
+from gpiovirt.daemon.nodes import Nodes
 from gpiovirt.daemon.recorder import Recorder
 from gpiovirt.daemon.simulation import Simulation
 from gpiovirt.daemon.sources import DaemonSources, OwnChip
@@ -85,6 +86,7 @@ class Custodian:
         self._reactor = reactor
         self._forkserver = forkserver
         self._finder = Finder()
+        self._nodes = Nodes(directories)
         self._making: set[str] = set()
         self._going: dict[str, KeptChip] = {}
         self._restored: dict[str, _Files] = {}
@@ -117,6 +119,7 @@ class Custodian:
             self.on_event,
             self._look_soon,
             self.recorder is not None,
+            self._nodes,
         )
 
     # what is asked for
@@ -460,6 +463,7 @@ class Custodian:
         if memory >= 0:
             chip.use_keeper(files.pop(KEEPER, -1))
             chip.use_ring(files.pop(RING, -1))
+            chip.node.use(files.pop(TTY, -1))
         chip.take_on(
             lines,
             chip.record._replace(definition=settled),
@@ -479,6 +483,7 @@ class Custodian:
 
     @staticmethod
     def _wait(chip: KeptChip, error: GpiovirtError) -> None:
+        chip.node.hide()
         if str(error) != chip.trouble:
             chip.trouble = str(error)
             _log.warning("%s waits: %s", chip.name, error, extra=chip.about)
@@ -520,8 +525,9 @@ class Custodian:
             self.chips[record.name] = chip
             if record.creator is not None and not self._has_creator(chip):
                 self._in_background(self._end_orphan(chip), record.name)
-            else:
-                chip.handle.find()
+            elif not chip.handle.find():
+                chip.node.hide()  # until it has lines again
+        self._nodes.hide_all_but(self.chips)
         if self.chips:
             self._forkserver.begin()
         for name in [name for name in self._restored if name not in self.chips]:

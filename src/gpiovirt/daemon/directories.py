@@ -7,6 +7,7 @@ import os
 from typing import NamedTuple
 
 from gpiovirt.errors import HostError
+from gpiovirt.protocols.cdi import DIRECTORY
 
 __all__ = ["Directories"]
 
@@ -36,6 +37,19 @@ class Directories(NamedTuple):
     def record(self) -> str:
         return f"{self.run}/record"
 
+    @property
+    def containers(self) -> str:
+        return f"{self.run}/containers"
+
+    @property
+    def nodes(self) -> str:
+        return f"{self.containers}/nodes"
+
+    @property
+    def cdi(self) -> str:
+        """Of the machine's own gpiovirtd it is where engines look."""
+        return DIRECTORY if self.run == "/run/gpiovirt" else f"{self.containers}/cdi"
+
     def make(self) -> None:
         """HostError if one cannot be made."""
         try:
@@ -44,6 +58,8 @@ class Directories(NamedTuple):
                 (self.chips, 0o711),
                 (self.vms, 0o711),
                 (self.workers, 0o700),
+                (self.containers, 0o755),
+                (self.nodes, 0o711),
             ):
                 os.makedirs(path, mode, exist_ok=True)
                 os.chmod(path, mode)

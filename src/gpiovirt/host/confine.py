@@ -9,6 +9,7 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Sequence
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
@@ -18,7 +19,17 @@ from gpiovirt.uapi import seccomp as u
 from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
 from gpiovirt.uapi.unistd import Abi
 
-__all__ = ["confine", "confining_filter", "drop_rights"]
+__all__ = [
+    "CAP_DAC_OVERRIDE",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SYS_PTRACE",
+    "become",
+    "confine",
+    "confining_filter",
+    "drop_rights",
+    "keep_capabilities",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +37,11 @@ _CLONE_NEWUSER = 0x10000000
 _PROT_EXEC = 4
 _IOCTLS = (0x541B, 0x5421, 0x5450, 0x5451)  # asm-generic/ioctls.h: FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _CAP_LAST = 63
-
+# linux/capability.h
+CAP_DAC_OVERRIDE = 1
+CAP_SETGID = 6
+CAP_SETUID = 7
+CAP_SYS_PTRACE = 19
 
 _FREE = """
     read write close fstat poll ppoll lseek munmap brk rt_sigaction rt_sigprocmask rt_sigreturn writev
@@ -152,6 +167,25 @@ def drop_rights(uid: int, gid: int) -> None:
         libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise HostError.of("cannot give up this process's rights", error) from error
+
+
+def become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    """Be another user, of those groups, for good; OSError. Nobody may trace what was root before."""
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def keep_capabilities(*capabilities: int) -> None:
+    """Have these and no others, nor a way to get them; OSError."""
+    data = _CapData()
+    for capability in capabilities:
+        word, bit = divmod(capability, 32)
+        for kind in range(2):  # effective and permitted, not inheritable
+            data.sets[3 * word + kind] |= 1 << bit
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    libc.capset(_CapHeader(_CAP_VERSION_3, 0), data)
 
 
 def _drop_from_bounding_set(capability: int) -> bool:

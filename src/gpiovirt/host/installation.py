@@ -10,7 +10,18 @@ import sys
 from importlib import metadata
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["how_to_install"]
+__all__ = ["GUARD", "guard", "how_to_install"]
+
+GUARD = "container-has-no-listener_see-gpiovirt-doctor"
+"""A hook of containers: some runtimes tell of a hook that fails nothing but its path"""
+
+
+def guard() -> str | None:
+    """The path of that hook; None if it is not installed."""
+    above = os.path.dirname(os.path.dirname(sys.prefix))  # a package's environment is PREFIX/lib/gpiovirt
+    beside = os.path.dirname(os.path.abspath(sys.argv[0]))
+    paths = (f"{above}/libexec/gpiovirt/{GUARD}", f"{beside}/{GUARD}", f"{sys.prefix}/bin/{GUARD}")
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 
 def how_to_install(extra: str) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "inotify_init1",
     "mount",
     "prctl",
+    "setns",
     "shares_memory",
     "syscall",
     "umount",
@@ -55,6 +56,11 @@ def _checked(result: int, what: str = "") -> int:
 def unshare(flags: int) -> None:
     """unshare(2)"""
     _checked(_libc.unshare(flags))
+
+
+def setns(fd: int, kind: int) -> None:
+    """setns(2), of a thread that is alone in its process"""
+    _checked(_libc.setns(fd, kind))
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str = "") -> None:

@@ -102,6 +102,8 @@ class _ServedChip:
         options = [parse_options(text) for text in spec["options"]]
         names = [each.name or line["name"] for each, line in zip(options, spec["lines"], strict=True)]
         record = _record(files.pop(0), files.pop(0), num_lines) if spec.get("record") else None
+        if spec.get("tty"):
+            files.pop(0)  # kept for whoever comes next
         self.chip = VirtualChip(
             spec["name"],
             [
@@ -386,7 +388,7 @@ class _Worker:
         self._send(answer)
 
     def _on_rule(self, happening: Happening) -> None:
-        pid, uid = happening.holder[2:] if happening.holder else (0, 0)
+        pid, uid = happening.holder[2:4] if happening.holder else (0, 0)
         told = {"event": happening.what, "offset": happening.offset, "pid": pid, "uid": uid}
         self._tell({**told, "why": happening.why[:_WHY_MAX]}, is_rare=happening.what != "refused")
 
