@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     config.add_argument("--no-config", action="store_true", help="read no configuration files")
     made.add_argument("--no-files", action="store_true", help="serve no control files")
     made.add_argument("--no-api", action="store_true", help="serve no HTTP API")
+    made.add_argument(
+        "--no-containers", action="store_true", help="serve no containers: another process does, or none"
+    )
     made.add_argument("--no-record", action="store_true", help="do not record what happens to chips")
     made.add_argument(
         "--record-size",
@@ -127,6 +130,7 @@ def _main() -> int:
             helpers=[
                 *([] if options.no_files else [_control_files(run, options.sysfs)]),
                 *([] if options.no_api else [_api(run, uid, gid)]),
+                *([] if options.no_containers else [_containers(run)]),
                 *([] if options.no_record else [_log(run, f"{state}/record", uid, gid)]),
             ],
         )
@@ -168,6 +172,14 @@ def _api(run: str, uid: int, gid: int) -> SocketActivatedHelper:
     name = "the process of the HTTP API"
     path = f"{run}/api.sock"
     return SocketActivatedHelper(name, "gpiovirt.api.main", [f"{run}/control"], path, uid, gid)
+
+
+def _containers(run: str) -> HelperProcess:
+    from gpiovirt.daemon.helpers import SocketActivatedHelper
+
+    name = "the process for containers"
+    path = f"{run}/containers/listener"
+    return SocketActivatedHelper(name, "gpiovirt.containers.main", [run], path, os.geteuid(), os.getegid())
 
 
 def _log(run: str, directory: str, uid: int, gid: int) -> SocketActivatedHelper:

@@ -21,6 +21,8 @@ COMMANDS = {
     "run": "run a program that sees virtual chips as /dev/gpiochip0, 1, ...",
     "serve": "host virtual chips for virtual machines",
     "vm-args": "print the arguments that give a virtual machine a chip",
+    "oci": "give chips to a container that an OCI runtime is to run",
+    "cdi": "print what container engines are told of a chip",
     "new": "create a virtual chip that gpiovirtd keeps",
     "get": "print levels of lines, whoever holds them",
     "set": "set levels of lines, or their options: bias, drive, debounce, safe state, name",

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: MIT
+"""A machine for containers: mounts of its own with /run/gpiovirt, engines' storage and cgroups, and an image.
+
+The image is made of this machine's GPIO programs and a static shell, so that nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tests.integration.conftest import Installation
+
+__all__ = ["IMAGE", "USER", "Bundle", "Machine", "make_root", "wait_for"]
+
+IMAGE = "localhost/gpio:1"
+PROGRAMS = ("gpiodetect", "gpiofind", "gpioget", "gpioinfo", "gpiomon", "gpioset")
+SHELL = ("sh", "sleep", "cat", "ls", "id", "kill", "readlink", "true", "tty")
+SCRIPTS = {
+    "gpiovirt": "__main__:main",
+    "gpiovirtd": "cli.daemon:main",
+    "gpiovirt-containers": "containers.main:main",
+    "gpiovirt-oci-hook": "cli.oci_hook:main",
+    "gpiovirt-runc": "cli.oci_runtime:runc",
+    "gpiovirt-crun": "cli.oci_runtime:crun",
+    "container-has-no-listener_see-gpiovirt-doctor": "cli.oci_guard:main",
+}
+USER = 7101  # gpvalice
+# nothing of another's is touched: what engines and gpiovirtd use lies in file systems of this machine's own
+SETUP = """
+mount --make-rprivate /
+for folder in /run/gpiovirt /var/lib/gpiovirt /run/cdi /run/containers /var/lib/containers /run/netns \
+	/run/user /run/docker /run/containerd /run/runc /run/crun; do
+	mkdir -p $folder
+	mount -t tmpfs -o mode=0755 own $folder
+done
+mkdir -p /run/user/%(user)d
+chown %(user)d:%(user)d /run/user/%(user)d
+chmod 0700 /run/user/%(user)d
+"""
+PURE = """
+[ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || {
+	umount -l /sys/fs/cgroup
+	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+}
+"""
+LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
+
+
+def make_root(folder: Path) -> Path:
+    """A root file system with GPIO programs and a shell."""
+    for each in ("bin", "dev", "etc", "proc", "run", "sys", "tmp", "usr/bin"):
+        (folder / each).mkdir(parents=True)
+    shutil.copy("/bin/busybox", folder / "bin/busybox")
+    for name in SHELL:
+        (folder / "bin" / name).symlink_to("busybox")
+    for name in PROGRAMS:
+        path = shutil.which(name)
+        assert path, f"{name} is not installed"
+        shutil.copy(path, folder / "usr/bin" / name)
+        for word in subprocess.check_output(["ldd", path], text=True).split():
+            if word.startswith("/") and not (folder / word[1:]).exists():
+                (folder / word[1:]).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(word, folder / word[1:])
+    (folder / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n")
+    return folder
+
+
+class Machine:
+    """Runs commands and a gpiovirtd in mounts of its own.
+
+    Debian 12's crun takes no mixture of cgroups 1 and 2, and its runc needs what there is.
+    """
+
+    def __init__(self, folder: Path, installation: Installation) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        for name, where in SCRIPTS.items():
+            module, _, function = where.partition(":")
+            script = self.bin / name
+            script.write_text(
+                f"#!{installation.python} -E\nimport sys\n\n"
+                f"sys.path.insert(0, {str(installation.folder)!r})\n"
+                f"from gpiovirt.{module} import {function}\n\nsys.exit({function}())\n"
+            )
+            script.chmod(0o755)
+        self.hooks = folder / "hooks.d"
+        self.hooks.mkdir()
+        hook = {
+            "version": "1.0.0",
+            "hook": {"path": str(self.bin / "gpiovirt-oci-hook")},
+            "when": {"always": True},
+            "stages": ["precreate"],
+        }
+        (self.hooks / "gpiovirt.json").write_text(json.dumps(hook))
+        self.environment = {
+            "PATH": f"{self.bin}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "LANG": "C.UTF-8",
+            "HOME": str(folder / "home-0"),
+            "PYTHONPATH": str(installation.folder),
+        }
+        self.holder = _hold(SETUP % {"user": USER})
+        self.pure = _hold(PURE, "nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt")
+        for user in (0, USER):
+            home = folder / f"home-{user}"
+            home.mkdir()
+            os.chown(home, user, user)
+        self.log = folder / "log"
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self._others: list[subprocess.Popen[Any]] = []
+
+    def command(self, *argv: str | Path, user: int = 0) -> list[str]:
+        """What runs it there."""
+        holder = self.pure if Path(argv[0]).name in ("crun", "gpiovirt-crun", "podman") else self.holder
+        within = ["nsenter", f"--mount=/proc/{holder.pid}/ns/mnt", f"--wdns={self.folder}"]
+        if user:
+            within += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "env"]
+            within += [f"HOME={self.folder}/home-{user}", f"XDG_RUNTIME_DIR=/run/user/{user}"]
+        return [*within, *map(str, argv)]
+
+    def run(
+        self, *argv: str | Path, user: int = 0, check: bool = True, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        options = {"timeout": 60, "env": self.environment, "capture_output": True, **options}
+        done = subprocess.run(self.command(*argv, user=user), text=True, check=False, **options)
+        assert not check or done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}{self.log_text()}"
+        return done
+
+    def start(self, *argv: str | Path, user: int = 0, **options: Any) -> subprocess.Popen[str]:
+        """Start a program, which ends with the machine."""
+        options = {"env": self.environment, "text": True, **options}
+        process = subprocess.Popen(self.command(*argv, user=user), **options)
+        self._others.append(process)
+        return process
+
+    def log_text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def start_daemon(self, *arguments: str) -> None:
+        ready = self.log_text().count("ready:")
+        with self.log.open("ab") as log:
+            self.daemon = subprocess.Popen(
+                self.command(self.bin / "gpiovirtd", "--no-config", "--no-files", "--no-api", *arguments),
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+        wait_for(lambda: self.log_text().count("ready:") > ready)
+
+    def stop_daemon(self, number: signal.Signals = signal.SIGTERM) -> None:
+        assert self.daemon
+        self.daemon.send_signal(number)
+        self.daemon.wait(20)
+
+    def gpiovirt(self, *arguments: str, **options: Any) -> str:
+        return str(self.run(self.bin / "gpiovirt", *arguments, **options).stdout)
+
+    def podman(self, *arguments: str | Path, user: int = 0, hook: bool = True, **options: Any) -> Any:
+        """podman, to which a container needs no cgroup: cgroups are another's here."""
+        run = ["podman", "--runtime", "crun", "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        run += ["--hooks-dir", str(self.hooks)] if hook else []
+        if arguments[0] in ("run", "create"):
+            own = ["--network", "none", "--cgroups", "disabled", *LIMITS]
+            arguments = (arguments[0], *own, *arguments[1:])
+        return self.run(*run, *arguments, user=user, **options)
+
+    def close(self) -> None:
+        if self.daemon and self.daemon.poll() is None:
+            self.stop_daemon(signal.SIGINT)
+        pause = Path(f"/proc/{self.holder.pid}/root/run/user/{USER}/libpod/tmp/pause.pid")
+        with suppress(OSError, ValueError):  # which keeps the namespaces of a rootless podman
+            os.kill(int(pause.read_text()), signal.SIGKILL)
+        for process in self._others:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for holder in (self.pure, self.holder):
+            holder.kill()
+            holder.communicate()
+
+
+class Bundle:
+    """A container of an OCI runtime: `edit` is given its configuration."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        runtime: str,
+        root: Path,
+        name: str,
+        chips: Sequence[str],
+        args: Sequence[str],
+        edit: Callable[[dict[str, Any]], object] = lambda _: None,
+    ) -> None:
+        self.machine = machine
+        self.runtime = runtime
+        self.name = name
+        self.folder = machine.folder / f"bundle-{name}"
+        self.folder.mkdir()
+        config = spec(str(root), args)
+        edit(config)
+        (self.folder / "config.json").write_text(json.dumps(config))
+        if chips:
+            options = [word for chip in chips for word in ("--chip", chip)]
+            machine.gpiovirt("oci", "edit", *options, str(self.folder))
+
+    def config(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "config.json").read_text()))
+
+    def run(self, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.machine.run(self.runtime, "run", "--bundle", self.folder, self.name, **options)
+
+    def start(self) -> subprocess.Popen[str]:
+        return self.machine.start(self.runtime, "run", "--bundle", self.folder, self.name)
+
+    def exec(self, *arguments: str, **options: Any) -> str:
+        return str(self.machine.run(self.runtime, "exec", *arguments, **options).stdout)
+
+
+def _hold(script: str, *within: str) -> subprocess.Popen[bytes]:
+    """A process in mounts of its own, which are as the script has made them."""
+    holder = subprocess.Popen(
+        [*within, "unshare", "--mount", "sh", "-c", f"set -e\n{script}\necho\nexec sleep 10000"],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout
+    assert holder.stdout.readline(), "the machine cannot be made"
+    return holder
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never comes true"
+        time.sleep(0.01)
+
+
+def spec(root: str, args: Sequence[str]) -> dict[str, Any]:
+    """A configuration as `runc spec` writes it, with no cgroup and no terminal."""
+    capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
+    return {
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": list(args),
+            "env": ["PATH=/usr/bin:/bin"],
+            "cwd": "/",
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
+            "noNewPrivileges": True,
+        },
+        "root": {"path": root, "readonly": True},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+            {
+                "destination": "/dev/pts",
+                "type": "devpts",
+                "source": "devpts",
+                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+            },
+            {
+                "destination": "/sys",
+                "type": "sysfs",
+                "source": "sysfs",
+                "options": ["nosuid", "noexec", "nodev", "ro"],
+            },
+        ],
+        "linux": {
+            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
+            "maskedPaths": ["/proc/kcore"],
+        },
+    }
