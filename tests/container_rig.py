@@ -116,6 +116,8 @@ class Machine:
             os.chown(home, user, user)
         self.log = folder / "log"
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.bundles: list[Bundle] = []
+        """Those that run"""
         self._others: list[subprocess.Popen[Any]] = []
 
     def command(self, *argv: str | Path, user: int = 0) -> list[str]:
@@ -176,16 +178,21 @@ class Machine:
     def close(self) -> None:
         if self.daemon and self.daemon.poll() is None:
             self.stop_daemon(signal.SIGINT)
+        for bundle in list(self.bundles):
+            bundle.kill()
         pause = Path(f"/proc/{self.holder.pid}/root/run/user/{USER}/libpod/tmp/pause.pid")
         with suppress(OSError, ValueError):  # which keeps the namespaces of a rootless podman
             os.kill(int(pause.read_text()), signal.SIGKILL)
         for process in self._others:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
             process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
         for holder in (self.pure, self.holder):
             holder.kill()
             holder.communicate()
+        wait_for(lambda: not _processes_of(USER))  # or nobody could remove the user
 
 
 class Bundle:
@@ -219,11 +226,27 @@ class Bundle:
     def run(self, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.machine.run(self.runtime, "run", "--bundle", self.folder, self.name, **options)
 
-    def start(self) -> subprocess.Popen[str]:
-        return self.machine.start(self.runtime, "run", "--bundle", self.folder, self.name)
+    def start(self) -> None:
+        self.process = self.machine.start(self.runtime, "run", "--bundle", self.folder, self.name)
+        self.machine.bundles.append(self)
+
+    def kill(self) -> None:
+        """SIGKILL; the runtime's own process ends with the container."""
+        self.machine.bundles.remove(self)
+        self.machine.run(self.runtime, "kill", self.name, "KILL", check=False)
+        self.process.wait(20)
 
     def exec(self, *arguments: str, **options: Any) -> str:
         return str(self.machine.run(self.runtime, "exec", *arguments, **options).stdout)
+
+
+def _processes_of(user: int) -> list[str]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            if f"\nUid:\t{user}\t" in status.read_text():
+                found.append(status.parent.name)
+    return found
 
 
 def _hold(script: str, *within: str) -> subprocess.Popen[bytes]:

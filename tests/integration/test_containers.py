@@ -120,7 +120,7 @@ def test_two_chips_are_numbered_in_order(machine: Machine, runtime: str) -> None
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_what_is_executed_in_a_running_container_has_the_chip(machine: Machine, runtime: str) -> None:
     made = bundle(machine, runtime, "gpioset", "--mode=signal", "gpiochip0", "2=1")
-    running = made.start()
+    made.start()
     wait_for(lambda: holders(machine))
     assert '"gpioset"' in made.exec(made.name, "gpioinfo")
     assert made.exec("--user", "1000", made.name, "gpioget", "gpiochip0", "3") == "0\n"
@@ -136,8 +136,7 @@ def test_what_is_executed_in_a_running_container_has_the_chip(machine: Machine, 
     assert done.returncode == 0
     assert os.read(ours, 4096).split()[-1] == b"0"
     os.close(ours)
-    machine.run(runtime, "kill", made.name, "KILL")
-    running.wait(10)
+    made.kill()
     wait_for(lambda: not holders(machine))
 
 
@@ -174,11 +173,10 @@ def test_a_container_under_another_profile_has_what_that_allows(machine: Machine
 def test_a_killed_container_leaves_its_lines_safe_and_the_next_is_served(machine: Machine) -> None:
     made = bundle(machine, "crun", "gpioset", "--mode=signal", "gpiochip0", "2=1")
     for _ in range(2):
-        running = made.start()
+        made.start()
         wait_for(lambda: holders(machine))
         before_ns = time.time_ns()
-        machine.run("crun", "kill", made.name, "KILL")
-        running.wait(10)
+        made.kill()
         wait_for(lambda: not holders(machine))
         records = log_of(machine, "plc", since_ns=before_ns)
         assert [(record["what"], record["value"]) for record in records if record["offset"] == 2] == [
@@ -217,7 +215,7 @@ def test_the_record_says_which_container_it_was(machine: Machine) -> None:
 
 def test_containers_outlive_gpiovirtd_their_service_and_their_chips_worker(machine: Machine) -> None:
     made = bundle(machine, "crun", "sh", "-c", "gpioset --mode=signal gpiochip0 2=1 & sleep 1000")
-    running = made.start()
+    made.start()
     wait_for(lambda: holders(machine))
     pid = holders(machine)[0]["holder"]["pid"]
     machine.stop_daemon()
@@ -230,8 +228,7 @@ def test_containers_outlive_gpiovirtd_their_service_and_their_chips_worker(machi
     wait_for(lambda: json.loads(machine.gpiovirt("show", "plc", "--json"))["worker"] not in (0, worker))
     assert made.exec(made.name, "gpioget", "gpiochip0", "3") == "0\n"
     assert [line["offset"] for line in holders(machine)] == [2]
-    machine.run("crun", "kill", made.name, "KILL")
-    running.wait(10)
+    made.kill()
     wait_for(lambda: not holders(machine))
 
 

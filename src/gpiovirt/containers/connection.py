@@ -16,6 +16,7 @@ import select
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from gpiovirt.containers.directories import ContainerDirectories
@@ -28,7 +29,7 @@ from gpiovirt.host import libc
 from gpiovirt.host.confine import CAP_DAC_OVERRIDE, CAP_SYS_PTRACE, become, keep_capabilities
 from gpiovirt.host.log import RateLimitedLog
 from gpiovirt.host.packets import Channel
-from gpiovirt.host.received import receive
+from gpiovirt.host.received import name_of, receive
 from gpiovirt.host.seccomp import Listener, Notification
 from gpiovirt.host.title import set_title
 from gpiovirt.protocols.containers import MESSAGE_MAX, Prepare, Started, decode_said
@@ -42,6 +43,8 @@ _BUSY_S = 2.0  # that a container which has ended may still have a chip
 _AGAIN_S = 0.02
 _CLONE_NEWUSER = 0x10000000  # linux/sched.h
 _FDS_MAX = 4
+_LISTENER = "anon_inode:seccomp notify"
+_COMPLAINT_MAX = 400
 
 
 class Connection:
@@ -73,12 +76,13 @@ class Connection:
             if isinstance(said, Prepare):
                 self._prepare(said)
             elif said is not None:
-                if not fds:
+                if not fds or name_of(fds[0]) != _LISTENER:
                     raise PeerError("a container without a listener")
                 self._supervise(said, fds[0])
             status = 0
         except (GpiovirtError, OSError) as error:
-            _log.warning("containers: uid %d: %s", self._who.uid, error)
+            with suppress(OSError):
+                self._channel.send({"complaint": str(error)[:_COMPLAINT_MAX]})
         finally:
             os._exit(status)
 

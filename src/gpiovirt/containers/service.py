@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from gpiovirt.containers.directories import ContainerDirectories
 from gpiovirt.control.access import Identity, identity_of
-from gpiovirt.errors import GpiovirtError, HostError, NotPermittedError, PeerError
+from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.host import libc
 from gpiovirt.host.confine import keep_capabilities
 from gpiovirt.host.log import RateLimitedLog
@@ -139,7 +139,10 @@ class Service:
             for _ in range(_MESSAGES_PER_TURN):
                 if (message := channel.receive()) is None:
                     return
-                self._answer(channel, who, message.body)
+                if complaint := message.body.get("complaint"):
+                    self._log.complain(f"uid {who.uid}: {complaint}")
+                else:
+                    self._answer(channel, who, message.body)
             return
         self._reactor.remove_reader(channel.fileno())
 
@@ -150,7 +153,7 @@ class Service:
             for chip in chips.values():
                 self._see_to_session(self._directories.node(chip))
                 if not self._directories.may_use(chip, who):
-                    raise NotPermittedError(f"uid {who.uid} may not use the chip {chip}")
+                    raise PermissionError(errno.EACCES, f"uid {who.uid} may not use the chip {chip}")
             if container := body.get("container"):
                 claims += [self._directories.claim(chip, f"{who.uid} {container}") for chip in chips.values()]
                 channel.send({}, claims)
@@ -160,7 +163,8 @@ class Service:
                 bus, char = self._directories.layers(chips)
                 channel.send({"bus": bus, "char": char})
         except (GpiovirtError, OSError) as error:
-            channel.send({"errno": error.errno or errno.EIO, "why": str(error)})
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            channel.send({"errno": error.errno or errno.EIO, "why": why})
         finally:
             for fd in claims:
                 os.close(fd)
