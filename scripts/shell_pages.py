@@ -41,6 +41,33 @@ COMPLETIONS = {
     "zsh": "zsh/site-functions/_{}",
     "fish": "fish/vendor_completions.d/{}.fish",
 }
+OTHERS = {
+    "gpiovirt-runc.1": (
+        "runc, with chips in containers",
+        "The OCI runtime runc, which finds the configuration of a container that asks for chips of "
+        "gpiovirtd edited. All arguments are runc's. RUNC in the environment names another program than the "
+        "runc in PATH.",
+    ),
+    "gpiovirt-crun.1": (
+        "crun, with chips in containers",
+        "The OCI runtime crun, which finds the configuration of a container that asks for chips of "
+        "gpiovirtd edited. All arguments are crun's. CRUN in the environment names another program than the "
+        "crun in PATH.",
+    ),
+    "gpiovirt-oci-hook.8": (
+        "podman's way to chips in containers",
+        "A hook of podman's stage precreate: it reads a container's configuration and writes it, edited if "
+        "it asks for chips of gpiovirtd. Root's podman finds it in /usr/share/containers/oci/hooks.d; for "
+        "others, hooks_dir in containers.conf(5) names that directory.",
+    ),
+    "gpiovirt-containers.8": (
+        "serve chips of gpiovirtd to containers",
+        "The process to which OCI runtimes give the seccomp listeners of containers with chips. Its argument "
+        "is gpiovirtd's directory for sockets. It runs as gpiovirt-containers.service; a gpiovirtd without "
+        "--no-containers starts it itself.",
+    ),
+}
+"""Pages of programs without arguments of their own"""
 EXIT_STATUS = """\
 0 on success, 1 on failure, 2 on wrong usage; once the program of gpiovirt run has
 started, the program's own."""
@@ -48,6 +75,8 @@ FILES = """\
 /etc/gpiovirt/chips.d/*.toml: descriptions of gpiovirtd's chips (gpiovirt apply)
 /run/gpiovirt/chips/: the sockets of chips; owner, group and mode say who may use them
 /run/gpiovirt/vm/: those for virtual machines
+/run/gpiovirt/containers/nodes/: the devices of chips, for container engines
+/run/cdi/gpiovirt-*.json: what engines know of them
 /run/gpiovirt/bus/platform/drivers/gpio-virt-agg/: new_device, delete_device, a directory for each chip"""
 
 
@@ -75,7 +104,7 @@ def _complete_chips(parser: argparse.ArgumentParser) -> None:
             for command, within in action.choices.items():
                 if command != "new":
                     _complete_chips(within)
-        elif action.dest in ("name", "names"):
+        elif action.dest in ("name", "names") or (action.dest == "chip" and parser.prog.endswith(" oci")):
             action.complete = CHIPS  # type: ignore[attr-defined]
         elif action.dest in ("board", "boards"):
             action.complete = BOARDS  # type: ignore[attr-defined]
@@ -105,6 +134,10 @@ def write(directory: Path) -> None:
         "man/man1/gpiovirt.1": man_page(parser, "1", "virtual GPIO chips for programs and VMs"),
         "man/man8/gpiovirtd.8": man_page(keeper, "8", "keep virtual GPIO chips"),
     }
+    for page, (short, text) in OTHERS.items():
+        name, _, section = page.rpartition(".")
+        program = argparse.ArgumentParser(name, description=text, add_help=False)
+        pages[f"man/man{section}/{page}"] = man_page(program, section, short)
     _complete_chips(parser)
     for shell, place in COMPLETIONS.items():
         pages[place.format("gpiovirt")] = shtab.complete(parser, shell, preamble=PREAMBLE[shell])

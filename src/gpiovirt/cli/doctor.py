@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from gpiovirt.cli.engines import engines, service
 from gpiovirt.control import runtime_directories
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.exports.process import sandbox
@@ -78,6 +79,7 @@ def findings() -> Iterator[Finding]:
     yield _pseudo_terminals()
     yield from _kernel_gpio()
     yield from _daemon()
+    yield from _containers()
     yield from _clients()
 
 
@@ -151,6 +153,19 @@ def _daemon() -> Iterator[Finding]:
     for what, modules in _PARTS.items():
         failed = _failure_of(partial(_import, modules))
         yield Finding(what, not failed, f"{failed}; {how_to_install('daemon')}" if failed else "installed")
+
+
+def _containers() -> Iterator[Finding]:
+    """Engines that can give chips to containers."""
+    listener = service()
+    yield Finding(
+        "chips in containers", bool(listener), f"at {listener}" if listener else "gpiovirtd serves them"
+    )
+    for name, version, missing in engines():
+        add = (
+            "; add " + "\n".join([missing[0], *(f"{'':46}{line}" for line in missing[1:])]) if missing else ""
+        )
+        yield Finding(f"  {name}", not missing, f"{version}{add or ': ready'}")
 
 
 def _clients() -> Iterator[Finding]:
