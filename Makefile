@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-vm demo-pi test test-boards test-pythons fresh check bench faults docs install deb clean tools
+.PHONY: help demo demo-container demo-vm demo-pi test test-boards test-pythons fresh check bench faults docs install deb clean tools
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.clients  ## aggregate lines of two simulated chips and run real GPIO programs on them
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo.py
+
+demo-container: $(VENV)/.clients  ## as root: two containers drive a chip each; one is killed, and its outputs are safe
+	@scripts/install-tools busybox-static gpiod runc
+	@$(BIN)/python examples/demo_container.py
 
 demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use a virtual chip as their own
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_vm.py

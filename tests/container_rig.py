@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,13 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from gpiovirt.testing.bundle import configuration, make_root
 from tests.integration.conftest import Installation
 
 __all__ = ["IMAGE", "USER", "Bundle", "Machine", "make_root", "wait_for"]
 
 IMAGE = "localhost/gpio:1"
-PROGRAMS = ("gpiodetect", "gpiofind", "gpioget", "gpioinfo", "gpiomon", "gpioset")
-SHELL = ("sh", "sleep", "cat", "ls", "id", "kill", "readlink", "true", "tty")
 SCRIPTS = {
     "gpiovirt": "__main__:main",
     "gpiovirtd": "cli.daemon:main",
@@ -53,25 +51,6 @@ PURE = """
 }
 """
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"]
-
-
-def make_root(folder: Path) -> Path:
-    """A root file system with GPIO programs and a shell."""
-    for each in ("bin", "dev", "etc", "proc", "run", "sys", "tmp", "usr/bin"):
-        (folder / each).mkdir(parents=True)
-    shutil.copy("/bin/busybox", folder / "bin/busybox")
-    for name in SHELL:
-        (folder / "bin" / name).symlink_to("busybox")
-    for name in PROGRAMS:
-        path = shutil.which(name)
-        assert path, f"{name} is not installed"
-        shutil.copy(path, folder / "usr/bin" / name)
-        for word in subprocess.check_output(["ldd", path], text=True).split():
-            if word.startswith("/") and not (folder / word[1:]).exists():
-                (folder / word[1:]).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(word, folder / word[1:])
-    (folder / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n")
-    return folder
 
 
 class Machine:
@@ -213,7 +192,7 @@ class Bundle:
         self.name = name
         self.folder = machine.folder / f"bundle-{name}"
         self.folder.mkdir()
-        config = spec(str(root), args)
+        config = configuration(str(root), args)
         edit(config)
         (self.folder / "config.json").write_text(json.dumps(config))
         if chips:
@@ -265,40 +244,3 @@ def wait_for(condition: Callable[[], object], timeout_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never comes true"
         time.sleep(0.01)
-
-
-def spec(root: str, args: Sequence[str]) -> dict[str, Any]:
-    """A configuration as `runc spec` writes it, with no cgroup and no terminal."""
-    capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
-    return {
-        "ociVersion": "1.0.2",
-        "process": {
-            "user": {"uid": 0, "gid": 0},
-            "args": list(args),
-            "env": ["PATH=/usr/bin:/bin"],
-            "cwd": "/",
-            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
-            "noNewPrivileges": True,
-        },
-        "root": {"path": root, "readonly": True},
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
-            {
-                "destination": "/dev/pts",
-                "type": "devpts",
-                "source": "devpts",
-                "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
-            },
-            {
-                "destination": "/sys",
-                "type": "sysfs",
-                "source": "sysfs",
-                "options": ["nosuid", "noexec", "nodev", "ro"],
-            },
-        ],
-        "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")],
-            "maskedPaths": ["/proc/kcore"],
-        },
-    }
