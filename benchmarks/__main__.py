@@ -22,6 +22,7 @@ NAMES = [
     "rules",
     "endings",
     "memory",
+    "containers",
     "daemon",
     "record",
     "kernel_lines",

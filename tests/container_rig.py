@@ -93,6 +93,9 @@ class Machine:
             home = folder / f"home-{user}"
             home.mkdir()
             os.chown(home, user, user)
+        # a pod has a cgroup: of those that are here
+        kind = subprocess.check_output(["stat", "-f", "-c", "%T", "/sys/fs/cgroup"], text=True)
+        self.kube_runtime = "crun" if kind.strip() == "cgroup2fs" else "runc"
         self.log = folder / "log"
         self.daemon: subprocess.Popen[bytes] | None = None
         self.bundles: list[Bundle] = []

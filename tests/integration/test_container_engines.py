@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ NODES = "/run/gpiovirt/containers/nodes"
 CHECK = "gpiodetect; gpioset gpiochip0 0=1; gpioget gpiochip0 1; ls /sys/bus/gpio/devices"
 CHECKED = ["gpiochip0 [plc] (4 lines)", "1", "gpiochip0"]
 IMAGE = "gpio:1"
+EXAMPLES = Path(__file__).parents[2] / "examples/containers"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +134,50 @@ def test_docker_shows_why_a_container_cannot_have_a_chip(docker: Docker) -> None
     done = docker.start("--rm", "-v", f"{NODES}/later:/dev/gpiochip0", IMAGE, "gpiodetect")
     assert done.stdout == "gpiochip0 [later] (1 lines)\n"
     docker.machine.gpiovirt("delete", "later")
+
+
+def test_compose_starts_a_killed_container_again(docker: Docker) -> None:
+    machine = docker.machine
+    command = ["docker-compose", "-H", docker.socket, "-f", str(EXAMPLES / "compose.yaml"), "-p", "line"]
+    machine.run(*command, "up", "-d")
+    started = docker("ps", "-q", "--no-trunc").stdout.strip()
+    wait_for(lambda: holders(machine) == [2])
+    for _ in range(2):
+        pid = pid_of(docker, started)
+        os.kill(pid, signal.SIGKILL)  # as the kernel does when memory is short
+        wait_for(partial(is_another, docker, started, pid))
+        wait_for(lambda: holders(machine) == [2])
+    machine.run(*command, "down", "-t", "0")
+    wait_for(lambda: holders(machine) == [])
+
+
+def is_another(docker: Docker, container: str, pid: int) -> bool:
+    return pid_of(docker, container) not in (pid, 0)
+
+
+def pid_of(docker: Docker, container: str) -> int:
+    return int(docker("inspect", "-f", "{{.State.Pid}}", container).stdout)
+
+
+def test_podman_plays_a_pod_whose_killed_container_starts_again(machine: Machine) -> None:
+    configuration = machine.folder / "containers.conf"
+    limits = ["nofile=1024:1024", "nproc=4096:4096"]
+    configuration.write_text(
+        f"[containers]\ndefault_ulimits = {limits}\nnetns = 'host'\n[engine]\ncgroup_manager = 'cgroupfs'\n"
+        f"hooks_dir = ['{machine.hooks}']\nevents_logger = 'file'\nruntime = '{machine.kube_runtime}'\n"
+    )
+    podman = ["env", f"CONTAINERS_CONF={configuration}", "podman"]
+    archive = machine.folder / "image.tar"
+    subprocess.run(["tar", "-C", machine.folder / "root", "-cf", archive, "."], check=True)
+    machine.run(*podman, "import", archive, "localhost/gpio:1")
+    machine.run(*podman, "kube", "play", "--network", "host", EXAMPLES / "pod.yaml")
+    wait_for(lambda: holders(machine) == [2])
+    inspect = [*podman, "inspect", "-f", "{{.State.Pid}}", "line-control"]
+    pid = machine.run(*inspect).stdout
+    os.kill(int(pid), signal.SIGKILL)
+    wait_for(lambda: machine.run(*inspect).stdout not in (pid, "0\n") and holders(machine) == [2])
+    machine.run(*podman, "pod", "rm", "-f", "-t", "0", "line")
+    wait_for(lambda: holders(machine) == [])
 
 
 def test_containerd_gives_a_chip_by_the_wrapper(machine: Machine) -> None:
