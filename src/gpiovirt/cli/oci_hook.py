@@ -5,10 +5,15 @@ It fails open for containers without chips. For one with a chip that it may not 
 so where the engine shows it: podman hides what a hook writes to standard error.
 """
 
+from __future__ import annotations
+
 import sys
-from typing import Any
 
 from gpiovirt.control.containers import edited
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["main"]
 

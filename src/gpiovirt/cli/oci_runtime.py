@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
 
 from gpiovirt.control.containers import edited
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["crun", "runc"]
 
@@ -77,6 +79,7 @@ def _tell(why: str, arguments: Sequence[str]) -> None:
     """To whoever sees standard error, and to an engine that reads the runtime's log instead."""
     import json
     from contextlib import suppress
+    from itertools import pairwise
 
     sys.stderr.write(f"{why}\n")
     for option, path in pairwise(arguments):

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: MIT
 """Editing the configuration of a container that asks for chips: for hooks, wrappers and commands.
 
-It runs for every container of a machine, so nothing is imported before a configuration mentions a chip.
+It runs for every container of a machine, so nothing is imported before a configuration mentions a chip; what
+socket and typing import takes longer than all else.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
 from gpiovirt.control import runtime_directories
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
     from gpiovirt.protocols.oci import Grant
 
 __all__ = ["edited", "grant_for", "listener_of", "mentions_chips", "node_of", "prepared"]
@@ -88,6 +89,8 @@ def listener_of(run: str) -> str:
 
 def grant_for(run: str, chips: Mapping[str, str]) -> Grant:
     """What a container with these chips, by device, is to get; HostError if it is not to have them."""
+    import socket
+
     from gpiovirt.errors import HostError
     from gpiovirt.host.unix_socket import limit_waits
     from gpiovirt.protocols.containers import decode_grant, encode_prepare
@@ -117,9 +120,11 @@ class _Nodes:
         self._runs: set[str] = set()
         self._by_source: dict[str, tuple[str, str]] = {}
         for run in runtime_directories():
-            with suppress(OSError):  # only root may list them
+            try:
                 for chip in os.listdir(f"{run}/{_NODES}"):
                     self._by_source[os.readlink(f"{run}/{_NODES}/{chip}")] = run, chip
+            except OSError:  # only root may list them
+                continue
 
     def chip_of(self, source: str) -> str | None:
         """None if it is none."""
