@@ -78,7 +78,7 @@ $(VENV)/.clients: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.clients
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon,dev,vcd]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[clients,daemon,dev,kubernetes,vcd]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dev
