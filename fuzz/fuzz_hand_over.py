@@ -28,6 +28,7 @@ from gpiovirt.daemon.store import Record, new_incarnation
 from gpiovirt.errors import HostError
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import send
+from gpiovirt.host.terminal import new_terminal
 from gpiovirt.sources.finder import LineAddress
 from gpiovirt.virtual.definition import Definition
 from gpiovirt.virtual.memory import new_memory
@@ -79,11 +80,11 @@ logging.getLogger("gpiovirt").addHandler(_Faults())
 logging.getLogger("gpiovirt").propagate = False
 
 
-def _spec(choose: random.Random, has_ring: bool) -> dict[str, Any]:
+def _spec(choose: random.Random, has_ring: bool, has_tty: bool) -> dict[str, Any]:
     """A good one, but for what is changed in it."""
     line = {"name": "a", "kind": "gone", "output": False}
     spec: dict[str, Any] = {"lines": [dict(line) for _ in range(LINES)], "vm": False, "keeper": False}
-    spec["record"] = has_ring
+    spec["record"], spec["tty"] = has_ring, has_tty
     for _ in range(choose.randrange(3)):
         where: dict[str, Any] = choose.choice([spec, *spec["lines"]]) if spec.get("lines") else spec
         if isinstance(where, dict):
@@ -97,10 +98,13 @@ def _script(choose: random.Random) -> list[Packet]:
     script: list[Packet] = []
     if choose.randrange(4):
         good, recorded = ["memory", "listener"], ["memory", "ring", "eventfd", "listener"]
+        whole = ["memory", "ring", "eventfd", "tty", "listener"]
         bad = [[], ["memory"], ["pipe", "file"], ["file"] * 9, ["memory", "listener", "eventfd", "ring"]]
-        files = choose.choice([good, recorded] * 3 + bad)
+        bad += [["memory", "file", "listener"], ["tty", "tty"]]
+        files = choose.choice([good, recorded, whole, ["memory", "tty", "listener"]] * 3 + bad)
         has_ring = choose.choice([True, False, "ring" in files, "ring" in files])
-        script.append((json.dumps({"spec": _spec(choose, has_ring)}).encode(), files))
+        has_tty = choose.choice([True, False, "tty" in files, "tty" in files])
+        script.append((json.dumps({"spec": _spec(choose, has_ring, has_tty)}).encode(), files))
     for _ in range(choose.randrange(5)):
         if choose.randrange(8) == 0:
             packet = bytes(choose.randrange(256) for _ in range(choose.randrange(1, 60)))
@@ -122,6 +126,8 @@ def _open(kind: str) -> int:
             return sock.detach()
     if kind == "ring":
         return new_ring("plc", LINES)
+    if kind == "tty":
+        return new_terminal()
     if kind == "eventfd":
         return os.eventfd(0)
     if kind == "pipe":

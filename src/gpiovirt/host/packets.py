@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gpiovirt.errors import PeerError
 from gpiovirt.host.received import kind_of, name_of, send
+from gpiovirt.host.terminal import terminal_index
 from gpiovirt.host.unix_socket import refuse_files
 
 __all__ = [
@@ -62,7 +63,7 @@ def decode(packet: bytes) -> dict[str, Any]:
 
 def is_closable(fd: int) -> bool:
     """Whether a received file can be closed without waiting."""
-    return kind_of(fd) is not None or name_of(fd).startswith(_HARMLESS)
+    return kind_of(fd) is not None or name_of(fd).startswith(_HARMLESS) or terminal_index(fd) >= 0
 
 
 def close_files(fds: Iterable[int]) -> int:
