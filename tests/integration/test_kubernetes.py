@@ -15,13 +15,15 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import grpc
+import kubernetes_validate
 import pytest
 
-from gpiovirt.kubernetes.messages import KUBELET, NRI, TTRPC
+from gpiovirt.kubernetes.messages import DRA, KUBELET, NRI, REGISTRATION, TTRPC
 from gpiovirt.protocols.control.requests import Delete, New
 from gpiovirt.testing.bundle import configuration, make_root
 from gpiovirt.testing.daemon import Daemon
@@ -278,3 +280,111 @@ def test_a_new_kubelet_learns_of_the_chips_again_and_one_without_cdi_gets_a_moun
             "/dev/gpiochip-plc",
             f"{daemon.run}/containers/nodes/plc",
         )
+
+
+class ApiServer(ThreadingHTTPServer):
+    """The objects of resource.k8s.io/v1, by path."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Any]] = {}
+        self.asked: list[str] = []
+        super().__init__(("127.0.0.1", 0), _ApiRequest)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _ApiRequest(BaseHTTPRequestHandler):
+    server: ApiServer
+
+    def _serve(self) -> None:
+        path = self.path.removeprefix("/apis/resource.k8s.io/v1")
+        self.server.asked.append(f"{self.command} {path}")
+        if self.command != "GET":
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            path = f"/resourceslices/{body['metadata']['name']}"
+            body["metadata"]["resourceVersion"] = str(len(self.server.asked))
+            self.server.objects[path] = body
+        found = self.server.objects.get(path)
+        answer = json.dumps(found or {"kind": "Status"}).encode()
+        self.send_response(200 if found else 404)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST = do_PUT = _serve  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+UID = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
+CHIP = "claim-0a1b2c3d4e5f60718293a4b5"
+
+
+def claim(parameters: object, uid: str = UID) -> dict[str, Any]:
+    result = {"driver": "gpiovirt.io", "request": "chip", "pool": "plant-7", "device": "chip-3"}
+    config = {"opaque": {"driver": "gpiovirt.io", "parameters": parameters}, "source": "FromClaim"}
+    devices = {"results": [result, {"driver": "other"}], "config": [config]}
+    return {"metadata": {"uid": uid}, "status": {"allocation": {"devices": devices}}}
+
+
+def dra(channel: grpc.Channel, method: str, kind: str) -> Any:
+    claims = DRA["Claims"](claims=[{"namespace": "factory", "uid": UID, "name": "line"}])
+    return channel.unary_unary(
+        f"/k8s.io.kubelet.pkg.apis.dra.v1.DRAPlugin/{method}",
+        lambda message: bytes(message.SerializeToString()),
+        DRA[kind].FromString,
+    )(claims, timeout=20)
+
+
+def test_a_claim_that_says_lines_gets_a_chip_of_its_own(daemon: Daemon, tmp_path: Path) -> None:
+    kubelet = tmp_path / "kubelet"
+    for name in ("plugins", "plugins_registry"):
+        (kubelet / name).mkdir(parents=True)
+    with ApiServer() as api:
+        options = ["--no-nri", "--dra", "--node", "plant-7", "--api", api.url, "--kubelet", str(kubelet)]
+        with Cluster(tmp_path, daemon, *options):
+            slice_path = "/resourceslices/plant-7-gpiovirt.io"
+            wait_for(lambda: slice_path in api.objects)
+            spec = api.objects[slice_path]["spec"]
+            assert (spec["driver"], spec["nodeName"]) == ("gpiovirt.io", "plant-7")
+            kubernetes_validate.validate(api.objects[slice_path], "1.34", strict=True)
+            with grpc.insecure_channel(f"unix:{kubelet}/plugins_registry/gpiovirt.io-reg.sock") as channel:
+                info = channel.unary_unary(
+                    "/pluginregistration.Registration/GetInfo",
+                    lambda message: bytes(message.SerializeToString()),
+                    REGISTRATION["PluginInfo"].FromString,
+                )(REGISTRATION["InfoRequest"](), timeout=20)
+            assert (info.type, list(info.supported_versions)) == ("DRAPlugin", ["v1.DRAPlugin"])
+            with grpc.insecure_channel(f"unix:{info.endpoint}") as channel:
+                path = "/namespaces/factory/resourceclaims/line"
+                for wrong, why in (
+                    (claim({"lines": "sim-a 0"}), "is held by"),
+                    (claim({"lines": "nowhere 0"}), "nowhere"),
+                    (claim({}), "does not say which lines"),
+                    (claim({"lines": "sim-a 5"}, uid="another"), "another one by now"),
+                    ({"metadata": {"uid": UID}}, "not allocated"),
+                ):
+                    api.objects[path] = wrong
+                    (entry,) = dra(channel, "NodePrepareResources", "NodePrepareResourcesResponse").claims
+                    assert why in entry.value.error
+                    assert not entry.value.devices
+                api.objects[path] = claim({"lines": "sim-a 5-6", "options": {"0": "safe=low"}})
+                for _ in range(2):  # kubelet may ask again
+                    (entry,) = dra(channel, "NodePrepareResources", "NodePrepareResourcesResponse").claims
+                    assert (entry.key, entry.value.error) == (UID, "")
+                    (device,) = entry.value.devices
+                    assert list(device.cdi_device_ids) == [f"gpiovirt.io/chip={CHIP}"]
+                    assert (device.pool_name, device.device_name) == ("plant-7", "chip-3")
+                    assert list(device.request_names) == ["chip"]
+                shown = daemon.show(CHIP)
+                assert (shown.chip.state, len(shown.lines), shown.options) == ("live", 2, {"0": "safe=low"})
+                for _ in range(2):
+                    (entry,) = dra(channel, "NodeUnprepareResources", "NodeUnprepareResourcesResponse").claims
+                    assert (entry.key, entry.value.error) == (UID, "")
+                with daemon.client() as client:
+                    assert [chip.name for chip in client.chips()] == ["plc"]

@@ -10,16 +10,22 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from gpiovirt.control.client import Client
 from gpiovirt.control.containers import grant_for
-from gpiovirt.errors import GpiovirtError, HostError
+from gpiovirt.core.text import printable
+from gpiovirt.errors import GpiovirtError, HostError, UsageError
 from gpiovirt.host.journal import start_logging
 from gpiovirt.host.notify import sd_notify
 from gpiovirt.kubernetes.device_plugin import KUBELET_DIRECTORY, ChipPlugin, register
 from gpiovirt.kubernetes.nri import Plugin
 from gpiovirt.protocols.cdi import is_cdi_name
+
+if TYPE_CHECKING:
+    from gpiovirt.kubernetes.dra import Driver
 
 __all__ = ["main", "parser"]
 
@@ -27,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
 _AGAIN_S = 2.0
+_PUBLISH_S = 60.0
+_OF_CLAIMS = "claim-"  # chips whose claims have them already
 _RECEIVE_MAX = 1 << 16
 EPILOG = """\
 Each chip of gpiovirtd is a resource of this node, gpiovirt.io/NAME, that one pod can have. Containers are
@@ -56,12 +64,33 @@ def parser() -> argparse.ArgumentParser:
         "--nri", metavar="SOCKET", default="/var/run/nri/nri.sock", help="the runtime's socket for plugins"
     )
     made.add_argument("--no-nri", action="store_true", help="a RuntimeClass edits containers")
+    made.add_argument(
+        "--dra", action="store_true", help="also make chips for ResourceClaims: Kubernetes 1.34 or newer"
+    )
+    made.add_argument(
+        "--node",
+        metavar="NAME",
+        default=os.environ.get("NODE_NAME", ""),
+        help="this node (default: $NODE_NAME)",
+    )
+    made.add_argument("--api", metavar="URL", default="", help="the API server (default: the pod's)")
+    made.add_argument(
+        "--kubelet", metavar="DIR", default="/var/lib/kubelet", help="its plugins and plugins_registry"
+    )
     made.add_argument("--no-cdi", action="store_true", help="give mounts to kubelet: the runtime has no CDI")
     return made
 
 
 def main() -> int:
-    """Serve until SIGTERM."""
+    """Entry point."""
+    try:
+        return _main()
+    except GpiovirtError as error:
+        sys.stderr.write(f"gpiovirt-kubernetes: {printable(str(error))}\n")
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _main() -> int:
     options = parser().parse_args()
     start_logging("gpiovirt-kubernetes")
     stopped = threading.Event()
@@ -71,14 +100,39 @@ def main() -> int:
     if editor is not None:
         threading.Thread(target=editor.run, daemon=True).start()
     node = Node(options.run, options.plugins, not options.no_cdi, editor)
+    driver = _driver(options) if options.dra else None
     sd_notify("READY=1")
+    publish_at_s = 0.0
     while not stopped.wait(_LOOK_S):
         try:
             node.look()
+            if driver is not None and time.monotonic() >= publish_at_s:
+                driver.publish()
+                publish_at_s = time.monotonic() + _PUBLISH_S
         except (GpiovirtError, OSError) as error:
             node.complain(str(error))
     node.close()
+    if driver is not None:
+        driver.close()
     return 0
+
+
+def _driver(options: argparse.Namespace) -> Driver:
+    from gpiovirt.kubernetes.api_server import ApiServer
+    from gpiovirt.kubernetes.dra import Driver
+
+    host, port = (os.environ.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
+    url = options.api or (f"https://{f'[{host}]' if ':' in host else host}:{port or 443}" if host else "")
+    if not url or not options.node:
+        raise UsageError("--dra needs --node and, outside a pod, --api")
+    kubelet = options.kubelet
+    return Driver(
+        f"{options.run}/control",
+        ApiServer(url),
+        options.node,
+        f"{kubelet}/plugins",
+        f"{kubelet}/plugins_registry",
+    )
 
 
 class Editor:
@@ -119,6 +173,10 @@ class Editor:
         raise HostError("the runtime has ended the connection")
 
 
+def _is_offered(chip: str) -> bool:
+    return is_cdi_name(chip) and not chip.startswith(_OF_CLAIMS)
+
+
 class Node:
     """The chips of this node, as kubelet knows them."""
 
@@ -142,7 +200,7 @@ class Node:
         live: dict[str, bool] = {}
         try:
             with Client(f"{self._run}/control") as client:
-                live = {chip.name: chip.state == "live" for chip in client.chips() if is_cdi_name(chip.name)}
+                live = {chip.name: chip.state == "live" for chip in client.chips() if _is_offered(chip.name)}
         finally:
             there = self._editor is None or self._editor.is_there
             for name, plugin in self._chips.items():

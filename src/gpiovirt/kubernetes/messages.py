@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The messages of kubelet, NRI and ttRPC that are used here, field by field: there is nothing to compile.
 
-Specification: kubelet's deviceplugin/v1beta1/api.proto, nri's pkg/api/api.proto, ttrpc's request.proto.
+Specification: api.proto of kubelet's deviceplugin/v1beta1, pluginregistration/v1 and dra/v1, and of nri's
+pkg/api; ttrpc's request.proto.
 Fields that are not named here are left out of what is sent, and skipped in what comes.
 """
 
@@ -12,7 +13,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-__all__ = ["KUBELET", "NRI", "TTRPC"]
+__all__ = ["DRA", "KUBELET", "NRI", "REGISTRATION", "TTRPC"]
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -41,6 +42,34 @@ _KUBELET: Messages = {
     "CDIDevice": {"name": (1, "string")},
     "ContainerAllocateResponse": {"mounts": (2, "Mount*"), "cdi_devices": (5, "CDIDevice*")},
     "AllocateResponse": {"container_responses": (1, "ContainerAllocateResponse*")},
+}
+_REGISTRATION: Messages = {
+    "InfoRequest": {},
+    "PluginInfo": {
+        "type": (1, "string"),
+        "name": (2, "string"),
+        "endpoint": (3, "string"),
+        "supported_versions": (4, "string*"),
+    },
+    "RegistrationStatus": {"plugin_registered": (1, "bool"), "error": (2, "string")},
+    "RegistrationStatusResponse": {},
+}
+# a map is, as bytes, many messages of key and value
+_DRA: Messages = {
+    "Claim": {"namespace": (1, "string"), "uid": (2, "string"), "name": (3, "string")},
+    "Claims": {"claims": (1, "Claim*")},
+    "Device": {
+        "request_names": (1, "string*"),
+        "pool_name": (2, "string"),
+        "device_name": (3, "string"),
+        "cdi_device_ids": (4, "string*"),
+    },
+    "Prepared": {"devices": (1, "Device*"), "error": (2, "string")},
+    "PreparedEntry": {"key": (1, "string"), "value": (2, "Prepared")},
+    "NodePrepareResourcesResponse": {"claims": (1, "PreparedEntry*")},
+    "Unprepared": {"error": (1, "string")},
+    "UnpreparedEntry": {"key": (1, "string"), "value": (2, "Unprepared")},
+    "NodeUnprepareResourcesResponse": {"claims": (1, "UnpreparedEntry*")},
 }
 _TTRPC: Messages = {
     "Request": {"service": (1, "string"), "method": (2, "string"), "payload": (3, "bytes")},
@@ -114,5 +143,7 @@ def _classes(package: str, messages: Messages) -> dict[str, type[Any]]:
 
 
 KUBELET = _classes("v1beta1", _KUBELET)
+REGISTRATION = _classes("pluginregistration", _REGISTRATION)
+DRA = _classes("k8s.io.kubelet.pkg.apis.dra.v1", _DRA)
 TTRPC = _classes("ttrpc", _TTRPC)
 NRI = _classes("nri.pkg.api.v1alpha1", _NRI)
