@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -28,10 +30,11 @@ def rows() -> list[Row]:
         shutil.copy(built("client"), root / "client")
         with Daemon(folder, SIMS) as daemon:
             machine = _Machine(folder, root, {**environment(), **daemon.environment})
-            machine.gpiovirt("new", "plc", "a 0-3")
+            machine.gpiovirt("new", "plc", "a 0-3", "--line", "2=safe=low")
             return [
                 *(_ioctls(machine, operation, client) for operation, client in OPERATIONS.items()),
                 _starts(machine),
+                _safe(machine, daemon),
                 _memory(machine, daemon),
             ]
 
@@ -105,6 +108,27 @@ def _starts(machine: _Machine) -> Row:
             machine.run(bundle, runtime)
             took[name].append((time.monotonic() - began_s) * 1000)
     return Row("start and end of `true`, ms", {name: f"{median(ms):.0f}" for name, ms in took.items()})
+
+
+def _safe(machine: _Machine, daemon: Daemon) -> Row:
+    """From the SIGKILL of a container's only process until the world sees its output's safe state."""
+    bundle = machine.bundle(["gpioset", "--mode=signal", "gpiochip0", "2=1"], "plc")
+    took_ms = []
+    for number in range(STARTS):
+        name = f"bench-{os.getpid()}-{number}"
+        command = ["runc", "run", "--bundle", str(bundle), name]
+        with subprocess.Popen(command, env=machine.variables) as process, daemon.simulator() as world:
+            while not world.get("a:2"):
+                time.sleep(0.005)
+            state = json.loads(subprocess.check_output(["runc", "state", name], text=True))
+            began_s = time.monotonic()
+            os.kill(state["pid"], signal.SIGKILL)
+            while world.get("a:2"):
+                pass
+            took_ms.append((time.monotonic() - began_s) * 1000)
+            process.wait(20)
+    figures = {"median": f"{median(took_ms):.1f}", "largest": f"{max(took_ms):.1f}"}
+    return Row(f"a killed container's output is safe, ms (of {STARTS})", figures)
 
 
 def _memory(machine: _Machine, daemon: Daemon) -> Row:

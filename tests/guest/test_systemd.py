@@ -75,6 +75,34 @@ def machine(has_uml: None, package: Path) -> Iterator[Machine]:
         assert "0 loaded units" in made.sh("systemctl --failed")
 
 
+BUNDLE = """
+import json, sys
+from pathlib import Path
+from gpiovirt.testing.bundle import make_bundle, make_root
+
+folder = Path("/run/box")
+folder.mkdir()
+program = "gpiodetect; gpioset gpiochip0 1=1 && gpioget gpiochip0 1; ls /sys/bus/gpio/devices /dev"
+make_bundle(folder / "bundle", make_root(folder / "root"), ["sh", "-c", program])
+"""
+
+
+def test_a_container_has_a_chip_of_kernel_lines_and_sees_no_other(machine: Machine) -> None:
+    machine.sh("gpiovirt new boxed 'a 4-5'")
+    machine.has("systemctl is-active gpiovirt-containers", "active")
+    assert "gpiovirt-boxed.json" in machine.sh("ls /run/cdi")
+    machine.sh(f"/usr/lib/gpiovirt/bin/python3 -c '{BUNDLE}'")
+    machine.sh("gpiovirt oci edit --chip boxed /run/box/bundle")
+    said = machine.sh("runc run --bundle /run/box/bundle box").splitlines()
+    assert said[:2] == ["gpiochip0 [boxed] (2 lines)", "0"]
+    assert [line for line in said if line.startswith("gpiochip")] == [said[0], *["gpiochip0"] * 2]
+    assert re.search(
+        "boxed:1 set 1|boxed:1 configured output 1 .*container box", machine.sh("gpiovirt log boxed")
+    )
+    machine.sh("systemctl restart gpiovirt-containers && gpiovirt delete boxed")
+    assert "boxed" not in machine.sh("ls /run/cdi")
+
+
 def test_gpio_devices_are_the_groups(machine: Machine) -> None:
     assert machine.sh("stat -c '%U %G %a' /dev/gpiochip0") == "root gpio 660\n"
     assert machine.sh("systemctl is-active dev-gpiochip0.device") == "active\n"
