@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -197,17 +198,24 @@ class Cluster:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def folder() -> Iterator[Path]:
+    """With a short name: a socket's path has at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="kube-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def daemon(folder: Path) -> Iterator[Daemon]:
     if os.getuid():
         pytest.fail("containers of runc are made by root")
-    with Daemon(tmp_path, ["--sim", "sim-a:8", "--no-files", "--no-api"]) as made:
+    with Daemon(folder, ["--sim", "sim-a:8", "--no-files", "--no-api"]) as made:
         with made.client() as client:
             client.ask(New("sim-a 0-3", "plc"))
         yield made
 
 
-def test_a_pod_that_asks_for_a_chip_gets_it(daemon: Daemon, tmp_path: Path) -> None:
-    with Cluster(tmp_path, daemon) as cluster:
+def test_a_pod_that_asks_for_a_chip_gets_it(daemon: Daemon, folder: Path) -> None:
+    with Cluster(folder, daemon) as cluster:
         cluster.runtime.accept()
         request = cluster.kubelet.registered.get(timeout=20)
         assert (request.version, request.resource_name) == ("v1beta1", "gpiovirt.io/plc")
@@ -223,7 +231,7 @@ def test_a_pod_that_asks_for_a_chip_gets_it(daemon: Daemon, tmp_path: Path) -> N
             # what an engine makes of a CDI device, then of what NRI says
             spec = json.loads((daemon.run / "containers/cdi/gpiovirt-plc.json").read_text())
             (mount,) = spec["devices"][0]["containerEdits"]["mounts"]
-            config = configuration(str(make_root(tmp_path / "root")), ["gpiodetect"])
+            config = configuration(str(make_root(folder / "root")), ["gpiodetect"])
             config["mounts"].append(
                 {
                     "destination": mount["containerPath"],
@@ -233,7 +241,7 @@ def test_a_pod_that_asks_for_a_chip_gets_it(daemon: Daemon, tmp_path: Path) -> N
                 }
             )
             cluster.runtime.create(config)
-            bundle = tmp_path / "bundle"
+            bundle = folder / "bundle"
             bundle.mkdir()
             (bundle / "config.json").write_text(json.dumps(config))
             command = ["runc", "run", "--bundle", str(bundle), f"kube-{os.getpid()}"]
@@ -264,9 +272,9 @@ def watch(channel: grpc.Channel, seen: queue.Queue[list[tuple[str, str]]]) -> No
 
 
 def test_a_new_kubelet_learns_of_the_chips_again_and_one_without_cdi_gets_a_mount(
-    daemon: Daemon, tmp_path: Path
+    daemon: Daemon, folder: Path
 ) -> None:
-    with Cluster(tmp_path, daemon, "--no-nri", "--no-cdi") as cluster:
+    with Cluster(folder, daemon, "--no-nri", "--no-cdi") as cluster:
         assert cluster.kubelet.registered.get(timeout=20).resource_name == "gpiovirt.io/plc"
         cluster.kubelet.close()
         cluster.kubelet = Kubelet(cluster.plugins)
@@ -341,13 +349,13 @@ def dra(channel: grpc.Channel, method: str, kind: str) -> Any:
     )(claims, timeout=20)
 
 
-def test_a_claim_that_says_lines_gets_a_chip_of_its_own(daemon: Daemon, tmp_path: Path) -> None:
-    kubelet = tmp_path / "kubelet"
+def test_a_claim_that_says_lines_gets_a_chip_of_its_own(daemon: Daemon, folder: Path) -> None:
+    kubelet = folder / "kubelet"
     for name in ("plugins", "plugins_registry"):
         (kubelet / name).mkdir(parents=True)
     with ApiServer() as api:
         options = ["--no-nri", "--dra", "--node", "plant-7", "--api", api.url, "--kubelet", str(kubelet)]
-        with Cluster(tmp_path, daemon, *options):
+        with Cluster(folder, daemon, *options):
             slice_path = "/resourceslices/plant-7-gpiovirt.io"
             wait_for(lambda: slice_path in api.objects)
             spec = api.objects[slice_path]["spec"]
