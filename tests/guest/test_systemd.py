@@ -82,7 +82,7 @@ from gpiovirt.testing.bundle import make_bundle, make_root
 
 folder = Path("/run/box")
 folder.mkdir()
-program = "gpiodetect; gpioset gpiochip0 1=1 && gpioget gpiochip0 1; ls /sys/bus/gpio/devices /dev"
+program = "gpiodetect; gpioset gpiochip0 1=1 && tty; ls /sys/bus/gpio/devices /dev"
 make_bundle(folder / "bundle", make_root(folder / "root"), ["sh", "-c", program])
 """
 
@@ -94,7 +94,7 @@ def test_a_container_has_a_chip_of_kernel_lines_and_sees_no_other(machine: Machi
     machine.sh(f"/usr/lib/gpiovirt/bin/python3 -c '{BUNDLE}'")
     machine.sh("gpiovirt oci edit --chip boxed /run/box/bundle")
     said = machine.sh("runc run --bundle /run/box/bundle box").splitlines()
-    assert said[:2] == ["gpiochip0 [boxed] (2 lines)", "0"]
+    assert said[:2] == ["gpiochip0 [boxed] (2 lines)", "not a tty"]
     assert [line for line in said if line.startswith("gpiochip")] == [said[0], *["gpiochip0"] * 2]
     assert re.search("boxed:1 configured output 1 .*container box", machine.sh("gpiovirt log boxed"))
     machine.sh("systemctl restart gpiovirt-containers && gpiovirt delete boxed")
@@ -150,7 +150,9 @@ def test_configuration_and_http_work_with_what_the_unit_allows(machine: Machine)
 def test_outputs_stay_where_they_are(machine: Machine, what: str) -> None:
     machine.sh("gpiovirt new plc 'a 0-3' && gpiovirt run --chip plc gpioset gpiochip0 1=1")
     former = machine.sh("systemctl show gpiovirtd --value -p MainPID").strip()
-    machine.has("systemctl show gpiovirtd -p NFileDescriptorStore", "=6")  # its lines, state and record
+    # its lines, state, record and terminal
+    machine.has("systemctl show gpiovirtd -p NFileDescriptorStore", "=7")
+    node = machine.sh("readlink /run/gpiovirt/containers/nodes/plc")
     with machine.stays(1, 1):
         if what.startswith("install"):
             machine.install()
@@ -160,6 +162,7 @@ def test_outputs_stay_where_they_are(machine: Machine, what: str) -> None:
         if "KILL" in what:
             machine.has(f"systemctl show gpiovirtd --value -p MainPID | grep -vx {former} || true", "\n")
         machine.has("gpiovirt list || true", "plc 4 lines, root:gpio 0660, live")
+    assert machine.sh("readlink /run/gpiovirt/containers/nodes/plc") == node  # which containers have open
     assert machine.sh("gpiovirt run --chip plc gpioget gpiochip0 0") == "0\n"
     machine.sh("gpiovirt delete plc")
 

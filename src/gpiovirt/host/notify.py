@@ -9,6 +9,8 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
+from gpiovirt.host.terminal import terminal_index
+
 __all__ = ["FIRST_FD", "keep_fds", "kept_fds", "sd_notify"]
 
 _log = logging.getLogger(__name__)
@@ -34,7 +36,9 @@ def keep_fds(files: Mapping[str, int | None]) -> None:
                 if fd is None:
                     manager.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
                 else:
-                    socket.send_fds(manager, [f"FDSTORE=1\nFDNAME={name}".encode()], [fd])
+                    # a terminal that nobody has open hangs up, and would be dropped for that
+                    poll = "\nFDPOLL=0" if terminal_index(fd) >= 0 else ""
+                    socket.send_fds(manager, [f"FDSTORE=1\nFDNAME={name}{poll}".encode()], [fd])
             except TimeoutError:
                 _log.warning("the service manager does not read what it is told of %s", name)
                 return
