@@ -283,6 +283,26 @@ def test_two_containers_have_a_chip_each_and_one_chip_has_one_container(podman: 
     assert podman.podman("run", "--rm", "--device", "gpiovirt.io/chip=plc", IMAGE, "gpiodetect").stdout
 
 
+def test_a_users_own_gpiovirtd_serves_their_containers(podman: Machine) -> None:
+    own = podman.start(
+        *(podman.bin / "gpiovirtd", "--sim", "own:4", "--no-config", "--no-files", "--no-api"),
+        user=USER,
+        stderr=subprocess.PIPE,
+    )
+    assert own.stderr
+    assert "ready" in own.stderr.readline()
+    environment = {**podman.environment, "GPIOVIRT_RUNTIME_DIR": f"/run/user/{USER}/gpiovirt"}
+    podman.run(podman.bin / "gpiovirt", "new", "mine", "own 0-1", user=USER, env=environment)
+    node = f"/run/user/{USER}/gpiovirt/containers/nodes/mine"
+    for userns in ([], ["--userns", "keep-id"]):
+        done = podman.podman(
+            "run", "--rm", *userns, "-v", f"{node}:/dev/gpiochip0", IMAGE, "gpiodetect", user=USER
+        )
+        assert done.stdout == "gpiochip0 [mine] (2 lines)\n"
+    own.send_signal(signal.SIGINT)
+    own.wait(20)
+
+
 # refused
 
 

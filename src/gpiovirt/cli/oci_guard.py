@@ -7,8 +7,7 @@ Otherwise its programs would find a device that is none, and no reason why.
 import json
 import sys
 
-from gpiovirt.control import runtime_directories
-from gpiovirt.control.containers import listener_of
+from gpiovirt.control.containers import is_listener
 
 __all__ = ["main"]
 
@@ -23,7 +22,7 @@ def main() -> int:
             path = json.loads(file.read(_CONFIG_MAX))["linux"]["seccomp"]["listenerPath"]
     except (OSError, ValueError, KeyError, TypeError):
         path = None
-    if path in [listener_of(run) for run in runtime_directories()]:
+    if is_listener(path):
         return 0
     sys.stderr.write(
         "gpiovirt: this engine has given the container a chip's device and nobody to serve it; "

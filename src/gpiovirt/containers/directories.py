@@ -33,6 +33,8 @@ class ContainerDirectories:
 
     def make(self) -> None:
         """HostError if they cannot be made."""
+        if set(self._layers) & {",", ":", "\\"}:  # which separate the options of an overlay
+            raise HostError(f"{self._layers} has a character that no overlay can have; choose another --run")
         try:
             for path, mode in ((self._layers, 0o755), (self._claims, 0o700)):
                 os.makedirs(path, mode, exist_ok=True)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
     from gpiovirt.protocols.oci import Grant
 
-__all__ = ["edited", "grant_for", "listener_of", "mentions_chips", "node_of", "prepared"]
+__all__ = ["edited", "grant_for", "is_listener", "listener_of", "mentions_chips", "node_of", "prepared"]
 
 _PATIENCE_S = 15.0  # longer than the service waits for anybody
 _NODES = "containers/nodes"
+_LISTENER = "/containers/listener"
 _ANSWER_MAX = 1 << 16
 
 
@@ -82,9 +83,22 @@ def node_of(chip: str) -> str:
     raise NoSuchDeviceError(f"no chip {chip!r} is there for containers; gpiovirt list shows the chips")
 
 
+def _is_run(directory: str) -> bool:
+    """Whether it is a daemon's, ours or another user's: engines tell hooks nothing of who their user is."""
+    match directory.split("/"):
+        case ["", "run", "user", uid, "gpiovirt"] if uid.isdecimal():
+            return True
+    return directory in runtime_directories()
+
+
+def is_listener(path: object) -> bool:
+    """Whether it is that of a daemon's service."""
+    return isinstance(path, str) and path.endswith(_LISTENER) and _is_run(path.removesuffix(_LISTENER))
+
+
 def listener_of(run: str) -> str:
     """The socket of the service of that daemon."""
-    return f"{run}/containers/listener"
+    return f"{run}{_LISTENER}"
 
 
 def grant_for(run: str, chips: Mapping[str, str]) -> Grant:
@@ -131,9 +145,9 @@ class _Nodes:
         found = self._by_source.get(source)
         directory, _, chip = source.rpartition("/")
         directory = os.path.normpath(directory).replace("/var/run/", "/run/", 1)
-        for run in runtime_directories():
-            if directory == f"{run}/{_NODES}" and chip:
-                found = run, chip
+        run = directory.removesuffix(f"/{_NODES}")
+        if run != directory and chip and _is_run(run):
+            found = run, chip
         if found is None:
             return None
         self._runs.add(found[0])
