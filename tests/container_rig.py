@@ -32,17 +32,15 @@ SCRIPTS = {
     "container-has-no-listener_see-gpiovirt-doctor": "cli.oci_guard:main",
 }
 USER = 7101  # gpvalice
-# nothing of another's is touched: what engines and gpiovirtd use lies in file systems of this machine's own
+# What engines and gpiovirtd use lies in file systems of this machine's own. It has all of /run: a directory
+# that somebody removes elsewhere, as who purges the package does, takes what is mounted there along.
 SETUP = """
 mount --make-rprivate /
-for folder in /run/gpiovirt /var/lib/gpiovirt /run/cdi /run/containers /var/lib/containers /run/netns \
-	/run/user /run/docker /run/containerd /run/runc /run/crun; do
-	mkdir -p $folder
-	mount -t tmpfs -o mode=0755 own $folder
-done
-mkdir -p /run/user/%(user)d
+mount -t tmpfs -o mode=0755 own /run
+mkdir -p -m 0755 /run/lock /run/user /var/lib/containers
+mount -t tmpfs -o mode=0755 own /var/lib/containers
+mkdir -m 0700 /run/user/%(user)d
 chown %(user)d:%(user)d /run/user/%(user)d
-chmod 0700 /run/user/%(user)d
 """
 PURE = """
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || {
@@ -102,6 +100,11 @@ class Machine:
         """Those that run"""
         self._others: list[subprocess.Popen[Any]] = []
 
+    @property
+    def root(self) -> str:
+        """Its files, from outside."""
+        return f"/proc/{self.holder.pid}/root"
+
     def command(self, *argv: str | Path, user: int = 0) -> list[str]:
         """What runs it there."""
         holder = self.pure if Path(argv[0]).name in ("crun", "gpiovirt-crun", "podman") else self.holder
@@ -131,9 +134,10 @@ class Machine:
 
     def start_daemon(self, *arguments: str) -> None:
         ready = self.log_text().count("ready:")
+        options = ["--no-config", "--no-files", "--no-api", "--state", str(self.folder / "state")]
         with self.log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                self.command(self.bin / "gpiovirtd", "--no-config", "--no-files", "--no-api", *arguments),
+                self.command(self.bin / "gpiovirtd", *options, *arguments),
                 env=self.environment,
                 stdout=log,
                 stderr=log,
@@ -162,7 +166,7 @@ class Machine:
             self.stop_daemon(signal.SIGINT)
         for bundle in list(self.bundles):
             bundle.kill()
-        pause = Path(f"/proc/{self.holder.pid}/root/run/user/{USER}/libpod/tmp/pause.pid")
+        pause = Path(f"{self.root}/run/user/{USER}/libpod/tmp/pause.pid")
         with suppress(OSError, ValueError):  # which keeps the namespaces of a rootless podman
             os.kill(int(pause.read_text()), signal.SIGKILL)
         for process in self._others:

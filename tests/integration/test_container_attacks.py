@@ -82,7 +82,7 @@ def bundle(machine: Machine, chip: str, *args: str, mounts: tuple[str, ...] = ()
 def connected(machine: Machine) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(20)
-    sock.connect(f"/proc/{machine.holder.pid}/root/{LISTENER}")
+    sock.connect(f"{machine.root}/{LISTENER}")
     return sock
 
 

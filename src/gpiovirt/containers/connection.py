@@ -11,7 +11,6 @@ import errno
 import json
 import logging
 import os
-import resource
 import select
 import socket
 import time
@@ -156,8 +155,6 @@ class Connection:
             why = error
             log.complain(str(error))
         self._channel.close()
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         supervisor = Supervisor(Deadlines())
         supervisor.on_refusal = lambda text: log.debug("%s", text)
 

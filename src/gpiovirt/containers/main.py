@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -52,6 +53,8 @@ def main() -> int:
     libc.prctl(libc.PR_SET_NAME, b"gpiovirt-cont")
     run, *handed = sys.argv[1:]
     os.umask(0o022)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     directories = ContainerDirectories(run)
     try:
         if os.geteuid() == 0:

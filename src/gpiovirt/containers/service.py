@@ -25,6 +25,7 @@ from gpiovirt.control.access import Identity, identity_of
 from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.host import libc
 from gpiovirt.host.confine import keep_capabilities
+from gpiovirt.host.journal import start_logging
 from gpiovirt.host.log import RateLimitedLog
 from gpiovirt.host.packets import Channel
 from gpiovirt.host.reactor import Reactor
@@ -82,7 +83,12 @@ class Service:
     def _fork(self, sock: socket.socket, who: Identity) -> None:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            child = os.fork()
+            try:
+                child = os.fork()
+            except OSError:
+                ours.close()
+                theirs.close()
+                raise
         except OSError as error:
             self._log.complain(f"no process for a container: {error.strerror}")
             return
@@ -118,11 +124,16 @@ class Service:
         status = 1
         try:
             _begin_anew()
+            root = logging.getLogger()
+            for handler in list(root.handlers):  # whose files are about to be somebody else's
+                root.removeHandler(handler)
+                handler.close()
             kept = sorted((2, sock.fileno(), theirs.fileno()))
             for low, high in zip([-1, *kept], [*kept, os.sysconf("SC_OPEN_MAX")], strict=True):
                 os.closerange(low + 1, high)
             for _ in (0, 1):
                 os.open(os.devnull, os.O_RDWR)
+            start_logging("gpiovirtd")
             self._serve(sock, who, Channel(theirs, 64))
         except GpiovirtError as error:
             _log.warning("containers: %s", error)
