@@ -19,7 +19,7 @@ from typing import Any
 from gpiovirt.testing.bundle import configuration, make_root
 from tests.integration.conftest import Installation
 
-__all__ = ["IMAGE", "USER", "Bundle", "Machine", "make_root", "wait_for"]
+__all__ = ["IMAGE", "USER", "Bundle", "Machine", "give_subordinate_ids", "make_root", "wait_for"]
 
 IMAGE = "localhost/gpio:1"
 SCRIPTS = {
@@ -224,6 +224,14 @@ class Bundle:
 
     def exec(self, *arguments: str, **options: Any) -> str:
         return str(self.machine.run(self.runtime, "exec", *arguments, **options).stdout)
+
+
+def give_subordinate_ids(name: str) -> None:
+    """As useradd does where /etc/subuid is there already; userdel takes them back."""
+    for path in map(Path, ("/etc/subuid", "/etc/subgid")):
+        text = path.read_text() if path.exists() else ""
+        if f"{name}:" not in text:
+            path.write_text(f"{text}{name}:231072:65536\n")
 
 
 def _processes_of(user: int) -> list[str]:

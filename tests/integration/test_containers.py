@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.container_rig import IMAGE, USER, Bundle, Machine, make_root, wait_for
+from tests.container_rig import IMAGE, USER, Bundle, Machine, give_subordinate_ids, make_root, wait_for
 from tests.integration.conftest import Installation, let_all_pass
 
 CHECK = """\
@@ -44,6 +44,7 @@ def machine(
     let_all_pass(folder)
     made = Machine(folder, installation)
     try:
+        give_subordinate_ids("gpvalice")
         make_root(folder / "root")
         made.start_daemon(*SIMS)
         made.gpiovirt("new", "plc", "sim-a 0-3", "--line", "2=safe=low", "--owner", "gpvalice")
