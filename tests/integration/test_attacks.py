@@ -434,3 +434,33 @@ def test_the_end_of_a_connection_deletes_what_it_made_and_not_its_namesake(daemo
         owner.close()
         client.ask(List())
         assert client.ask(Show(name="mine")).lines[0].source == "sim:6"
+
+
+def test_a_user_who_is_many_leaves_room_for_root(tmp_path: Path) -> None:
+    """By subordinate uids a user has thousands of the limits that are each user's."""
+
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+
+    let_all_pass(tmp_path)
+    with (
+        Daemon(tmp_path, ["--sim", "sim:8", "--no-files"], preexec_fn=few) as daemon,
+        ExitStack() as crowd,
+    ):
+        with daemon.client() as client:
+            client.ask(New(name="plc", definition="sim 0-3"))
+        for uid in range(231072, 231080):
+            os.seteuid(uid)
+            try:
+                for _ in range(31):
+                    sock = crowd.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+                    with suppress(OSError):  # turned away
+                        sock.connect(str(daemon.run / "control"))
+            finally:
+                os.seteuid(0)
+        with daemon.client() as client:
+            assert [chip.name for chip in client.chips()] == ["plc"]
+            worker = daemon.show("plc").chip.worker
+            os.kill(worker, signal.SIGKILL)
+            daemon.wait_for(lambda: daemon.show("plc").chip.worker not in (0, worker))
+        assert daemon.log().count("Too many open files") == 0

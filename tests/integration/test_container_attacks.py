@@ -98,6 +98,16 @@ def impostor(machine: Machine, user: int, chip: str, container: str) -> str:
     return str(done.stdout.strip())
 
 
+def test_a_terminal_that_was_made_exclusive_is_open_to_the_next_container(machine: Machine) -> None:
+    exclude = """
+import fcntl, os, termios
+node = os.open("/run/gpiovirt/containers/nodes/plc", os.O_RDWR | os.O_NOCTTY)
+fcntl.ioctl(node, termios.TIOCEXCL)
+"""
+    assert machine.run("/usr/bin/python3", "-c", exclude, user=BOB).returncode == 0
+    assert "plc" in bundle(machine, "plc", "gpiodetect").run().stdout
+
+
 def test_a_crowd_that_says_nothing_keeps_nobody_else_out(machine: Machine) -> None:
     crowd = """
 import socket, sys, time

@@ -346,3 +346,10 @@ def test_a_chip_that_is_not_there_is_unknown_to_engines_and_wrappers(podman: Mac
 
 def test_a_container_without_chips_is_started_as_ever(podman: Machine) -> None:
     assert "gpiochip" not in podman.podman("run", "--rm", IMAGE, "ls", "/dev").stdout
+
+
+def test_a_bundle_that_is_edited_again_does_not_change(machine: Machine) -> None:
+    made = bundle(machine, "crun", "true")
+    config = made.config()
+    machine.gpiovirt("oci", "edit", "--chip", "plc", str(made.folder))
+    assert made.config() == config

@@ -30,6 +30,7 @@ from gpiovirt.host.confine import (
     CAP_DAC_OVERRIDE,
     CAP_SETGID,
     CAP_SETUID,
+    CAP_SYS_ADMIN,
     CAP_SYS_PTRACE,
     keep_capabilities,
 )
@@ -58,7 +59,8 @@ def main() -> int:
     directories = ContainerDirectories(run)
     try:
         if os.geteuid() == 0:
-            keep_capabilities(CAP_SETUID, CAP_SETGID, CAP_SYS_PTRACE, CAP_DAC_OVERRIDE)
+            # CAP_SYS_ADMIN opens a terminal that somebody has made exclusive
+            keep_capabilities(CAP_SETUID, CAP_SETGID, CAP_SYS_PTRACE, CAP_DAC_OVERRIDE, CAP_SYS_ADMIN)
         if handed:
             listener = SocketListener(socket.socket(fileno=int(handed[0])))
         else:

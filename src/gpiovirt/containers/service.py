@@ -37,6 +37,7 @@ __all__ = ["Service"]
 _log = logging.getLogger(__name__)
 
 _PROCESSES_OF_A_USER = 128
+_PROCESSES_OF_USERS = 1024  # all but root, together: a user has thousands of subordinate uids
 _MESSAGES_PER_TURN = 8
 
 
@@ -77,6 +78,8 @@ class Service:
                 self._log.complain(f"uid {who.uid} has connected to a service of another user's")
             elif who.uid and self._by_uid[who.uid] >= _PROCESSES_OF_A_USER:
                 self._log.complain(f"uid {who.uid} has {_PROCESSES_OF_A_USER} containers or programs in them")
+            elif who.uid and self._by_uid.total() - self._by_uid[0] >= _PROCESSES_OF_USERS:
+                self._log.complain(f"users have {_PROCESSES_OF_USERS} containers or programs in them")
             else:
                 self._fork(sock, who)
 
@@ -163,6 +166,7 @@ class Service:
             chips = decode_metadata(body.get("chips"))
             for chip in chips.values():
                 self._see_to_session(self._directories.node(chip))
+                _open_to_all(self._directories.node(chip))
                 if not self._directories.may_use(chip, who):
                     raise PermissionError(errno.EACCES, f"uid {who.uid} may not use the chip {chip}")
             if container := body.get("container"):
@@ -202,6 +206,18 @@ class Service:
                 signal.pause()
         finally:  # it has an owner from before us
             os._exit(0)
+
+
+def _open_to_all(terminal: str) -> None:
+    """Anybody can have a terminal that they may open refuse whoever opens it next; that is undone here."""
+    import termios
+
+    with suppress(OSError):  # as another than root, who alone can open it then
+        fd = os.open(terminal, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            ioctl(fd, termios.TIOCNXCL)
+        finally:
+            os.close(fd)
 
 
 def _begin_anew() -> None:

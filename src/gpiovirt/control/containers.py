@@ -66,9 +66,12 @@ def prepared(text: bytes, chips: Iterable[str]) -> bytes:
     from gpiovirt.protocols.oci import marker_mount, parse_config
 
     config = parse_config(text)
-    asked = [marker_mount(node_of(chip), chip) for chip in chips]
     mounts = config.get("mounts")
-    config["mounts"] = [*(mounts if isinstance(mounts, list) else []), *asked]
+    mounts = mounts if isinstance(mounts, list) else []
+    there = {mount.get("source") for mount in mounts if isinstance(mount, dict)}
+    nodes = {chip: node_of(chip) for chip in chips}
+    asked = [marker_mount(node, chip) for chip, node in nodes.items() if node not in there]
+    config["mounts"] = [*mounts, *asked]
     return json.dumps(config).encode()
 
 

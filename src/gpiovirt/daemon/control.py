@@ -25,6 +25,7 @@ from gpiovirt.daemon.custodian import Custodian
 from gpiovirt.daemon.wanted import changed, line_of, lines_of, new_record, with_options
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.child import process_start
+from gpiovirt.host.log import RateLimitedLog
 from gpiovirt.host.packets import Channel, encode
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
@@ -74,6 +75,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PER_PAGE = 64
 _CLIENTS_PER_USER = 64
+_CLIENTS_OF_USERS = 2048  # all but root, together
 _WATCHERS_PER_USER = 16
 _MESSAGES_PER_TURN = 4
 _STATUS_S = 1.0
@@ -119,6 +121,8 @@ class ControlServer:
         self.clients: list[_Client] = []
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._per_user = min(_CLIENTS_PER_USER, max(soft // 8, 2))
+        self._of_users = min(_CLIENTS_OF_USERS, max(soft // 2, 2))
+        self._log = RateLimitedLog(_log, "control")
         self._listener = PathListener(path, Access(mode=0o666), socket.SOCK_SEQPACKET, replace=True)
         reactor.add_reader(self._listener.socket.fileno(), self._accept)
 
@@ -126,24 +130,27 @@ class ControlServer:
         try:
             sock = self._listener.accept()
         except HostError as error:
-            _log.error("%s", error)
+            self._log.complain(str(error))
             return
         if sock is None:
             return
         identity = identity_of(sock)
         is_agent = self._is_agent(peer_of(sock))
         client = _Client(self, sock, identity, is_agent)
-        if identity.uid != 0 and not is_agent and self.connected(identity.uid) >= self._per_user:
-            client.refuse(
-                HostError.of(
-                    f"you have {self._per_user} connections to gpiovirtd already",
-                    OSError(errno.EMFILE, "close one first"),
-                )
-            )
+        if identity.uid != 0 and not is_agent and (why := self._full(identity.uid)):
+            client.refuse(HostError.of(why, OSError(errno.EMFILE, "close one first")))
             sock.close()
             return
         self.clients.append(client)
         client.begin()
+
+    def _full(self, uid: int) -> str:
+        """Why a user may not have one more connection; a user can be thousands, by subordinate uids."""
+        if self.connected(uid) >= self._per_user:
+            return f"you have {self._per_user} connections to gpiovirtd already"
+        if sum(client.peer.uid != 0 and not client.is_agent for client in self.clients) >= self._of_users:
+            return f"users have {self._of_users} connections to gpiovirtd already"
+        return ""
 
     def connected(self, uid: int) -> int:
         """How many connections this user has."""

@@ -23,6 +23,7 @@ __all__ = [
     "CAP_DAC_OVERRIDE",
     "CAP_SETGID",
     "CAP_SETUID",
+    "CAP_SYS_ADMIN",
     "CAP_SYS_PTRACE",
     "become",
     "confine",
@@ -40,6 +41,7 @@ _CAP_LAST = 63
 # linux/capability.h
 CAP_DAC_OVERRIDE = 1
 CAP_SETGID = 6
+CAP_SYS_ADMIN = 21
 CAP_SETUID = 7
 CAP_SYS_PTRACE = 19
 
