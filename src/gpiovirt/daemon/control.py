@@ -330,7 +330,7 @@ class _Client:
                 self._watch(who, asked.name)
                 return None
         if not self._manages(who):
-            raise DeniedError("only root and members of the group gpiovirt make, change and delete chips")
+            raise DeniedError("only root and members of the group gpiovirt manage chips")
         answer = await self._manage(who, asked)
         self._note(who, asked, answer)
         return answer

@@ -124,14 +124,23 @@ class Definition(NamedTuple):
     def settled(self, names: Sequence[str]) -> "Definition":
         """With options by offset; `names` are those of its lines at their sources.
 
-        UsageError for a line that does not exist, or an ambiguous name.
+        An option that gives a line a name may be said beside others of that name. UsageError for a line that
+        does not exist, or an ambiguous name.
         """
         by_offset: dict[int, LineOptions] = {}
+        by_new_name: dict[str, LineOptions] = {}
         for key, options in self.options.items():
+            if not key.isdecimal() and names.count(key) != 1:
+                by_new_name[key] = options
+                continue
             offset = self._offset(key, names)
             if offset in by_offset:
                 raise UsageError(f"options of line {key}: line {offset} has options already")
             by_offset[offset] = options
+        here = [by_offset.get(offset, PLAIN).name or name for offset, name in enumerate(names)]
+        for key, options in by_new_name.items():
+            offset = self._offset(key, here)
+            by_offset[offset] = parse_options(format_options(options), by_offset.get(offset, PLAIN))
         settled = self._replace(options={str(offset): by_offset[offset] for offset in sorted(by_offset)})
         if not self.rules.interlocks and self.rules.watchdog is None:
             return settled
