@@ -16,7 +16,8 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,16 @@ BLINKER = """
             counter.seek(0)
             counter.write(str(count).encode())
 """
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """It ends with the block, which must not wait for it when something is wrong."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def world(offset: int) -> Path:
@@ -172,7 +183,7 @@ def all_die(folder: Path, times: int) -> None:
     run = [sys.executable, "-m", "gpiovirt", "run", "--chip", "plc", "--"]
     value, of_vm = world(5) / "value", world(6) / "value"
     long = subprocess.Popen([*run, "gpioset", "--mode=signal", "gpiochip0", "0=1"], env=daemon.environment)
-    with Vmm() as vmm, long:
+    with Vmm() as vmm, ended(long):
         vmm.connect(str(daemon.run / "vm/vm"))
         vmm.start()
         vmm.driver.direction_output(0, 1)
@@ -180,8 +191,8 @@ def all_die(folder: Path, times: int) -> None:
             subprocess.run([*run, "gpioset", "gpiochip0", "1=1"], env=daemon.environment, check=True)
             manager.receive()
             assert sorted(manager.kept) == [
-                *("plc/0", "plc/1", "plc/record", "plc/state"),
-                *("vm/0", "vm/keeper", "vm/record", "vm/state"),
+                *("plc/0", "plc/1", "plc/record", "plc/state", "plc/tty"),
+                *("vm/0", "vm/keeper", "vm/record", "vm/state", "vm/tty"),
             ]
             workers = daemon.workers()
             daemon.kill()
@@ -203,7 +214,6 @@ def all_die(folder: Path, times: int) -> None:
             time.sleep(0.5)  # past when a program that does not come back has lost its lines
             assert world(2).joinpath("value").read_text() == "1\n"
             assert long.poll() is None
-        long.kill()
     assert daemon.log().count("has connected") == 1
     manager.receive()  # its socket has room for a few messages
     with daemon.client() as client:

@@ -25,7 +25,7 @@ GPIOVIRT = f"{sys.executable} -m gpiovirt"
         (f'GPIOVIRT_RIG="source:/dev/$1@$2 aggregate:/dev/$1@$2" {SUITE}', 2),
         (f'GPIOVIRT_RIG=/dev/gpiochip0@$2 {GPIOVIRT} run --chip "plc=$1 0-3, sim 4-7" -- {SUITE}', 1),
         (
-            f"{{ {GPIOVIRT}.cli.daemon --no-files --no-api --no-config 2>/run/log & }}; "
+            f"{{ {GPIOVIRT}.cli.daemon --no-files --no-api --no-config --state /run/state 2>/run/log & }}; "
             "until grep -qs ready /run/log; do sleep 0.1; done; "
             f'{GPIOVIRT} new plc "$1 0-3, sim 4-7" >/dev/null && '
             f"GPIOVIRT_RIG=kept:/dev/gpiochip0@$2 {GPIOVIRT} run --chip plc -- {SUITE}",

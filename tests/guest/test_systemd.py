@@ -96,6 +96,7 @@ def test_a_container_has_a_chip_of_kernel_lines_and_sees_no_other(machine: Machi
     said = machine.sh("runc run --bundle /run/box/bundle box").splitlines()
     assert said[:2] == ["gpiochip0 [boxed] (2 lines)", "not a tty"]
     assert [line for line in said if line.startswith("gpiochip")] == [said[0], *["gpiochip0"] * 2]
+    machine.has("gpiovirt log boxed", "boxed:1 configured output 1")
     assert re.search("boxed:1 configured output 1 .*container box", machine.sh("gpiovirt log boxed"))
     machine.sh("systemctl restart gpiovirt-containers && gpiovirt delete boxed")
     assert "boxed" not in machine.sh("ls /run/cdi")
