@@ -175,6 +175,7 @@ def all_die(folder: Path, times: int) -> None:
 
     Programs and the VM go on.
     """
+    Path("/proc/sys/net/unix/max_dgram_qlen").write_text("512")  # as systemd has it
     manager = ServiceManager(folder)
     daemon = Daemon(folder, env=manager.environment())
     with daemon.client() as client:
