@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from gpiovirt.control.client import Client
+from gpiovirt.core.text import near
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control.answers import ChipDetails, LineState
 from gpiovirt.uapi.gpio import GPIO_V2_LINES_MAX
@@ -59,9 +59,9 @@ class Targets:
         if line.isdecimal():
             raise UsageError(f"{text!r}: {name} has no such line; its offsets are 0 to {len(chip.lines) - 1}")
         names = [state.name for state in chip.lines if state.name]
-        near = get_close_matches(line, names)
         there = f"its lines are: {', '.join(names) or 'unnamed'}"
-        hint = f"did you mean {' or '.join(near)}?" if near else there
+        meant = near(line, names)
+        hint = f"did you mean {' or '.join(meant)}?" if meant else there
         raise UsageError(f"{text!r}: {name} has no such line; {hint}")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from gpiovirt import __version__
-from gpiovirt.core.text import printable
+from gpiovirt.core.text import near, printable
 from gpiovirt.errors import GpiovirtError, HostError, UsageError
 
 __all__ = ["COMMANDS", "add_poll_us", "main", "new_parser", "parser_for", "report"]
@@ -166,10 +166,8 @@ def _main() -> int:
 
 
 def _no_command(word: str) -> str:
-    from difflib import get_close_matches  # only who mistyped waits for it
-
-    near = [_OTHER_WORDS[word]] if word in _OTHER_WORDS else get_close_matches(word, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the commands are: {', '.join(COMMANDS)}"
+    meant = [_OTHER_WORDS[word]] if word in _OTHER_WORDS else near(word, COMMANDS)
+    hint = f"did you mean {meant[0]}?" if meant else f"the commands are: {', '.join(COMMANDS)}"
     return f"no command {word!r}; {hint}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["nearest", "printable"]
+__all__ = ["near", "nearest", "printable"]
 
 
 def printable(text: str) -> str:
@@ -15,10 +15,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """` (did you mean A or B?)`, for a message about a word that is none of `words`; "" if none is near."""
+def near(word: str, words: Iterable[str]) -> list[str]:
+    """Those of `words` that may have been meant, the nearest first."""
     from difflib import get_close_matches  # only who mistyped waits for it
 
     lower = {other.lower(): other for other in words}
-    near = [lower[match] for match in get_close_matches(word.lower(), lower, n=3)]
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    return [lower[match] for match in get_close_matches(word.lower(), lower, n=3)]
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """` (did you mean A or B?)`, for a message about a word that is none of `words`; "" if none is near."""
+    found = near(word, words)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""

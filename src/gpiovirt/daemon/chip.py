@@ -189,7 +189,11 @@ class KeptChip:
         """Of its lines, here; none while it waits for them."""
         if not self.lines:
             return []
-        return [options.name or line.name for options, line in zip(self.options(), self.lines, strict=True)]
+        return [self.name_of(offset) for offset in range(len(self.lines))]
+
+    def name_of(self, offset: int) -> str:
+        """A line's name, here."""
+        return self.record.definition.options_of(offset).name or self.lines[offset].name
 
     def held(self) -> list[int]:
         """Offsets of lines that have a holder, as its worker has written: known without asking it."""
@@ -359,13 +363,13 @@ class KeptChip:
         line = self.lines[offset]
         _log.warning("%s: line %d (%s) is gone", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, SourceEvent("line-gone", self.name, offset, self.names()[offset], str(line.address)))
+        self._tell(self, SourceEvent("line-gone", self.name, offset, self.name_of(offset), str(line.address)))
 
     def _on_back(self, offset: int) -> None:
         line = self.lines[offset]
         _log.info("%s: line %d (%s) is back", self.name, offset, line.address, extra=self.about)
         self._tell_line(offset)
-        self._tell(self, SourceEvent("line-back", self.name, offset, self.names()[offset], str(line.address)))
+        self._tell(self, SourceEvent("line-back", self.name, offset, self.name_of(offset), str(line.address)))
 
     def _tell_line(self, offset: int) -> None:
         if self.handle.is_ready:
@@ -475,7 +479,7 @@ class KeptChip:
 
     def on_told(self, body: Mapping[str, Any]) -> None:
         """The worker reports who uses it, or what happens to its lines."""
-        told = decode_told(body, self.name, self.names())
+        told = decode_told(body, self.name, len(self.lines), self.name_of)
         if isinstance(told, Use):
             self.use = told
             self.handle.watch_over(bool(told.lines or told.vm))

@@ -400,7 +400,7 @@ class _Client:
                         "line-forced" if level else "line-unforced",
                         chip.name,
                         offset,
-                        chip.names()[offset],
+                        chip.name_of(offset),
                         level,
                         who.uid,
                     ),

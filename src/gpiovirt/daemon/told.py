@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from gpiovirt.errors import PeerError
@@ -68,10 +68,9 @@ class Status(NamedTuple):
 
 
 def decode_told(
-    body: Mapping[str, Any], chip: str, names: Sequence[str]
+    body: Mapping[str, Any], chip: str, num_lines: int, name_of: Callable[[int], str]
 ) -> Use | LossEvent | LineEvent | RuleEvent | ForceEvent:
-    """What it says unasked, of lines with these names; PeerError."""
-    num_lines = len(names)
+    """What it says unasked; `name_of` knows the names of so many lines. PeerError."""
     match body:
         case {"use": {"lines": int(lines), "vm": int(vm)}} if _are_numbers(lines, vm):
             return Use(lines, vm)
@@ -84,9 +83,11 @@ def decode_told(
             "uid": int(uid),
             "why": str(why),
         } if 0 <= offset < num_lines and _are_numbers(pid, uid):
-            return RuleEvent(_RULE_EVENTS[what], chip, offset, names[offset], pid, uid, _clean(why, _WHY_MAX))
+            return RuleEvent(
+                _RULE_EVENTS[what], chip, offset, name_of(offset), pid, uid, _clean(why, _WHY_MAX)
+            )
         case {"event": "unforced", "offset": int(offset)} if 0 <= offset < num_lines:
-            return ForceEvent("line-unforced", chip, offset, names[offset], "", 0)
+            return ForceEvent("line-unforced", chip, offset, name_of(offset), "", 0)
         case {
             "event": "requested" | "released" | "config" as what,
             "timestamp_ns": int(timestamp_ns),
@@ -95,7 +96,7 @@ def decode_told(
             "consumer": str(consumer),
             "used": bool(used),
         } if 0 <= offset < num_lines and _are_numbers(timestamp_ns):
-            name, consumer, holder = names[offset], _name(consumer), _holder(body.get("holder"))
+            name, consumer, holder = name_of(offset), _name(consumer), _holder(body.get("holder"))
             return LineEvent(
                 _EVENTS[what], chip, timestamp_ns, offset, name, direction, consumer, used, holder
             )

@@ -171,7 +171,11 @@ class Definition(NamedTuple):
 
     def by_offset(self) -> list[LineOptions]:
         """The options of each line, once they are settled."""
-        return [self.options.get(str(offset), PLAIN) for offset in range(self.num_lines)]
+        return [self.options_of(offset) for offset in range(self.num_lines)]
+
+    def options_of(self, offset: int) -> LineOptions:
+        """The options of one, once they are settled."""
+        return self.options.get(str(offset), PLAIN)
 
     def may_be(self, other: "Definition") -> bool:
         """Whether the other is the same chip, access aside."""
