@@ -25,6 +25,7 @@ class Counting:
     def __init__(self, chip: SimChip) -> None:
         self.info = chip.info
         self.line_info = chip.line_info
+        self.is_output = chip.is_output
         self.watch = chip.watch
         self._chip = chip
         self.calls: list[tuple[str, int]] = []

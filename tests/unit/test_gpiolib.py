@@ -11,7 +11,7 @@ from gpiovirt.core.chip import PresenceSink
 from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
 from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Direction, InfoEvent, InfoEventType, LineSettings
-from gpiovirt.errors import HostError
+from gpiovirt.errors import HostError, NotPermittedError
 from gpiovirt.testing import FakeClock
 from tests.holders import program
 
@@ -137,3 +137,29 @@ def test_lines_are_relinquished_beside_one_that_cannot_be(driver: FailingDriver,
         request.relinquish(0b11)
     assert [chip.line_info(offset).direction for offset in (0, 1)] == [Direction.INPUT] * 2
     assert driver.held == {0, 1}
+
+
+class ReplacedDriver(FailingDriver):
+    """Its line 0 vanishes, and comes back as an output."""
+
+    is_there = True
+
+    def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
+        self.presence = presence
+
+    def is_output(self, offset: int) -> bool:
+        return offset == 0 and not self.is_there
+
+
+def test_a_held_line_that_comes_back_as_an_output_can_be_set_without_a_word_about_the_others() -> None:
+    driver = ReplacedDriver()
+    chip = GpioChip(driver, FakeClock())
+    request = chip.request([1, 0], [INPUT] * 2, program("test"))
+    driver.is_there = False
+    with pytest.raises(NotPermittedError, match="not an output"):
+        request.set_values(0b10, 0b10)
+    driver.presence(0, False)
+    driver.presence(0, True)
+    request.set_values(0b10, 0b10)
+    with pytest.raises(NotPermittedError, match="not an output"):
+        request.set_values(0b01, 0b01)

@@ -7,12 +7,12 @@ nobody else can take them; its own consumers come and go above that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from gpiovirt.core.chip import Chip, LineRequest, Now, PresenceSink
-from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values, bits_of
 from gpiovirt.core.holder import Holder, HolderKind
-from gpiovirt.core.line import AS_IS, Direction, EdgeEvent, LineSettings
+from gpiovirt.core.line import AS_IS, EdgeEvent, LineSettings
 
 __all__ = ["Aggregate", "AggregateDriver", "SourceLine"]
 
@@ -65,13 +65,6 @@ class _Run:
         self._request.set_values(mask << self._shift, bits << self._shift)
 
 
-def _bits(mask: int) -> Iterator[int]:
-    while mask:
-        low = mask & -mask
-        yield low.bit_length() - 1
-        mask ^= low
-
-
 class _Scattered:
     """Values in any order over any number of sources: one call per source that has a line in the mask."""
 
@@ -85,7 +78,7 @@ class _Scattered:
     def _plan_for(self, mask: int) -> list[tuple[LineRequest, int, list[tuple[int, int]]]]:
         if mask != self._planned:
             by_request: dict[int, tuple[LineRequest, list[tuple[int, int]]]] = {}
-            for i in _bits(mask):
+            for i in bits_of(mask):
                 request, bit = self._places[i]
                 by_request.setdefault(id(request), (request, []))[1].append((1 << i, 1 << bit))
             self._plan = [
@@ -144,7 +137,7 @@ class AggregateDriver:
 
     def is_output(self, offset: int) -> bool:
         source, index = self._places[offset]
-        return source.chip.line_info(source.offsets[index]).direction is Direction.OUTPUT
+        return source.chip.is_output(source.offsets[index])
 
     def catch_up(self) -> None:
         """Chips of this process tell edges at once."""

@@ -60,6 +60,9 @@ class Chip(Protocol):
     def line_info(self, offset: int) -> LineInfo:
         """State of one line; OffsetError past the end."""
 
+    def is_output(self, offset: int) -> bool:
+        """Its direction alone; OffsetError past the end."""
+
     def watch(self, sink: InfoSink) -> Callable[[], None]:
         """Tell `sink` every change of every line's state; returns what ends the watch."""
 

@@ -8,7 +8,7 @@ Behaviour: Documentation/userspace-api/gpio of Linux 6.12.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -28,7 +28,7 @@ from gpiovirt.core.line import (
 )
 from gpiovirt.errors import ChipGoneError, InvalidError, LineBusyError, NotPermittedError, OffsetError
 
-__all__ = ["Admit", "Driver", "GpioChip", "PhysicalEdge", "Values"]
+__all__ = ["Admit", "Driver", "GpioChip", "PhysicalEdge", "Values", "bits_of"]
 
 
 class PhysicalEdge(Protocol):
@@ -133,6 +133,14 @@ def _physical(settings: LineSettings) -> LineSettings:
     )
 
 
+def bits_of(mask: int) -> Iterator[int]:
+    """The numbers of the bits that are set, ascending."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
 class GpioChip:
     """A Chip made of a Driver."""
 
@@ -165,6 +173,9 @@ class GpioChip:
             line.shown_settings(),
             request.holder if request else None,
         )
+
+    def is_output(self, offset: int) -> bool:
+        return self._line(offset).is_output
 
     def watch(self, sink: InfoSink) -> Callable[[], None]:
         self._watchers = [*self._watchers, sink]
@@ -291,8 +302,10 @@ class GpioChip:
         line.is_gone = not there
         if there:
             line.is_output = self._driver.is_output(offset)
-        if line.request is not None and line.request.on_presence is not None:
-            line.request.on_presence(offset, there)
+        if line.request is not None:
+            line.request.update_masks(line)
+            if line.request.on_presence is not None:
+                line.request.on_presence(offset, there)
 
 
 class _Request:
@@ -341,16 +354,25 @@ class _Request:
         """All lines are taken: make the hot path."""
         self.offsets = tuple(line.offset for line in self._lines)
         self._values = self._chip._driver.bind(self.offsets)
-        self._update_masks()
+        for line in self._lines:
+            self.update_masks(line)
 
     def rebind(self) -> None:
         """Make it anew, unless the lines are being given back."""
         if self._lines:
             self.bind()
 
-    def _update_masks(self) -> None:
-        self._inverted = sum(1 << i for i, line in enumerate(self._lines) if line.settings.active_low)
-        self._outputs = sum(1 << i for i, line in enumerate(self._lines) if line.is_output)
+    def update_masks(self, line: _Line) -> None:
+        """The line may have another direction or polarity; it may be one of very many."""
+        bit = 1 << line.index
+        if line.settings.active_low:
+            self._inverted |= bit
+        else:
+            self._inverted &= ~bit
+        if line.is_output:
+            self._outputs |= bit
+        else:
+            self._outputs &= ~bit
 
     def get_values(self, mask: int) -> int:
         return (self._values.get(mask) ^ self._inverted) & mask
@@ -371,36 +393,36 @@ class _Request:
                 },
                 self.holder,
             )
-        try:
-            for index, wanted in settings.items():
-                if wanted.direction is Direction.AS_IS:
-                    continue
-                line = self._lines[index]
+        for index, wanted in settings.items():
+            if wanted.direction is Direction.AS_IS:
+                continue
+            line = self._lines[index]
+            try:
                 self._chip._configure(line, wanted)
-                try:
-                    self._chip._notify(InfoEventType.CONFIG, line)
-                except Exception as error:  # of a watcher: the other lines are configured all the same
-                    fault = fault or error
-        finally:
-            self._update_masks()
+            finally:
+                self.update_masks(line)
+            try:
+                self._chip._notify(InfoEventType.CONFIG, line)
+            except Exception as error:  # of a watcher: the other lines are configured all the same
+                fault = fault or error
         if fault is not None:
             raise fault
 
     def relinquish(self, mask: int) -> None:
         fault: Exception | None = None
-        for i, line in enumerate(self._lines):
-            if mask >> i & 1:
-                try:
-                    self._chip._free(line)
-                except Exception as error:  # the others are given up all the same
-                    fault = fault or error
-                try:
-                    self._chip._driver.request(line.offset, self.holder)
-                    line.is_output = self._chip._driver.is_output(line.offset)
-                    self._chip._notify(InfoEventType.CONFIG, line)
-                except Exception as error:
-                    fault = fault or error
-        self._update_masks()
+        for i in bits_of(mask):
+            line = self._lines[i]
+            try:
+                self._chip._free(line)
+            except Exception as error:  # the others are given up all the same
+                fault = fault or error
+            try:
+                self._chip._driver.request(line.offset, self.holder)
+                line.is_output = self._chip._driver.is_output(line.offset)
+                self._chip._notify(InfoEventType.CONFIG, line)
+            except Exception as error:
+                fault = fault or error
+            self.update_masks(line)
         if fault is not None:
             raise fault
 

@@ -44,7 +44,7 @@ class Holder(NamedTuple):
 
     def labelled(self, label: str) -> "Holder":
         """The same, by another label of at most 31 bytes."""
-        return self._replace(label=label)
+        return Holder(label, *self[1:])
 
     def __str__(self) -> str:
         """For messages; what to do about a chip is not done to a process."""

@@ -103,7 +103,7 @@ class _Line(_Directory):
         self._settings = settings
 
     def _is_output(self) -> bool:
-        return self._chip.line_info(self._offset).direction is Direction.OUTPUT
+        return self._chip.is_output(self._offset)
 
     def _direction(self) -> str:
         return "out" if self._is_output() else "in"

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gpiovirt.core.line import Direction, LineSettings
 from gpiovirt.protocols.gpiochip.caller import flags_of
-from gpiovirt.protocols.gpiochip.v2 import LineConfig
+from gpiovirt.protocols.gpiochip.v2 import decode_config
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["Memory", "memory_of"]
@@ -51,7 +51,7 @@ class _Lines:
             self._mask |= mask
         elif cmd == u.GPIO_V2_LINE_SET_CONFIG_IOCTL:
             lines = self._settings()
-            for i, settings in enumerate(LineConfig(arg, len(lines)).settings):
+            for i, settings in enumerate(decode_config(arg, len(lines))):
                 if settings.direction is not Direction.AS_IS:
                     lines[i] = settings
 
@@ -59,7 +59,7 @@ class _Lines:
         """Of each line; what was driven is as good as configured."""
         if not self._known:
             fields = u.gpio_v2_line_request.unpack(self._asked)
-            self._known = LineConfig(fields[2], fields[3]).settings
+            self._known = list(decode_config(fields[2], fields[3]))
         for i, settings in enumerate(self._known):
             if self._mask >> i & 1:
                 self._known[i] = settings._replace(output_value=self._bits >> i & 1)

@@ -129,9 +129,7 @@ class HandleFile(RequestFile):
     def _set_values(self, arg: bytes) -> Answer:
         """Only the first line's direction is checked; inputs among lines taken as they are stay inputs."""
         outputs = sum(
-            1 << i
-            for i, offset in enumerate(self._request.offsets)
-            if self._chip.line_info(offset).direction is Direction.OUTPUT
+            1 << i for i, offset in enumerate(self._request.offsets) if self._chip.is_output(offset)
         )
         if not outputs & 1:
             raise NotPermittedError("the lines are not outputs")

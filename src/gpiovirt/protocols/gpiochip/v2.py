@@ -5,6 +5,8 @@ Specification: Documentation/userspace-api/gpio/gpio-v2-*.rst; checks and their 
 """
 
 import errno
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from gpiovirt.core.chip import Chip
@@ -36,7 +38,7 @@ from gpiovirt.protocols.gpiochip.file import (
 )
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["LineFile", "encode_info", "encode_info_changed", "get_line", "line_fifo"]
+__all__ = ["LineFile", "decode_config", "encode_info", "encode_info_changed", "get_line", "line_fifo"]
 
 _DIRECTION = u.GPIO_V2_LINE_FLAG_INPUT | u.GPIO_V2_LINE_FLAG_OUTPUT
 _EDGE = u.GPIO_V2_LINE_FLAG_EDGE_RISING | u.GPIO_V2_LINE_FLAG_EDGE_FALLING
@@ -101,42 +103,39 @@ class _Attribute(NamedTuple):
     mask: int
 
 
-class LineConfig:
-    """A decoded gpio_v2_line_config for `num_lines` lines; InvalidError if it contradicts itself."""
+@lru_cache(maxsize=64)  # programs ask for the same again and again
+def decode_config(raw: bytes, num_lines: int) -> tuple[LineSettings, ...]:
+    """Settings by line of a gpio_v2_line_config; InvalidError if it contradicts itself."""
+    flags, num_attrs, padding, attrs_raw = u.gpio_v2_line_config.unpack(raw)
+    if num_attrs > u.GPIO_V2_LINE_NUM_ATTRS_MAX or any(padding):
+        raise InvalidError("a bad number of attributes, or padding that is not zero")
+    attrs = [_Attribute(*fields) for fields in u.gpio_v2_line_config_attribute.iter_unpack(attrs_raw)]
+    if any(map(any, attrs[num_attrs:])) or any(attr.padding for attr in attrs):
+        raise InvalidError("an unused attribute or padding that is not zero")
+    return tuple(_decode_line(i, flags, attrs[:num_attrs]) for i in range(num_lines))
 
-    __slots__ = ("settings",)
 
-    def __init__(self, raw: bytes, num_lines: int) -> None:
-        flags, num_attrs, padding, attrs_raw = u.gpio_v2_line_config.unpack(raw)
-        if num_attrs > u.GPIO_V2_LINE_NUM_ATTRS_MAX or any(padding):
-            raise InvalidError("a bad number of attributes, or padding that is not zero")
-        attrs = [_Attribute(*fields) for fields in u.gpio_v2_line_config_attribute.iter_unpack(attrs_raw)]
-        if any(map(any, attrs[num_attrs:])) or any(attr.padding for attr in attrs):
-            raise InvalidError("an unused attribute or padding that is not zero")
-        self.settings = [self._line(i, flags, attrs[:num_attrs]) for i in range(num_lines)]
-
-    @staticmethod
-    def _line(index: int, flags: int, attrs: list[_Attribute]) -> LineSettings:
-        """Settings of one line: of the attributes of a kind, the first that covers it counts."""
-        found: dict[int, int] = {}
-        for attr in attrs:
-            if attr.mask >> index & 1:
-                found.setdefault(attr.id, attr.value)
-        flags = found.get(u.GPIO_V2_LINE_ATTR_ID_FLAGS, flags)
-        _validate(flags)
-        debounce = found.get(u.GPIO_V2_LINE_ATTR_ID_DEBOUNCE)
-        if debounce is not None and not flags & u.GPIO_V2_LINE_FLAG_INPUT:
-            raise InvalidError("debounce needs an input")
-        return LineSettings(
-            _DIRECTION_OF[flags & _DIRECTION],
-            Edge((flags & _EDGE) >> 4),
-            _BIAS_OF[flags & _BIAS],
-            _DRIVE_OF[flags & _DRIVE],
-            bool(flags & u.GPIO_V2_LINE_FLAG_ACTIVE_LOW),
-            (debounce or 0) & 0xFFFFFFFF,
-            Clock.REALTIME if flags & u.GPIO_V2_LINE_FLAG_EVENT_CLOCK_REALTIME else Clock.MONOTONIC,
-            found.get(u.GPIO_V2_LINE_ATTR_ID_OUTPUT_VALUES, 0) >> index & 1,
-        )
+def _decode_line(index: int, flags: int, attrs: list[_Attribute]) -> LineSettings:
+    """Settings of one line: of the attributes of a kind, the first that covers it counts."""
+    found: dict[int, int] = {}
+    for attr in attrs:
+        if attr.mask >> index & 1:
+            found.setdefault(attr.id, attr.value)
+    flags = found.get(u.GPIO_V2_LINE_ATTR_ID_FLAGS, flags)
+    _validate(flags)
+    debounce = found.get(u.GPIO_V2_LINE_ATTR_ID_DEBOUNCE)
+    if debounce is not None and not flags & u.GPIO_V2_LINE_FLAG_INPUT:
+        raise InvalidError("debounce needs an input")
+    return LineSettings(
+        _DIRECTION_OF[flags & _DIRECTION],
+        Edge((flags & _EDGE) >> 4),
+        _BIAS_OF[flags & _BIAS],
+        _DRIVE_OF[flags & _DRIVE],
+        bool(flags & u.GPIO_V2_LINE_FLAG_ACTIVE_LOW),
+        (debounce or 0) & 0xFFFFFFFF,
+        Clock.REALTIME if flags & u.GPIO_V2_LINE_FLAG_EVENT_CLOCK_REALTIME else Clock.MONOTONIC,
+        found.get(u.GPIO_V2_LINE_ATTR_ID_OUTPUT_VALUES, 0) >> index & 1,
+    )
 
 
 class LineFile(RequestFile):
@@ -146,7 +145,7 @@ class LineFile(RequestFile):
         self,
         chip: Chip,
         offsets: tuple[int, ...],
-        config: LineConfig,
+        settings: Sequence[LineSettings],
         holder: Holder,
         fifo: Fifo,
         buffers_events: bool,
@@ -154,7 +153,7 @@ class LineFile(RequestFile):
         super().__init__(fifo)
         self._all = (1 << len(offsets)) - 1
         on_edge = self._on_edge if buffers_events else None
-        self._request = chip.request(offsets, config.settings, holder, on_edge, self._on_presence)
+        self._request = chip.request(offsets, settings, holder, on_edge, self._on_presence)
 
     def _on_edge(self, event: EdgeEvent) -> None:
         self.fifo.put(
@@ -184,8 +183,8 @@ class LineFile(RequestFile):
                 self._request.set_values(mask, bits & mask)
                 return DONE
             if cmd == u.GPIO_V2_LINE_SET_CONFIG_IOCTL:
-                config = LineConfig(arg, len(self._request.offsets))
-                self._request.reconfigure(dict(enumerate(config.settings)))
+                settings = decode_config(arg, len(self._request.offsets))
+                self._request.reconfigure(dict(enumerate(settings)))
                 return DONE
         except GpiovirtError as error:
             return refusal(error)
@@ -212,12 +211,12 @@ def get_line(chip: Chip, arg: bytes, open_fifo: FifoFactory, opener: Holder) -> 
     if not 0 < num_lines <= u.GPIO_V2_LINES_MAX or any(padding):
         return invalid(f"a request for {num_lines} lines, or padding that is not zero")
     try:
-        config = LineConfig(config_raw, num_lines)
+        settings = decode_config(config_raw, num_lines)
         buffer_size = _buffer_size(buffer_size, num_lines)
         file = LineFile(
             chip,
             tuple(memoryview(offsets).cast("I")[:num_lines]),
-            config,
+            settings,
             opener.labelled(u.string(consumer) or "?"),
             open_fifo(_fifo(buffer_size)),
             buffers_events=buffer_size >= 2,  # linux/kfifo.h: there is no fifo of one record

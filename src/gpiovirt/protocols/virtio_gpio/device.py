@@ -235,7 +235,7 @@ class GpioDevice:
         """Before the line is an output, this is its initial value."""
         if value > 1:
             raise PeerError(f"line {line.offset}: no value {value}")
-        if line.request is None and self._chip.line_info(line.offset).direction is Direction.OUTPUT:
+        if line.request is None and self._chip.is_output(line.offset):
             self._activate_as_is(line)
         if line.request is not None and line.direction == u.VIRTIO_GPIO_DIRECTION_OUT:
             line.request.set_values(1, value)
