@@ -72,7 +72,10 @@ class Peer:
         else:
             cmd = rng.choice(COMMANDS)
             argument = plausible(rng, u.ioc_size(cmd))
-            packet = wire.encode_ioctl(rng.getrandbits(32), cmd, argument, rng.random() < 0.2)
+            file = rng.choice([0, 0, 1, 1, 2, 3, rng.getrandbits(16)])
+            packet = wire.encode_ioctl(rng.getrandbits(32), cmd, argument, rng.random() < 0.2, file)
+            if rng.random() < 0.1:
+                packet = wire.encode_close(file)
         if rng.random() < 0.1:
             packet = packet[: rng.randrange(1, len(packet) + 1)] + rng.randbytes(rng.choice([0, 0, 1, 2000]))
         return packet
@@ -98,9 +101,6 @@ class Peer:
                 packet, fds, _, _ = socket.recv_fds(sock, wire.PACKET_MAX, 4)
             except OSError:
                 continue
-            if len(fds) == 3:
-                self.sockets.append(socket.socket(fileno=fds.pop(0)))
-                self.sockets[-1].setblocking(False)
             self.fds += fds
             if packet:
                 wire.decode_answer(packet)

@@ -24,7 +24,7 @@ import pytest
 from gpiovirt.control.client import Client
 from gpiovirt.core.line import AS_IS
 from gpiovirt.errors import GpiovirtError, HostError
-from gpiovirt.host.device_socket import DeviceSocket
+from gpiovirt.host.device_socket import DeviceSocket, OpenedFile
 from gpiovirt.host.packets import encode
 from gpiovirt.protocols.control.answers import RefusedError
 from gpiovirt.protocols.control.requests import Delete, List, New, Show, State
@@ -135,12 +135,12 @@ def gpiovirt(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-def request(device: DeviceSocket, offset: int, consumer: bytes = b"x") -> DeviceSocket:
+def request(device: DeviceSocket, offset: int, consumer: bytes = b"x") -> OpenedFile:
     argument = bytearray(encode_request(offset, AS_IS, "", 16))
     argument[256:288] = consumer[:31].ljust(32, b"\0")
     answer = device.ioctl(u.GPIO_V2_GET_LINE_IOCTL, bytes(argument))
     assert not answer.errno
-    assert isinstance(answer.file, DeviceSocket)
+    assert isinstance(answer.file, OpenedFile)
     return answer.file
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.holder import Holder, HolderKind
-from gpiovirt.exports.device import DeviceServer
+from gpiovirt.exports.device import DeviceServer, _ChipConnection, _Lines
 from gpiovirt.host.clock import now_ns
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener
@@ -63,15 +64,16 @@ class World:
         self.sockets.append(sock)
         return sock
 
-    def ask(self, sock: socket.socket, packet: bytes) -> tuple[Answer, list[int]]:
+    def ask(self, sock: socket.socket, packet: bytes) -> tuple[Answer, list[int], int]:
         sock.send(packet)
         self.turn()
         said, fds, _, _ = socket.recv_fds(sock, wire.PACKET_MAX, 3)
-        return wire.decode_answer(said)[1], fds
+        _, answer, file = wire.decode_answer(said)
+        return answer, fds, file
 
     def open(self) -> socket.socket:
         sock = self.connect()
-        answer, fds = self.ask(sock, wire.encode_open(""))
+        answer, fds, _ = self.ask(sock, wire.encode_open(""))
         assert not answer.errno
         for fd in fds:
             os.close(fd)
@@ -94,26 +96,24 @@ def world(tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def opened(world: World, chip: socket.socket, offset: int = 0) -> tuple[socket.socket, list[int]]:
-    """A file of a line, and its pipe."""
+def opened(world: World, chip: socket.socket, offset: int = 0) -> tuple[int, list[int]]:
+    """The number of a file of a line, and its pipe."""
     request = offset.to_bytes(4, "little") + REQUEST[4:]
-    answer, fds = world.ask(chip, wire.encode_ioctl(7, u.GPIO_V2_GET_LINE_IOCTL, request))
+    answer, fds, file = world.ask(chip, wire.encode_ioctl(7, u.GPIO_V2_GET_LINE_IOCTL, request))
     assert not answer.errno, answer.why
-    lines = socket.socket(fileno=fds[0])
-    world.sockets.append(lines)
-    lines.settimeout(5)
-    return lines, fds[1:]
+    assert file
+    return file, fds
 
 
 def kinds_of_connections(world: World) -> dict[str, tuple[socket.socket, bytes]]:
     chip = world.open()
-    lines, pipe = opened(world, world.open())
+    file, pipe = opened(world, chip)
     world.fds += pipe
     return {
         "open": (world.connect(), wire.encode_open("gpiochip0")),
         "ioctl": (chip, wire.encode_ioctl(8, u.GPIO_GET_CHIPINFO_IOCTL, b"")),
         "request": (chip, wire.encode_ioctl(9, u.GPIO_V2_GET_LINE_IOCTL, b"\1" + REQUEST[1:])),
-        "values": (lines, wire.encode_ioctl(10, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES)),
+        "values": (chip, wire.encode_ioctl(10, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES, file=file)),
     }
 
 
@@ -125,7 +125,8 @@ def test_no_file_of_a_peer_is_ever_received(world: World, kind: str, kernel: str
     if kernel == "lets through":  # as all do before Linux 6.16
         for file in world.server.files:
             with suppress(OSError):
-                file._socket.setsockopt(socket.SOL_SOCKET, PASSRIGHTS, 1)
+                if not isinstance(file, _Lines):
+                    file._socket.setsockopt(socket.SOL_SOCKET, PASSRIGHTS, 1)
     reader, writer = os.pipe()  # whose reader would see if another has its writer
     os.set_blocking(reader, False)
     before = set(os.listdir("/proc/self/fd"))
@@ -146,20 +147,92 @@ def test_no_file_of_a_peer_is_ever_received(world: World, kind: str, kernel: str
     os.close(reader)
 
 
-def test_a_peers_own_end_shows_when_its_file_is_closed(world: World) -> None:
-    lines, (reader, writer) = opened(world, world.open())
+def test_a_connections_end_is_the_end_of_all_its_files(world: World) -> None:
+    chip = world.open()
+    pipes = [opened(world, chip, offset)[1] for offset in (0, 1)]
     assert world.chip.line_info(0).used
-    lines.close()
+    assert world.chip.line_info(1).used
+    chip.close()
     world.turn()
     assert not world.chip.line_info(0).used
+    assert not world.chip.line_info(1).used
+    assert not world.server.files
+    for reader, writer in pipes:
+        os.close(writer)
+        assert os.read(reader, 1) == b""  # the server's is closed
+        os.close(reader)
+
+
+def test_lines_outlive_their_chips_file(world: World) -> None:
+    chip = world.open()
+    file, pipe = opened(world, chip)
+    world.fds += pipe
+    chip.send(wire.encode_close(0))
+    answer, _, _ = world.ask(chip, wire.encode_ioctl(8, u.GPIO_GET_CHIPINFO_IOCTL, b""))
+    assert answer.errno == errno.ENODEV
+    set_values = wire.encode_ioctl(9, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES, file=file)
+    assert world.ask(chip, set_values)[0].errno == 0
+    assert world.simulator.level("s", 0) == 1
+
+
+def test_a_file_that_is_told_to_be_closed_is_closed_and_no_other(world: World) -> None:
+    chip = world.open()
+    one, (reader, writer) = opened(world, chip, 0)
+    other, pipe = opened(world, chip, 1)
+    world.fds += pipe
+    for number in (one, one, 77):  # again, or one that there never was: nothing to do
+        chip.send(wire.encode_close(number))
+    world.turn()
+    assert [world.chip.line_info(offset).used for offset in (0, 1)] == [False, True]
     os.close(writer)
-    assert os.read(reader, 1) == b""  # the server's is closed
+    assert os.read(reader, 1) == b""
     os.close(reader)
+    for number, expected in ((one, errno.ENODEV), (other, 0)):
+        packet = wire.encode_ioctl(9, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES, file=number)
+        assert world.ask(chip, packet)[0].errno == expected
+
+
+def test_a_file_has_a_number_that_no_open_one_has(world: World) -> None:
+    chip = world.open()
+    kept, pipe = opened(world, chip, 0)
+    world.fds += pipe
+    (connection,) = (file for file in world.server.files if isinstance(file, _ChipConnection))
+    connection._last = wire.FILES_MAX  # as after so many requests
+    second, (reader, writer) = opened(world, chip, 1)
+    assert second == kept + 1 == 2
+    os.close(reader)
+    os.close(writer)
+
+
+def test_who_has_files_of_lines_cannot_reach_anothers(world: World) -> None:
+    mine, pipe = opened(world, world.open(), 0)
+    world.fds += pipe
+    packet = wire.encode_ioctl(9, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES, file=mine)
+    assert world.ask(world.open(), packet)[0].errno == errno.ENODEV
+    assert world.simulator.level("s", 0) == 0
+
+
+def test_lines_that_vanish_hang_up_and_only_they(world: World) -> None:
+    gone = world.simulator.add_chip("gone", [""])
+    made = Aggregate("plc", [(gone, 0), (world.chip, 1)], now_ns)
+    world.server.chip = made
+    chip = world.open()
+    file, pipe = opened(world, chip, 0)
+    other, pipe_of_other = opened(world, chip, 1)
+    world.simulator.unplug("gone")
+    world.turn()
+    assert wire.decode_answer(chip.recv(wire.PACKET_MAX))[::2] == (wire.HANG_UP_TAG, file)
+    set_values = wire.encode_ioctl(9, u.GPIO_V2_LINE_SET_VALUES_IOCTL, VALUES, file=other)
+    assert world.ask(chip, set_values)[0].errno == 0
+    for fd in (*pipe, *pipe_of_other):
+        os.close(fd)
+    world.turn()
+    made.close()
 
 
 def test_lines_are_free_when_nobody_can_read_their_events_any_more(world: World) -> None:
-    """Though a supervisor that was stopped still has the socket, and says nothing."""
-    lines, (reader, writer) = opened(world, world.open())
+    """Though a supervisor that was stopped still has the connection, and says nothing."""
+    _, (reader, writer) = opened(world, world.open())
     copy = os.dup(reader)
     os.close(reader)
     world.turn()
@@ -167,7 +240,6 @@ def test_lines_are_free_when_nobody_can_read_their_events_any_more(world: World)
     os.close(copy)
     world.turn()
     assert not world.chip.line_info(0).used
-    assert lines.recv(wire.PACKET_MAX) == b""
     os.close(writer)
 
 
@@ -248,7 +320,7 @@ def test_a_user_has_so_many_files_and_is_told(limited: Limited) -> None:
 def test_another_version_is_told_so(world: World, caplog: pytest.LogCaptureFixture) -> None:
     packet = bytearray(wire.encode_open(""))
     packet[8] = 99
-    answer, _ = world.ask(world.connect(), bytes(packet))
+    answer, _, _ = world.ask(world.connect(), bytes(packet))
     assert answer.errno == errno.EPROTONOSUPPORT
     assert "version 99" in answer.why
 
@@ -267,7 +339,7 @@ def test_a_reason_is_logged_with_the_peer_for_who_looks_for_it(
 ) -> None:
     chip = world.open()
     with caplog.at_level(logging.DEBUG):
-        answer, _ = world.ask(chip, wire.encode_ioctl(1, u.GPIO_V2_GET_LINE_IOCTL, b"\7" + REQUEST[1:]))
+        answer, _, _ = world.ask(chip, wire.encode_ioctl(1, u.GPIO_V2_GET_LINE_IOCTL, b"\7" + REQUEST[1:]))
     assert answer.errno == errno.EINVAL
     assert "s has no line 7" in answer.why
     assert f"(pid {os.getpid()}, uid {os.getuid()})" in caplog.text

@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gpiovirt.core.aggregate import Aggregate
 from gpiovirt.core.line import Direction
 from gpiovirt.errors import PeerError
 from gpiovirt.exports.device import DeviceServer
@@ -294,6 +296,84 @@ def test_a_chip_that_is_deleted_is_gone_at_once(world: World) -> None:
     assert raised.value.errno == errno.ENODEV
 
 
+def test_a_chip_that_is_closed_leaves_its_lines_open_at_each_server(world: World) -> None:
+    chip = world.open()
+    lines = world.lines(chip, 0, OUT)
+    chip.close()
+    for _ in range(2):
+        for value in (1, 0, 1):
+            assert not world.answer(lines.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, values(value))).errno
+            assert world.simulator.level("s", 0) == value
+        world.turn(timeout_s=0.02)
+        assert len(world.server.files if world.server else ()) == 2  # the connection, and the lines
+        world.kill()
+        world.start()
+        world.turn(lambda: world.sim.line_info(0).used)
+        assert world.simulator.level("s", 0) == 1
+    lines.close()
+    world.turn(lambda: not (world.server and world.server.files))
+    assert world.server is not None
+    assert not world.server.files
+
+
+def test_many_files_of_lines_are_one_connection(world: World) -> None:
+    chip = world.open()
+    held = [world.lines(chip, offset, OUT) for offset in range(8)]
+    assert world.server is not None
+    assert len({id(file._socket) for file in world.server.files if hasattr(file, "_socket")}) == 1
+    before = len(os.listdir("/proc/self/fd"))
+    for lines in held:
+        lines.close()
+    world.turn(lambda: len(world.server.files if world.server else ()) == 1)
+    # the program's end, this end's copy, and the server's
+    assert before - len(os.listdir("/proc/self/fd")) == 3 * 8
+
+
+def test_a_file_closed_while_it_is_being_asked_leaves_the_others_their_answers(world: World) -> None:
+    chip = world.open()
+    lines, other = world.lines(chip, 0, OUT), world.lines(chip, 1, OUT)
+    asked = lines.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, values(1))
+    request = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, get_line(2, OUT))
+    after = other.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, values(1))
+    lines.close()
+    assert world.answer(asked).errno == errno.ENODEV
+    assert not world.answer(after).errno
+    assert world.simulator.level("s", 1) == 1
+    answer = world.answer(request)
+    assert not answer.errno
+    RemoteLines(answer.file).close()
+    other.close()
+
+
+def test_a_request_whose_chip_is_closed_before_its_answer_leaves_no_line_held(world: World) -> None:
+    chip = world.open()
+    other = world.lines(chip, 1, OUT)
+    request = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, get_line(2, OUT))
+    chip.close()
+    assert world.answer(request).errno == errno.ENODEV
+    world.turn(lambda: not world.sim.line_info(2).used)
+    assert not world.answer(other.file.ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, values(0))).errno
+    assert not world.sim.line_info(2).used
+    other.close()
+
+
+def test_lines_that_vanish_are_gone_and_no_other_of_their_chip(world: World) -> None:
+    plug = world.simulator.add_chip("plug", [""])
+    made = Aggregate("plc", [(plug, 0), (world.sim, 1)], now_ns)
+    assert world.server is not None
+    world.server.chip = made
+    chip = world.open()
+    gone, other = world.lines(chip, 0, OUT), world.lines(chip, 1, OUT)
+    world.simulator.unplug("plug")
+    world.turn(lambda: gone.file.fifo.writer == -1, 2)
+    assert gone.file.fifo.writer == -1
+    assert world.answer(gone.file.ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, values(0))).errno == errno.ENODEV
+    assert not world.answer(other.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, values(1))).errno
+    assert world.simulator.level("s", 1) == 1
+    gone.close()
+    other.close()
+
+
 # a server that was taken over
 
 
@@ -303,15 +383,19 @@ def fake_server() -> tuple[DeviceSocket, socket.socket]:
 
 
 def answer_with(
-    sock: DeviceSocket, server: socket.socket, files: list[int], cmd: int = u.GPIO_V2_GET_LINE_IOCTL
+    sock: DeviceSocket,
+    server: socket.socket,
+    files: list[int],
+    cmd: int = u.GPIO_V2_GET_LINE_IOCTL,
+    number: int = 1,
 ) -> Answer | None:
     sock.send(cmd, get_line(0, IN) if cmd == u.GPIO_V2_GET_LINE_IOCTL else b"", False)
     tag = struct.unpack_from("=I", server.recv(wire.PACKET_MAX))[0]
-    socket.send_fds(server, [wire.encode_answer(tag, Answer(0, bytes(592), None, 588))], files)
+    socket.send_fds(server, [wire.encode_answer(tag, Answer(0, bytes(592), None, 588), number)], files)
     return sock.receive()
 
 
-@pytest.mark.parametrize("kind", ["none", "null", "pipe", "socket", "three", "no pipe"])
+@pytest.mark.parametrize("kind", ["none", "null", "pipe", "sockets", "three", "no pipe"])
 def test_wrong_files_beside_an_answer_are_refused_and_none_is_kept(kind: str) -> None:
     sock, server = fake_server()
     reader, writer = os.pipe()
@@ -321,9 +405,9 @@ def test_wrong_files_beside_an_answer_are_refused_and_none_is_kept(kind: str) ->
         "none": [],
         "null": [null],
         "pipe": [writer],
-        "socket": [one.fileno()],
+        "sockets": [one.fileno(), other.fileno()],
         "three": [null, reader, writer],
-        "no pipe": [one.fileno(), reader, null],
+        "no pipe": [reader, null],
     }[kind]
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(PeerError):
@@ -333,6 +417,42 @@ def test_wrong_files_beside_an_answer_are_refused_and_none_is_kept(kind: str) ->
         os.close(fd)
     for end in (one, other, server):
         end.close()
+    sock.close()
+
+
+def test_a_new_file_that_is_said_to_be_the_chip_is_refused() -> None:
+    sock, server = fake_server()
+    pipe = os.pipe()
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(PeerError, match="number 0"):
+        answer_with(sock, server, list(pipe), number=0)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for fd in pipe:
+        os.close(fd)
+    server.close()
+    sock.close()
+
+
+def test_hang_ups_before_an_answer_cannot_keep_who_asks_for_long() -> None:
+    sock, server = fake_server()
+    stop = threading.Event()
+
+    def hangs_up() -> None:
+        number = 0
+        while not stop.wait(0.02):
+            number = number % 1000 + 1
+            with suppress(OSError):
+                server.send(wire.encode_hang_up(number), socket.MSG_DONTWAIT)
+
+    thread = threading.Thread(target=hangs_up)
+    thread.start()
+    sock.send(u.GPIO_GET_CHIPINFO_IOCTL, b"", False)
+    began = time.monotonic()
+    assert sock.wait() is None
+    assert time.monotonic() - began < 0.6  # 64 of them would take 1.3
+    stop.set()
+    thread.join()
+    server.close()
     sock.close()
 
 

@@ -9,7 +9,7 @@ import select
 from collections.abc import Iterator
 
 from gpiovirt.errors import GpiovirtError, HostError, NotPermittedError
-from gpiovirt.host.device_socket import DeviceSocket
+from gpiovirt.host.device_socket import DeviceSocket, OpenedFile
 from gpiovirt.uapi import gpio as u
 
 __all__ = ["HeldLines"]
@@ -28,20 +28,22 @@ class HeldLines:
             chip = DeviceSocket.open(device, "gpiochip")
         except OSError as error:
             raise HostError.of(f"cannot open the chip at {device}", error) from error
+        chip.fifo.close()
         try:
             answer = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, request)
+            if answer.errno or not isinstance(answer.file, OpenedFile):
+                raise _refused(answer.errno, answer.why)
         except OSError as error:
-            raise HostError.of("the chip does not answer", error) from error
-        finally:
-            chip.fifo.close()
             chip.close()
-        if answer.errno or not isinstance(answer.file, DeviceSocket):
-            raise _refused(answer.errno, answer.why)
+            raise HostError.of("the chip does not answer", error) from error
+        except GpiovirtError:
+            chip.close()
+            raise
         self._file = answer.file
         self._edges = self._file.fifo.reader
         os.set_blocking(self._edges, False)
         self._ready = select.epoll()
-        for fd in (self._edges, self._file.fileno()):
+        for fd in (self._edges, chip.fileno()):
             self._ready.register(fd, select.EPOLLIN)
 
     def set(self, bits: int, mask: int = 1) -> None:
@@ -80,7 +82,7 @@ class HeldLines:
 
     def _is_lost(self) -> bool:
         try:
-            return self._file.look()
+            return self._file.device.has_hung_up(self._file.number)
         except OSError:
             return True
 
@@ -88,7 +90,7 @@ class HeldLines:
         """Let it go."""
         self._ready.close()
         self._file.fifo.close()
-        self._file.close()
+        self._file.device.close()
 
 
 def _refused(number: int, why: str) -> GpiovirtError:

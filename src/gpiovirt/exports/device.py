@@ -35,8 +35,9 @@ __all__ = ["DeviceServer"]
 
 _log = logging.getLogger(__name__)
 _DONT_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-_FDS_OF_FILE = 2  # a connection, and the write end of its pipe
+_FDS_OF_FILE = 2  # an open chip: a connection, and the write end of its pipe; a file of lines has only that
 _FDS_RESERVED = 64
+_CLOSED = Answer(errno.ENODEV, why="the file is closed")
 _TURNED_AWAY_MAX = 16  # connections over the limit that are kept until they can be told so
 
 
@@ -70,8 +71,8 @@ class DeviceServer:
         self.log = RateLimitedLog(_log, chip.info.label)
         self.files_max = files_max or _FILES_OF_A_USER
         self._files_by_uid: Counter[int] = Counter()
-        self.files: set[_Open] = set()
-        self._lines: dict[int, _LinesConnection] = {}
+        self.files: set[_Open | _Lines] = set()
+        self._lines: dict[int, _Lines] = {}
         self._closed = select.epoll()
         reactor.add_reader(self._closed.fileno(), self.close_closed)
         self._listener = listener
@@ -84,12 +85,12 @@ class DeviceServer:
         """Who has the chip open, or lines of it; one entry per process."""
         return sorted({file.peer for file in self.files if file.peer.pid != os.getpid()})
 
-    def add(self, file: _Open) -> None:
-        """A connection is there."""
+    def add(self, file: _Open | _Lines) -> None:
+        """A connection is there, or a file that was opened through one."""
         self.files.add(file)
         self._files_by_uid[file.peer.uid] += 1
 
-    def remove(self, file: _Open) -> None:
+    def remove(self, file: _Open | _Lines) -> None:
         """It is not any more."""
         self.files.discard(file)
         self._files_by_uid[file.peer.uid] -= 1
@@ -104,7 +105,7 @@ class DeviceServer:
         """What it is told then."""
         return Answer(errno.EMFILE, why=f"uid {peer.uid} has {self.files_max} files open, the most it may")
 
-    def add_lines(self, fd: int, file: _LinesConnection) -> None:
+    def add_lines(self, fd: int, file: _Lines) -> None:
         """A file of lines is open until `fd` hangs up."""
         self._lines[fd] = file
         self._closed.register(fd, 0)
@@ -145,8 +146,7 @@ class DeviceServer:
             answer.file.close()
             fifo.close()
             raise
-        peer = Peer(os.getpid(), os.getuid(), os.getgid(), consumer)
-        _LinesConnection(self, ours, peer, answer.file, fifo, ours.fileno())
+        _LentConnection(self, ours, answer.file, fifo)
         reader, fifo.reader = fifo.reader, -1
         return self.chip.line_info(offset), (theirs.detach(), reader)
 
@@ -172,7 +172,7 @@ class DeviceServer:
         if self._listener is not None:
             self.reactor.remove_reader(self._listener.socket.fileno())
         for file in list(self.files):
-            if isinstance(file, _LinesConnection):
+            if isinstance(file, _ChipConnection | _LentConnection):
                 file.hang_up()
             file.close()
         self.reactor.remove_reader(self._closed.fileno())
@@ -184,7 +184,7 @@ class _Open:
 
     def __init__(self, server: DeviceServer, sock: socket.socket, peer: Peer) -> None:
         self.peer = peer
-        self._server = server
+        self.server = server
         self._socket = sock
         self._closed = False
         server.add(self)
@@ -192,41 +192,43 @@ class _Open:
 
     def _on_readable(self) -> None:
         try:
-            self._receive()
+            packet = self._socket.recv(wire.PACKET_MAX, _DONT_WAIT)  # with no room for files
+            if not packet:
+                raise ConnectionResetError
+            self._receive(packet)
         except BlockingIOError:
             pass
         except PeerError as error:
-            self._server.log.complain(f"{self.peer}: {error}")
+            self.server.log.complain(f"{self.peer}: {error}")
             self.close()
         except OSError:
             self.close()
         except Exception:
-            self._server.log.exception("internal error serving %s", self.peer)
+            self.server.log.exception("internal error serving %s", self.peer)
             self.close()
 
-    def _receive(self) -> None:
+    def _receive(self, packet: bytes) -> None:
         raise NotImplementedError
 
-    def _packet(self) -> bytes:
-        packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)  # with no room for files
-        if not packet:
-            raise ConnectionResetError
-        return packet
-
-    def _answer(self, tag: int, answer: Answer, files: Sequence[int] = ()) -> None:
-        packet = wire.encode_answer(tag, answer)
-        if files:
-            send(self._socket, packet, files, _DONT_WAIT)
+    def _answer(self, tag: int, answer: Answer, fds: Sequence[int] = (), file: int = 0) -> None:
+        packet = wire.encode_answer(tag, answer, file)
+        if fds:
+            send(self._socket, packet, fds, _DONT_WAIT)
         else:
             self._socket.send(packet, _DONT_WAIT)
 
     def _tell_refusal(self, cmd: int, answer: Answer) -> None:
-        self._server.log.debug("%s: ioctl %#x: %s: %s", self.peer, cmd, os.strerror(answer.errno), answer.why)
+        self.server.log.debug("%s: ioctl %#x: %s: %s", self.peer, cmd, os.strerror(answer.errno), answer.why)
+
+    def tell_hang_up(self, file: int) -> None:
+        """Tell the other end that the file is gone."""
+        with suppress(OSError):
+            self._socket.send(wire.encode_hang_up(file), _DONT_WAIT)
 
     def _forget(self) -> None:
         self._closed = True
-        self._server.remove(self)
-        self._server.reactor.remove_reader(self._socket.fileno())
+        self.server.remove(self)
+        self.server.reactor.remove_reader(self._socket.fileno())
 
     def close(self) -> None:
         """The other end is closed, or is to be."""
@@ -238,32 +240,34 @@ class _Open:
 class _Connecting(_Open):
     """A connection that has not said yet what it wants."""
 
-    def _receive(self) -> None:
+    def _receive(self, packet: bytes) -> None:
         try:
-            name, container = wire.decode_open(self._packet())
+            name, container = wire.decode_open(packet)
         except wire.VersionError as error:
             self._answer(wire.OPEN_TAG, refusal(error))
             raise
-        if self._server.room_for(self.peer) < 0:
-            answer = self._server.too_many(self.peer)
-            self._server.log.complain(f"{self.peer}: {answer.why}")
+        if self.server.room_for(self.peer) < 0:
+            answer = self.server.too_many(self.peer)
+            self.server.log.complain(f"{self.peer}: {answer.why}")
             self._answer(wire.OPEN_TAG, answer)
             self.close()
             return
         self._forget()  # the socket lives on in the chip's file
         kind = HolderKind.CONTAINER if container else HolderKind.PROGRAM
         opener = Holder("", kind, self.peer.pid, self.peer.uid, container)
-        _ChipConnection(self._server, self._socket, self.peer, name, opener)
+        _ChipConnection(self.server, self._socket, self.peer, name, opener)
 
 
 class _ChipConnection(_Open):
-    """An open chip."""
+    """An open chip, and the files of lines that were opened through it; it may be closed before they are."""
 
     def __init__(
         self, server: DeviceServer, sock: socket.socket, peer: Peer, name: str, opener: Holder
     ) -> None:
         self._fifo: PipeFifo | None = None  # of the file that is being opened
         super().__init__(server, sock, peer)
+        self._lines: dict[int, _Lines] = {}
+        self._last = 0
         self._file: ChipFile | None = None
         try:
             self._file = ChipFile(server.chip, name or server.chip.info.name, self._open_fifo, opener)
@@ -290,73 +294,107 @@ class _ChipConnection(_Open):
         assert fifo is not None
         return fifo
 
-    def _receive(self) -> None:
-        tag, cmd, argument, compat = wire.decode_ioctl(self._packet())
-        self._server.close_closed()
-        assert self._file is not None
+    def _receive(self, packet: bytes) -> None:
+        tag, cmd, argument, compat, number = wire.decode_ioctl(packet)
+        if number:
+            lines = self._lines.get(number)
+            if not cmd:
+                if lines is not None:
+                    lines.close()
+                return
+            answer = _CLOSED if lines is None else lines.ioctl(cmd, argument, compat)
+        elif not cmd:
+            self._close_chip()
+            return
+        else:
+            self.server.close_closed()
+            answer = self._ask_chip(tag, cmd, argument, compat)
+            if answer.file is not None:
+                return
+        if answer.errno:
+            self._tell_refusal(cmd, answer)
+        self._socket.send(wire.encode_answer(tag, answer), _DONT_WAIT)
+
+    def _ask_chip(self, tag: int, cmd: int, argument: bytes, compat: bool) -> Answer:
+        """Its answer, which has been given already if it opens a file."""
+        if self._file is None:
+            return _CLOSED
         try:
             answer = self._file.ioctl(cmd, argument, compat)
-            if answer.file is not None:
-                self._open_lines(tag, answer, answer.file, self._take_fifo())
-                return
+            return answer if answer.file is None else self._open_lines(tag, answer, answer.file)
         finally:
             if self._fifo is not None:  # the request failed after its pipe was there
                 self._take_fifo().close()
-        if answer.errno:
-            self._tell_refusal(cmd, answer)
-        self._answer(tag, answer)
 
-    def _open_lines(self, tag: int, answer: Answer, file: File, fifo: PipeFifo) -> None:
-        if self._server.room_for(self.peer) <= 0:
-            failed = self._server.too_many(self.peer)
-        else:
+    def _open_lines(self, tag: int, answer: Answer, file: File) -> Answer:
+        if self.server.room_for(self.peer) <= 0 or len(self._lines) == wire.FILES_MAX:
+            file.close()
+            return self.server.too_many(self.peer)
+        number = self._last % wire.FILES_MAX + 1
+        while number in self._lines:
+            number = number % wire.FILES_MAX + 1
+        self._last = number
+        fifo = self._take_fifo()
+        self._lines[number] = lines = _Lines(self, number, file, fifo, fifo.writer)
+        try:
+            self._answer(tag, answer, (fifo.reader, fifo.their_writer), number)
+        except OSError:
+            lines.close()
+            raise
+        fifo.close_reader()
+        return answer
+
+    def forget_lines(self, lines: _Lines) -> None:
+        """A file of lines is closed."""
+        self._lines.pop(lines.number, None)
+
+    def _close_chip(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
             try:
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            except OSError as error:
-                failed = refusal(HostError.of("no socket for the file", error))
-            else:
-                lines = _LinesConnection(self._server, ours, self.peer, file, fifo, fifo.writer)
-                with theirs:
-                    try:
-                        self._answer(tag, answer, (theirs.fileno(), fifo.reader, fifo.their_writer))
-                        fifo.close_reader()
-                    except OSError:
-                        lines.close()
-                        raise
-                return
-        file.close()
-        fifo.close()
-        self._tell_refusal(0, failed)
-        self._answer(tag, failed)
+                file.close()
+            finally:
+                self._chip_fifo.close()
+
+    def hang_up(self) -> None:
+        """The chip vanishes: tell the other end of each file of lines."""
+        for lines in list(self._lines.values()):
+            lines.hang_up()
 
     def close(self) -> None:
         if not self._closed:
             super().close()
-            if self._file is not None:
-                try:
-                    self._file.close()
-                finally:
-                    self._chip_fifo.close()
+            for lines in list(self._lines.values()):
+                lines.close()
+            self._close_chip()
 
 
-class _LinesConnection(_Open):
-    """An open file of lines, closed when its socket is or, before that, when `closed` hangs up.
+class _Lines:
+    """An open file of lines, closed with its connection or, before that, when `closed` hangs up.
 
     That is the pipe of a file whose read end another process has: when a program has closed it, or died,
     its lines are free even if its supervisor does not get to say so.
     """
 
     def __init__(
-        self, server: DeviceServer, sock: socket.socket, peer: Peer, file: File, fifo: PipeFifo, closed: int
+        self,
+        connection: _ChipConnection | _LentConnection,
+        number: int,
+        file: File,
+        fifo: PipeFifo,
+        closed: int,
     ) -> None:
-        refuse_files(sock)
-        super().__init__(server, sock, peer)
-        server.add_lines(closed, self)
+        self.number = number
+        self.peer = connection.peer
+        self.ioctl = file.ioctl
+        self._connection = connection
+        self._server = connection.server
+        self._server.add(self)
+        self._server.add_lines(closed, self)
         self._until = closed
-        self._file = file
-        self.fifo = fifo
+        self._file: File | None = file
+        self._fifo = fifo
         fifo.on_hang_up = self.hang_up
-        self._ioctl = file.ioctl
 
     def _unwatch(self) -> None:
         until, self._until = self._until, -1
@@ -365,28 +403,51 @@ class _LinesConnection(_Open):
 
     def hang_up(self) -> None:
         """Tell the other end that the lines are gone."""
-        self._unwatch()  # the pipe is about to be closed
-        with suppress(OSError):
-            self._socket.send(wire.HANG_UP, _DONT_WAIT)
-            self._socket.shutdown(socket.SHUT_RDWR)
+        if self._until >= 0:
+            self._unwatch()  # the pipe is about to be closed
+            self._connection.tell_hang_up(self.number)
+            self._server.reactor.soon(self.close)
 
-    def _receive(self) -> None:
-        packet = self._socket.recv(wire.PACKET_MAX, socket.MSG_DONTWAIT)
-        if not packet:
-            raise ConnectionResetError
-        tag, cmd, argument, compat = wire.decode_ioctl(packet)
-        answer = self._ioctl(cmd, argument, compat)
+    def close(self) -> None:
+        """It is closed, or about to be."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        self._unwatch()
+        self._server.remove(self)
+        self._connection.forget_lines(self)
+        try:
+            file.close()
+        except GpiovirtError as error:
+            self._server.log.error("%s", error)
+        finally:
+            self._fifo.close()
+
+
+class _LentConnection(_Open):
+    """A line that another chip has borrowed."""
+
+    def __init__(self, server: DeviceServer, sock: socket.socket, file: File, fifo: PipeFifo) -> None:
+        refuse_files(sock)
+        super().__init__(server, sock, Peer(os.getpid(), os.getuid(), os.getgid(), ""))
+        self._lines = _Lines(self, 0, file, fifo, sock.fileno())
+
+    def _receive(self, packet: bytes) -> None:
+        tag, cmd, argument, compat, _ = wire.decode_ioctl(packet)
+        answer = self._lines.ioctl(cmd, argument, compat)
         if answer.errno:
             self._tell_refusal(cmd, answer)
         self._socket.send(wire.encode_answer(tag, answer), _DONT_WAIT)
 
+    def forget_lines(self, _lines: _Lines) -> None:
+        """Its only line is closed."""
+        self.close()
+
+    def hang_up(self) -> None:
+        """The chip vanishes."""
+        self._lines.hang_up()
+
     def close(self) -> None:
         if not self._closed:
-            self._unwatch()
             super().close()
-            try:
-                self._file.close()
-            except GpiovirtError as error:
-                self._server.log.error("%s", error)
-            finally:
-                self.fifo.close()
+            self._lines.close()

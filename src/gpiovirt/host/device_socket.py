@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An open file of a chip that another process serves: calls go out and answers come back.
+"""A chip that another process serves, and files opened through it: calls go out and answers come back.
 
 The packets are those of gpiovirt.protocols.gpiochip.wire. Files that come with an answer are examined by
 means that ask no file system: the chip's server may be compromised.
@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from fcntl import F_GETPIPE_SZ, fcntl
+from typing import NamedTuple
 
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.fifo import PipeFifo
@@ -20,19 +21,20 @@ from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape, fifo_of, wire
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["DeviceSocket", "check_access"]
+__all__ = ["DeviceSocket", "OpenedFile", "check_access"]
 
 _PATIENCE_S = 10.0  # a process that has not answered by then is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
-_FILES = 3  # of an open: both ends of a pipe; of a request: the new file's socket before them
-_STRAY_MAX = 4  # packets before an answer: to an earlier question, and a hang-up
+_FILES = 2  # of an open or a request: both ends of a pipe
+_STRAY_MAX = 4  # answers to earlier questions before one
+_PACKETS_OF_A_TURN = 64
 _NOW = int(socket.MSG_DONTWAIT)
 _DONT_WAIT = _NOW | int(socket.MSG_NOSIGNAL)
 _NO_FIFO = PipeFifo(FifoShape(1, 1, False))
 
 
 class DeviceSocket:
-    """One file, as a File of the character device.
+    """File 0 of a connection as a File of the character device, and its way to the others.
 
     OSError when the process that serves it is gone, PeerError when it breaks the protocol. `fifo` has what
     came with the file: the read end of its events, and a write end for the process that keeps the pipe alive.
@@ -47,7 +49,8 @@ class DeviceSocket:
     ) -> None:
         """`tag` is that of the answer to come first; who asked before us may have any."""
         self.fifo = fifo or _NO_FIFO
-        self.has_hung_up = False
+        self.hung_up: set[int] = set()
+        """Files whose lines have vanished, for whoever reads it to take out"""
         self._socket = sock
         self._send = sock.send
         self._receive = sock.recv
@@ -97,16 +100,20 @@ class DeviceSocket:
         return made
 
     def fileno(self) -> int:
-        """Readable when an answer has come, the file has hung up, or its server is gone."""
+        """Readable when an answer has come, a file has hung up, or the server is gone."""
         return self._socket.fileno()
 
-    def send(self, cmd: int, arg: bytes, compat: bool) -> None:
-        """Send a question; one at a time."""
+    def send(self, cmd: int, arg: bytes, compat: bool, file: int = 0) -> None:
+        """Send a question about a file; one at a time."""
         self._tag = tag = (self._tag + 1) & 0xFFFFFF or 2
         if cmd in _OPENING:
             self._opens_file = True
             self._shape = fifo_of(cmd, arg, compat)
-        self._send(wire.encode_ioctl(tag, cmd, arg, compat), _DONT_WAIT)
+        self._send(wire.encode_ioctl(tag, cmd, arg, compat, file), _DONT_WAIT)
+
+    def close_file(self, file: int) -> None:
+        """Tell that a file is closed while its pipe is not; OSError."""
+        self._send(wire.encode_close(file), _DONT_WAIT)
 
     def wait(self) -> Answer | None:
         """The answer to the question; None if it does not come in time, but still may."""
@@ -116,9 +123,9 @@ class DeviceSocket:
         """The answer to the question if it has come."""
         return self._answer(_NOW)
 
-    def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+    def ioctl(self, cmd: int, arg: bytes, compat: bool = False, file: int = 0) -> Answer:
         """The answer, waited for; TimeoutError if it does not come."""
-        self.send(cmd, arg, compat)
+        self.send(cmd, arg, compat, file)
         answer = self._answer(0)
         if answer is None:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
@@ -144,15 +151,19 @@ class DeviceSocket:
                 return None
             if not packet:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
-            tag, answer = wire.decode_answer(packet)
+            tag, answer, file = wire.decode_answer(packet)
             if tag == self._tag:
                 return answer
-            self.has_hung_up |= tag == wire.HANG_UP_TAG
+            if tag == wire.HANG_UP_TAG:
+                self.hung_up.add(file)
         return self._answer_after_others(flags)
 
     def _answer_after_others(self, flags: int) -> Answer | None:
-        """The answer, when other packets may precede it."""
-        for _ in range(_STRAY_MAX):
+        """The answer, when other packets may precede it; None, too, where those are many."""
+        strays = 0
+        for count in range(_PACKETS_OF_A_TURN):
+            if count == _STRAY_MAX:
+                flags |= _NOW  # each wait has its time, and they are not to add up
             try:
                 if self._shape is None:
                     packet = self._receive(wire.PACKET_MAX, flags)
@@ -164,55 +175,67 @@ class DeviceSocket:
             if not packet:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             try:
-                tag, answer = wire.decode_answer(packet)
+                tag, answer, number = wire.decode_answer(packet)
                 if tag == self._tag:
                     shape, self._shape = self._shape, None
+                    opens, self._opens_file = self._opens_file, False
                     if shape is not None and not answer.errno:
-                        answer = self._take(answer, shape, fds)
+                        answer = self._take(answer, shape, fds, number if opens else None)
                         fds = []
                     return answer
             finally:
                 for fd in fds:
                     os.close(fd)
-            self.has_hung_up |= tag == wire.HANG_UP_TAG
-        raise PeerError("answers to no request")
+            if tag == wire.HANG_UP_TAG:
+                self.hung_up.add(number)
+            elif (strays := strays + 1) >= _STRAY_MAX:
+                raise PeerError("answers to no request")
+        return None
 
-    def _take(self, answer: Answer, shape: FifoShape, fds: list[int]) -> Answer:
-        """The answer with its files; PeerError, and nothing is taken, if they are not what they should be."""
-        if len(fds) != 2 + self._opens_file:
-            raise PeerError(f"an answer with {len(fds)} files")
-        *sockets, reader, writer = fds
+    def _take(self, answer: Answer, shape: FifoShape, fds: list[int], number: int | None) -> Answer:
+        """The answer with its pipe, which is that of the file that was opened or, without one, of file 0.
+
+        PeerError, and nothing is taken, if it is not what it should be.
+        """
+        if len(fds) != _FILES or number == 0:
+            raise PeerError(f"an answer with {len(fds)} files, and a new one of number {number}")
+        reader, writer = fds
         try:
             fcntl(reader, F_GETPIPE_SZ)
             fcntl(writer, F_GETPIPE_SZ)
-            file = self._opened(sockets[0]) if sockets else self
         except OSError as error:
             raise PeerError("an answer with a file of the wrong kind") from error
-        file.fifo = PipeFifo(shape, reader, writer)
-        return Answer(0, answer.reply, file, answer.fd_at) if sockets else answer
+        fifo = PipeFifo(shape, reader, writer)
+        if number is None:
+            self.fifo = fifo
+            return answer
+        return Answer(0, answer.reply, OpenedFile(self, number, fifo), answer.fd_at)
 
-    def _opened(self, fd: int) -> DeviceSocket:
-        """The file at a received socket; OSError if it is none, and then the fd is the caller's still."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fd)
-        try:
-            return DeviceSocket(sock, None, self._patience_s, wire.OPEN_TAG)
-        except OSError:
-            sock.detach()
-            raise
-
-    def look(self) -> bool:
-        """To be called when readable: True if the file has hung up; OSError if its server is gone."""
-        if not self.has_hung_up:
+    def has_hung_up(self, file: int) -> bool:
+        """To be called when readable: whether its lines have vanished; OSError if its server is gone."""
+        if file not in self.hung_up:
             self.receive()
-        return self.has_hung_up
-
-    def detach(self) -> int:
-        """The socket's fd, the caller's from now on."""
-        return self._socket.detach()
+        return file in self.hung_up
 
     def close(self) -> None:
-        """Close the file; its pipe is closed by whoever has `fifo`."""
+        """Close it and all files that were opened through it; pipes are closed by whoever has them."""
         self._socket.close()
+
+
+class OpenedFile(NamedTuple):
+    """A file of lines, as a File of the character device."""
+
+    device: DeviceSocket
+    number: int
+    fifo: PipeFifo
+
+    def ioctl(self, cmd: int, arg: bytes, compat: bool = False) -> Answer:
+        """As DeviceSocket's."""
+        return self.device.ioctl(cmd, arg, compat, self.number)
+
+    def close(self) -> None:
+        """Its server sees that its pipe is closed."""
+        self.fifo.close()
 
 
 def check_access(path: str) -> None:
