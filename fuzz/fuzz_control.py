@@ -58,7 +58,7 @@ def _world() -> tuple[Reactor, str]:
     reactor = Reactor()
     forkserver = NoForkserver(reactor, os.getuid(), os.getgid())
     simulation = Simulation([], [], directories, reactor, forkserver)
-    store = Store(f"{_FOLDER.name}/state")
+    store = Store(f"{_FOLDER.name}/state", directories.passing)
     custodian = Custodian(directories, store, reactor, forkserver, simulation, {})
     ControlServer(directories.control, custodian, reactor, lambda _: False)
     return reactor, directories.control

@@ -27,7 +27,7 @@ from gpiovirt.errors import GpiovirtError, HostError
 from gpiovirt.host.device_socket import DeviceSocket, OpenedFile
 from gpiovirt.host.packets import encode
 from gpiovirt.protocols.control.answers import RefusedError
-from gpiovirt.protocols.control.requests import Delete, List, New, Show, State
+from gpiovirt.protocols.control.requests import Delete, List, New, Save, Show, State
 from gpiovirt.protocols.gpiochip.caller import encode_request
 from gpiovirt.testing.api import ApiClient
 from gpiovirt.testing.daemon import Daemon
@@ -371,6 +371,8 @@ class TestFaults:
         answers_within(daemon, 2.5)
 
     def test_a_chip_stays_if_its_record_does(self, daemon: Daemon, log: Callable[[], str]) -> None:
+        with daemon.client() as client:
+            client.ask(Save("plc"))
         subprocess.run(["mount", "--bind", daemon.state, daemon.state], check=True)
         try:
             subprocess.run(["mount", "-o", "remount,ro,bind", daemon.state], check=True)
@@ -381,6 +383,7 @@ class TestFaults:
             daemon.wait_for(lambda: "do not hold" in log())
             daemon.wait_for(lambda: os.stat(daemon.run / "chips/plc").st_mode & 0o777 == 0o660)
             assert daemon.show("plc").chip.mode == 0o660
+            assert not list((daemon.run / "state").iterdir())  # what a next gpiovirtd would rather believe
         finally:
             subprocess.run(["umount", daemon.state], check=True)
 

@@ -57,7 +57,8 @@ def refused(daemon: Daemon, do: str, **what: Any) -> RefusedError:
 
 def records(daemon: Daemon) -> list[str]:
     """Its chips' files; beside them is the record of what happens to them."""
-    return sorted(path.name for path in daemon.state.iterdir() if path.name != "record")
+    folders = (daemon.state, daemon.run / "state")
+    return sorted(path.name for folder in folders for path in folder.iterdir() if path.name != "record")
 
 
 def runs(pid: int) -> bool:
@@ -633,7 +634,7 @@ def test_an_ordinary_user_has_a_daemon_of_his_own(installation: Installation, tm
         assert "4 lines" in subprocess.check_output(run, **started)
         socket = folder / "gpiovirt/chips/plc"
         assert (socket.stat().st_uid, socket.stat().st_mode & 0o777) == (uid, 0o660)
-        assert (folder / ".local/state/gpiovirt/plc.json").exists()
+        assert (folder / "gpiovirt/state/plc.json").exists()
     finally:
         daemon.send_signal(signal.SIGINT)
         assert daemon.wait(20) == 0

@@ -76,7 +76,7 @@ class World:
         directories.make()
         chips = [("sim", [f"L{offset}" for offset in range(LINES)])]
         self.simulation = Simulation(chips, [], directories, self.reactor, self.forkserver)
-        self.store = Store(str(folder / "state"))
+        self.store = Store(str(folder / "state"), directories.passing)
         self.custodian = Custodian(
             directories, self.store, self.reactor, self.forkserver, self.simulation, {}
         )

@@ -245,11 +245,15 @@ class KeptChip:
             else:
                 os.close(fd)
 
-    async def go_live(self) -> None:
-        """Have a worker serve it; HostError with the reason if it cannot."""
+    def begin(self) -> None:
+        """Have a worker started; go_live() waits for it."""
         self.listen()
         self._ready = Future()
         self.handle.start()
+
+    async def go_live(self) -> None:
+        """Have a worker serve it; HostError with the reason if it cannot."""
+        self.begin()
         if message := await self._failure_to_serve():
             raise HostError(f"the chip {self.name} cannot be served: {message}")
 

@@ -173,7 +173,7 @@ class Custodian:
             settled = record._replace(definition=record.definition.settled([line.name for line in lines]))
             self.check_reach(name, lines)
             chip.take_on(lines, settled)
-            chip.listen()
+            chip.begin()  # it has nothing to serve before this turn of the loop ends
             self._store.save(chip.record)
         except BaseException:
             chip.close_now()

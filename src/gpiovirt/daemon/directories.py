@@ -34,6 +34,11 @@ class Directories(NamedTuple):
         return f"{self.run}/workers"
 
     @property
+    def passing(self) -> str:
+        """Records of chips that do not outlive this boot"""
+        return f"{self.run}/state"
+
+    @property
     def record(self) -> str:
         return f"{self.run}/record"
 
@@ -58,6 +63,7 @@ class Directories(NamedTuple):
                 (self.chips, 0o711),
                 (self.vms, 0o711),
                 (self.workers, 0o700),
+                (self.passing, 0o700),
                 (self.containers, 0o755),
                 (self.nodes, 0o711),
             ):

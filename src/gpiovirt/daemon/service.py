@@ -93,7 +93,7 @@ class _Service:
         self._recorder = None if options.record is None else Recorder(options.record, reactor)
         self._custodian = Custodian(
             directories,
-            Store(options.state),
+            Store(options.state, directories.passing),
             reactor,
             self._forkserver,
             self._simulation,

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gpiovirt.errors import HostError, UsageError
@@ -156,10 +156,15 @@ def _address(raw: object) -> LineAddress:
 
 
 class Store:
-    """Records in a directory. On HostError, if one cannot be written, the old one is still there."""
+    """Records of permanent chips in a directory, and of others in one that ends with this boot.
 
-    def __init__(self, directory: str) -> None:
+    Who waits for a chip need not wait for a disk, then, unless the chip is to be there after a power cut. On
+    HostError, if a record cannot be written, the old one is still there.
+    """
+
+    def __init__(self, directory: str, passing: str) -> None:
         self._directory = directory
+        self._passing = passing
         self._boot_id = _boot_id()
         try:
             os.makedirs(directory, 0o700, exist_ok=True)
@@ -171,11 +176,20 @@ class Store:
 
     def load(self) -> list[Record]:
         """All records of chips to restore, by name; files that cannot be read are logged and left alone."""
-        records = []
-        for name in sorted(os.listdir(self._directory)):
+        records: dict[str, Record] = {}
+        for directory in (
+            self._directory,
+            self._passing,
+        ):  # what a change left in both is no longer permanent
+            for record in self._load(directory):
+                records[record.name] = record
+        return [records[name] for name in sorted(records)]
+
+    def _load(self, directory: str) -> Iterator[Record]:
+        for name in sorted(os.listdir(directory)):
             if not name.endswith(_SUFFIX):
                 continue
-            path = f"{self._directory}/{name}"
+            path = f"{directory}/{name}"
             try:
                 with open(path, encoding="utf-8") as file:
                     record, boot_id = decode_record(json.loads(file.read(_SIZE_MAX)))
@@ -183,32 +197,45 @@ class Store:
                 _log.error("%s is not the state of a chip, and is left alone: %s", path, error)
                 continue
             if record.permanent or boot_id == self._boot_id:
-                records.append(record)
+                yield record
                 continue
             try:
                 self.remove(record.name)
             except HostError as error:
                 _log.error("%s", error)
-        return records
 
     def save(self, record: Record) -> None:
         """Write a record, replacing an older one of that name."""
-        path = self._path(record.name)
+        name, content = record.name, json.dumps(encode_record(record, self._boot_id)).encode()
+        path = self._path(name) if record.permanent else self._passing_path(name)
         try:
-            write_file(path, json.dumps(encode_record(record, self._boot_id), indent=1).encode())
+            write_file(path, content, durably=record.permanent)
         except OSError as error:
             raise HostError.of(f"cannot write {path}", error) from error
+        try:
+            self._unlink(self._passing_path(name) if record.permanent else self._path(name))
+        except HostError:
+            self._unlink(path)
+            raise
 
     def remove(self, name: str) -> None:
         """Remove the record of a chip."""
+        self._unlink(self._path(name))
+        self._unlink(self._passing_path(name))
+
+    def _unlink(self, path: str) -> None:
+        if not os.path.lexists(path):
+            return
         try:
-            with suppress(FileNotFoundError):
-                remove_file(self._path(name))
+            remove_file(path)
         except OSError as error:
-            raise HostError.of(f"cannot remove {self._path(name)}", error) from error
+            raise HostError.of(f"cannot remove {path}", error) from error
 
     def _path(self, name: str) -> str:
         return f"{self._directory}/{name}{_SUFFIX}"
+
+    def _passing_path(self, name: str) -> str:
+        return f"{self._passing}/{name}{_SUFFIX}"
 
 
 def _boot_id() -> str:

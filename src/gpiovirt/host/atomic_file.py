@@ -9,20 +9,25 @@ from contextlib import suppress
 __all__ = ["remove_file", "write_file"]
 
 
-def write_file(path: str, content: bytes, temporary: str = "") -> None:
-    """Write a file, replacing an older one, which is still there on OSError. Made in `temporary`."""
+def write_file(path: str, content: bytes, temporary: str = "", durably: bool = True) -> None:
+    """Write a file, replacing an older one, which is still there on OSError. Made in `temporary`.
+
+    Unless `durably`, a power cut may undo it.
+    """
     temporary = temporary or path + ".new"
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
         os.rename(temporary, path)
     except OSError:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync(os.path.dirname(path))
+    if durably:
+        _sync(os.path.dirname(path))
 
 
 def remove_file(path: str) -> None:
