@@ -126,6 +126,7 @@ class DeviceServer:
         Both are the caller's. OSError with the errno that a request fails with, and who holds the line as
         the name of its file.
         """
+        self.close_closed()
         fifos: list[PipeFifo] = []
 
         def open_fifo(shape: FifoShape) -> PipeFifo:

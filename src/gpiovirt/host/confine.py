@@ -10,6 +10,7 @@ import os
 import resource
 import socket
 from collections.abc import Sequence
+from functools import cache
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
@@ -30,6 +31,7 @@ __all__ = [
     "confining_filter",
     "drop_rights",
     "keep_capabilities",
+    "prepare_to_confine",
 ]
 
 _log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ def _of_call(number: int | None, body: list[_Instruction]) -> list[_Instruction]
     return [] if number is None else [(u.BPF_JMP_JEQ_K, 0, len(body), number), *body]
 
 
+@cache  # so that who forks processes that are confined has it for all of them
 def confining_filter(abi: Abi) -> bytes:
     """A seccomp filter that allows what a worker does, and fails everything else with EPERM.
 
@@ -134,6 +137,13 @@ class _CapData(ctypes.Structure):
     _fields_ = (("sets", ctypes.c_uint32 * 6),)
 
 
+def prepare_to_confine() -> None:
+    """Do once what else each process that is forked from this one would do to confine itself."""
+    confining_filter(this_abi())
+    if os.geteuid() == 0:
+        _empty_bounding_set()
+
+
 def confine(uid: int, gid: int) -> None:
     """Become `uid` and `gid` without any capability, with this process's own /proc as the file system.
 
@@ -159,9 +169,7 @@ def drop_rights(uid: int, gid: int) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if os.geteuid() == 0:
-            for capability in range(_CAP_LAST + 1):
-                if not _drop_from_bounding_set(capability):
-                    break
+            _empty_bounding_set()
             os.setgroups([])
             os.setresgid(gid, gid, gid)
             os.setresuid(uid, uid, uid)
@@ -190,12 +198,14 @@ def keep_capabilities(*capabilities: int) -> None:
     libc.capset(_CapHeader(_CAP_VERSION_3, 0), data)
 
 
-def _drop_from_bounding_set(capability: int) -> bool:
-    try:
-        libc.prctl(libc.PR_CAPBSET_DROP, capability)
-    except OSError:  # past the last one that the kernel knows
-        return False
-    return True
+@cache  # as the set is, what is known of it is inherited by processes that are forked
+def _empty_bounding_set() -> None:
+    """No program that is executed from now on has any capability; those of this process stay."""
+    for capability in range(_CAP_LAST + 1):
+        try:
+            libc.prctl(libc.PR_CAPBSET_DROP, capability)
+        except OSError:  # past the last one that the kernel knows
+            return
 
 
 def _drop_capabilities() -> None:

@@ -24,7 +24,7 @@ from typing import NoReturn
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.exports.vm.keeper import Keeper
 from gpiovirt.host import libc
-from gpiovirt.host.confine import confine
+from gpiovirt.host.confine import confine, prepare_to_confine
 from gpiovirt.host.journal import start_logging
 from gpiovirt.host.received import receive
 from gpiovirt.worker.main import run
@@ -43,6 +43,7 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     start_logging("gpiovirtd", level)
+    prepare_to_confine()
     gc.collect()
     gc.freeze()
     with suppress(BrokenPipeError):
