@@ -196,7 +196,8 @@ def judged_alone(draw: st.DrawFn) -> tuple[Rule, Lines, int, int, int]:
     past_ns = st.integers(0, 60_000)
     kept.on_ns, kept.off_ns = ([draw(past_ns) for _ in range(3)] for _ in range(2))
     lines = Lines(kept, 3)
-    lines.levels = [1 - level, *(draw(st.sampled_from([None, 0, 1])) for _ in range(2))]
+    was = draw(st.sampled_from([None, 1 - level]))
+    lines.levels = [was, *(draw(st.sampled_from([None, 0, 1])) for _ in range(2))]
     return rule, lines, 0, level, draw(st.integers(60_000, 80_000))
 
 
