@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""python -m benchmarks [NAME...]: run all or some and print tables; all of them write docs/benchmarks.md."""
+"""Run benchmarks, all or some, and print tables; all of them write docs/benchmarks.md."""
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import importlib
+import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from itertools import groupby
+from pathlib import Path
 
-from benchmarks.harness import HERE, Row
+from benchmarks.harness import HERE, QUICK, Row
 
 NAMES = [
     "get_values",
@@ -29,6 +33,8 @@ NAMES = [
     "vm_latency",
     "vm_edges",
 ]
+QUICK_NAMES = ["get_values", "set_values", "request", "edge", "startup", "rules"]
+LOAD_MAX = 1.0
 DOCUMENT = HERE.parent / "docs/benchmarks.md"
 HEADER = """\
 # Benchmarks
@@ -53,21 +59,79 @@ def table(rows: list[Row]) -> str:
     return "\n".join(parts)
 
 
+def _machine() -> str:
+    python = "Debian's" if sys.base_prefix == "/usr" else "not Debian's, which is faster"
+    return (
+        f"{datetime.date.today():%Y-%m-%d}, Linux {platform.release()}, {os.cpu_count()} CPUs, load "
+        f"{os.getloadavg()[0]:.1f} before, Python {platform.python_version()} ({python})"
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)} (all)")
+    parser.add_argument("--against", metavar="REV", help="compare this tree with a commit, and nothing else")
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK_NAMES)}, with fewer rounds")
+    parser.add_argument("--json", metavar="FILE", help="write what was measured there, too")
+    parser.add_argument("--anyway", action="store_true", help="measure on a machine that has other work")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(NAMES):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}")
+    return arguments
+
+
+def _check_load(anyway: bool) -> None:
+    """A machine that has other work is refused, unless that is wanted, and then told."""
+    load = os.getloadavg()[0]
+    if load <= LOAD_MAX:
+        return
+    why = f"the machine has other work (load {load:.1f}): figures would be of that"
+    if not anyway:
+        raise SystemExit(f"{why}; wait, or add --anyway")
+    print(why, file=sys.stderr)
+
+
+def _against(revision: str) -> Callable[[], list[Row]]:
+    """What compares this tree with another."""
+    module = importlib.import_module("benchmarks.against")
+
+    def measure() -> list[Row]:
+        rows: list[Row] = module.rows(revision)
+        return rows
+
+    measure.__module__ = module.__name__
+    return measure
+
+
+def _section(name: str, measure: Callable[[], list[Row]]) -> tuple[list[Row], str]:
+    """The rows, and what is printed of them."""
+    print(f"{name} ...", file=sys.stderr)
+    rows = measure()
+    title = str(sys.modules[measure.__module__].__doc__).strip().rstrip(".")
+    text = f"## {title}\n\n{table(rows)}"
+    print(text)
+    return rows, text
+
+
 def main() -> None:
-    chosen = sys.argv[1:] or NAMES
-    sections = []
-    for name in chosen:
-        module = importlib.import_module(f"benchmarks.bench_{name}")
-        print(f"{name} ...", file=sys.stderr)
-        title = str(module.__doc__).strip().rstrip(".")
-        sections.append(f"## {title}\n\n{table(module.rows())}")
-        print(sections[-1])
-    if chosen == NAMES:
-        machine = (
-            f"{datetime.date.today():%Y-%m-%d}, Linux {platform.release()}, {os.cpu_count()} CPUs, "
-            f"Python {platform.python_version()}"
-        )
-        DOCUMENT.write_text(HEADER.format(machine=machine) + "\n" + "\n".join(sections))
+    arguments = _arguments()
+    machine = _machine()
+    _check_load(arguments.anyway)
+    if arguments.quick:
+        os.environ[QUICK] = "1"  # before those are imported that ask
+    measures: dict[str, Callable[[], list[Row]]] = {}
+    if arguments.against:
+        measures["against"] = _against(arguments.against)
+    else:
+        for name in arguments.names or (QUICK_NAMES if arguments.quick else NAMES):
+            measures[name] = importlib.import_module(f"benchmarks.bench_{name}").rows
+    sections = {name: _section(name, measure) for name, measure in measures.items()}
+    if arguments.json:
+        told = {name: [row._asdict() for row in rows] for name, (rows, _) in sections.items()}
+        Path(arguments.json).write_text(json.dumps({"machine": machine, **told}, indent=1) + "\n")
+    if list(measures) == NAMES and not arguments.quick:
+        texts = [text for _, text in sections.values()]
+        DOCUMENT.write_text(HEADER.format(machine=machine) + "\n" + "\n".join(texts))
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import subprocess
 from collections.abc import Mapping
 from statistics import median
 
-from benchmarks.harness import GPIOVIRT, HERE, Row, Times, built
+from benchmarks.harness import GPIOVIRT, HERE, Row, Times, built, scaled
 from guests.guest import Uml
 
 ROOT = HERE.parent
-ROUNDS = 7
+ROUNDS = scaled(7)
 COUNTS = {"set": 1000, "get": 1000, "request": 300, "edge": 300}
 OPERATIONS = {
     "set": "SET_VALUES of one line",

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.harness import GPIOVIRT, Row, built, environment
+from benchmarks.harness import GPIOVIRT, Row, built, environment, scaled
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.testing.daemon import Daemon
 
@@ -24,7 +24,7 @@ OPERATIONS = {
     "request": "GET_LINE and close",
 }
 COUNTS = {"set": 4000, "get": 4000, "request": 1000}
-ROUNDS = 7
+ROUNDS = scaled(7)
 OPTIONS = {"0": "direction=output,safe=low,min-on=1us", "1": "safe=low"}
 FIVE = """
 [line.0]

@@ -16,16 +16,27 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 GPIOVIRT = (str(Path(sys.executable).with_name("gpiovirt")),)
 RUN = (*GPIOVIRT, "run", "--sim", "a:4", "--wire", "a:0=a:1")
+RATIO = "gpiovirt / C, full"
 AGGREGATE = ("--sim", "b:2", "--chip", "plc=a 0-1, b 0-1")
+QUICK = "GPIOVIRT_BENCH_QUICK"
+"""Set for a run that takes a few minutes, to see whether something is much slower"""
+
+
+def scaled(count: int) -> int:
+    """So many, or a third in a quick run."""
+    return max(count // 3, 3) if QUICK in os.environ else count
+
+
 COUNT = 5000
-ROUNDS = 7
+ROUNDS = scaled(7)
 
 
 class Row(NamedTuple):
-    """A line of the table: what was measured, and its figures by column."""
+    """A line of the table: what was measured, its figures by column, and what some of them are medians of."""
 
     operation: str
     figures: dict[str, str]
+    samples: dict[str, list[float]] = {}
 
 
 class Times(NamedTuple):
@@ -59,16 +70,18 @@ def timed(command: Sequence[str], pinned: bool) -> Times:
     return Times(int(middle) / 1000, int(tail) / 1000)
 
 
-def rounds(commands: Mapping[str, Sequence[str]], pinned: bool) -> dict[str, Times]:
-    """Several rounds of all commands in turn; of each, the median of its medians and of its p99s."""
+def rounds(commands: Mapping[str, Sequence[str]], pinned: bool) -> dict[str, list[Times]]:
+    """What each command took in several rounds of all of them in turn."""
     seen: dict[str, list[Times]] = {name: [] for name in commands}
     for _ in range(ROUNDS):
         for name, command in commands.items():
             seen[name].append(timed(command, pinned))
-    return {
-        name: Times(median(t.median_us for t in times), median(t.p99_us for t in times))
-        for name, times in seen.items()
-    }
+    return seen
+
+
+def middle(times: Sequence[Times]) -> Times:
+    """The median of the rounds' medians, and of their p99s."""
+    return Times(median(t.median_us for t in times), median(t.p99_us for t in times))
 
 
 def ioctl_rows(operation: str, client: str, count: int = COUNT) -> list[Row]:
@@ -82,8 +95,11 @@ def ioctl_rows(operation: str, client: str, count: int = COUNT) -> list[Row]:
     }
     rows = []
     for pinned in (True, False):
-        times = rounds(commands, pinned)
+        seen = rounds(commands, pinned)
+        times = {name: middle(of_rounds) for name, of_rounds in seen.items()}
         figures = {name: f"{t.median_us:.1f} ({t.p99_us:.0f})" for name, t in times.items()}
-        figures["gpiovirt / C, full"] = f"{times['gpiovirt'].median_us / times['C, full'].median_us:.2f}"
-        rows.append(Row(f"{operation}, {'one CPU' if pinned else 'unpinned'}", figures))
+        pairs = zip(seen["gpiovirt"], seen["C, full"], strict=True)
+        ratios = [ours.median_us / floor.median_us for ours, floor in pairs]
+        figures[RATIO] = f"{median(ratios):.2f}"
+        rows.append(Row(f"{operation}, {'one CPU' if pinned else 'unpinned'}", figures, {RATIO: ratios}))
     return rows

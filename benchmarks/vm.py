@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from benchmarks.harness import HERE, built, environment
+from benchmarks.harness import HERE, built, environment, scaled
 from guests.guest import Guest, Qemu, Uml
 
-ROUNDS = 9  # a guest's times differ from boot to boot, by where its memory is
+ROUNDS = scaled(9)  # a guest's times differ from boot to boot, by where its memory is
 COUNT = 1000
 
 # as users have it: an interpreter that was built without optimizations takes a quarter more
