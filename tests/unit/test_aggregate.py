@@ -26,6 +26,7 @@ class Counting:
         self.info = chip.info
         self.line_info = chip.line_info
         self.is_output = chip.is_output
+        self.tell_once = chip.tell_once
         self.watch = chip.watch
         self._chip = chip
         self.calls: list[tuple[str, int]] = []

@@ -63,6 +63,12 @@ class Chip(Protocol):
     def is_output(self, offset: int) -> bool:
         """Its direction alone; OffsetError past the end."""
 
+    def tell_once(self, offset: int, changed: Callable[[], object]) -> bool:
+        """Whether `changed` is called, once, as soon as a line that is held has another value.
+
+        It replaces one that waits; none is called any more when the line has no holder.
+        """
+
     def watch(self, sink: InfoSink) -> Callable[[], None]:
         """Tell `sink` every change of every line's state; returns what ends the watch."""
 

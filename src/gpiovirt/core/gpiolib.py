@@ -177,6 +177,9 @@ class GpioChip:
     def is_output(self, offset: int) -> bool:
         return self._line(offset).is_output
 
+    def tell_once(self, _offset: int, _changed: Callable[[], object]) -> bool:
+        return False  # levels are the hardware's
+
     def watch(self, sink: InfoSink) -> Callable[[], None]:
         self._watchers = [*self._watchers, sink]
 

@@ -30,6 +30,7 @@ from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of, refuse_file
 from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape, File, refusal, wire
 from gpiovirt.protocols.gpiochip.caller import encode_request
 from gpiovirt.protocols.gpiochip.v2 import get_line
+from gpiovirt.uapi import gpio as u
 
 __all__ = ["DeviceServer"]
 
@@ -147,7 +148,7 @@ class DeviceServer:
             answer.file.close()
             fifo.close()
             raise
-        _LentConnection(self, ours, answer.file, fifo)
+        _LentConnection(self, ours, offset, answer.file, fifo)
         reader, fifo.reader = fifo.reader, -1
         return self.chip.line_info(offset), (theirs.detach(), reader)
 
@@ -428,17 +429,30 @@ class _Lines:
 class _LentConnection(_Open):
     """A line that another chip has borrowed."""
 
-    def __init__(self, server: DeviceServer, sock: socket.socket, file: File, fifo: PipeFifo) -> None:
+    def __init__(
+        self, server: DeviceServer, sock: socket.socket, offset: int, file: File, fifo: PipeFifo
+    ) -> None:
         refuse_files(sock)
+        self._offset = offset
         super().__init__(server, sock, Peer(os.getpid(), os.getuid(), os.getgid(), ""))
         self._lines = _Lines(self, 0, file, fifo, sock.fileno())
 
     def _receive(self, packet: bytes) -> None:
-        tag, cmd, argument, compat, _ = wire.decode_ioctl(packet)
+        tag, cmd, argument, compat, number = wire.decode_ioctl(packet)
         answer = self._lines.ioctl(cmd, argument, compat)
         if answer.errno:
             self._tell_refusal(cmd, answer)
-        self._socket.send(wire.encode_answer(tag, answer), _DONT_WAIT)
+        is_kept = (
+            number == wire.KEPT
+            and cmd == u.GPIO_V2_LINE_GET_VALUES_IOCTL
+            and not answer.errno
+            and self.server.chip.tell_once(self._offset, self._tell_changed)
+        )
+        self._socket.send(wire.encode_answer(tag, answer, wire.KEPT if is_kept else 0), _DONT_WAIT)
+
+    def _tell_changed(self) -> None:
+        with suppress(OSError):
+            self._socket.send(wire.CHANGED, _DONT_WAIT)
 
     def forget_lines(self, _lines: _Lines) -> None:
         """Its only line is closed."""

@@ -58,6 +58,7 @@ class DeviceSocket:
         self._tag = int.from_bytes(os.urandom(3), "little") if tag is None else tag
         self._shape: FifoShape | None = None  # of the fifo that is to come with the answer
         self._opens_file = False
+        self._is_kept = False
         limit_waits(sock, patience_s, socket.SO_RCVTIMEO)
 
     @classmethod
@@ -136,6 +137,22 @@ class DeviceSocket:
         answer = self.ioctl(cmd, arg)
         return (self._must(answer) if answer.errno else answer).reply or b""
 
+    def value(self, argument: bytes) -> tuple[bytes, bool]:
+        """What GPIO_V2_LINE_GET_VALUES gives, and whether that is so until is_quiet() is false; OSError."""
+        self._is_kept = False
+        got = self.ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, argument, file=wire.KEPT)
+        return self._must(got).reply or b"", self._is_kept
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come since the last answer; what has come is taken out."""
+        try:
+            self._receive(wire.PACKET_MAX, _NOW)
+        except BlockingIOError:
+            return True
+        except OSError:  # who asks again will be told
+            pass
+        return False
+
     @staticmethod
     def _must(answer: Answer | None) -> Answer:
         number = errno.ETIMEDOUT if answer is None else answer.errno
@@ -153,6 +170,7 @@ class DeviceSocket:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             tag, answer, file = wire.decode_answer(packet)
             if tag == self._tag:
+                self._is_kept = file == wire.KEPT
                 return answer
             if tag == wire.HANG_UP_TAG:
                 self.hung_up.add(file)
@@ -177,6 +195,7 @@ class DeviceSocket:
             try:
                 tag, answer, number = wire.decode_answer(packet)
                 if tag == self._tag:
+                    self._is_kept = number == wire.KEPT
                     shape, self._shape = self._shape, None
                     opens, self._opens_file = self._opens_file, False
                     if shape is not None and not answer.errno:
@@ -188,7 +207,7 @@ class DeviceSocket:
                     os.close(fd)
             if tag == wire.HANG_UP_TAG:
                 self.hung_up.add(number)
-            elif (strays := strays + 1) >= _STRAY_MAX:
+            elif tag != wire.CHANGED_TAG and (strays := strays + 1) >= _STRAY_MAX:
                 raise PeerError("answers to no request")
         return None
 

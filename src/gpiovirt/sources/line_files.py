@@ -81,14 +81,30 @@ class KernelLine:
 
 
 class RemoteLine:
-    """A line of another process: the socket of its file, and the pipe that its events come through."""
+    """A line of another process: the socket of its file, and the pipe that its events come through.
+
+    Its value is asked for once, where that process tells when it is another.
+    """
 
     def __init__(self, file: DeviceSocket, events: int) -> None:
         self.events = events
         self.fds: tuple[int, ...] = (file.fileno(), events)
         self.file = file
-        self.ioctl: Callable[[int, bytes], bytes] = file.do
+        self.ioctl: Callable[[int, bytes], bytes] = self._ioctl
+        self._value: bytes | None = None
         os.set_blocking(events, False)
+
+    def _ioctl(self, cmd: int, argument: bytes) -> bytes:
+        """As of LineFile; a value is asked for by _FIRST alone."""
+        value, self._value = self._value, None
+        if cmd != u.GPIO_V2_LINE_GET_VALUES_IOCTL:
+            return self.file.do(cmd, argument)
+        if value is None or not self.file.is_quiet():
+            value, is_kept = self.file.value(argument)
+            if not is_kept:
+                return value
+        self._value = value
+        return value
 
     def close(self) -> None:
         self.file.close()

@@ -86,6 +86,7 @@ class _SimLine:
 
     __slots__ = (
         "cancel",
+        "changed",
         "clock",
         "debouncer",
         "driven",
@@ -111,6 +112,14 @@ class _SimLine:
         self.clock = Clock.MONOTONIC
         self.debouncer: Debouncer | None = None
         self.cancel: Cancel | None = None
+        self.changed: Callable[[], object] | None = None
+        """Called once when its level, which is not debounced, is another"""
+
+    def tell_changed(self) -> None:
+        """It has another level, or none that can be read."""
+        changed, self.changed = self.changed, None
+        if changed is not None:
+            changed()
 
     def drive(self, value: int) -> None:
         """An output takes a value; if its drive cannot drive that, the hardware becomes an input."""
@@ -131,6 +140,7 @@ class _SimLine:
 
     def vanish(self) -> None:
         """Its chip is unplugged: it drives and sees nothing."""
+        self.tell_changed()
         self.edge = Edge.NONE
         self.end_debounce()
         self.is_output = False
@@ -139,6 +149,8 @@ class _SimLine:
 
     def on_level(self, level: int) -> None:
         simulator = self.driver.simulator
+        if self.changed is not None:
+            self.tell_changed()
         if simulator.observers and self.driver.is_there:
             simulator.report(self, level)
         if self.debouncer is not None:
@@ -263,6 +275,7 @@ class _SimDriver:
 
     def free(self, offset: int) -> None:
         line = self.lines[offset]
+        line.changed = None
         line.edge = Edge.NONE
         line.driven = None
         line.drives_low = line.drives_high = True
@@ -288,6 +301,11 @@ class SimChip(GpioChip):
         """Told when it is unplugged, after the holders of its lines"""
         self._levels: list[int] = []
         """Those when it was unplugged"""
+
+    def tell_once(self, offset: int, changed: Callable[[], object]) -> bool:
+        line = self.lines[offset]
+        line.changed = None if line.debouncer is not None or not self.is_there else changed
+        return line.changed is not None
 
     @property
     def is_there(self) -> bool:

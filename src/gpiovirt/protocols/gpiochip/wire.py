@@ -9,10 +9,14 @@ line that is lent, that line as file 0. Its end is the close of all. Packets:
     close     the same with number 0, for which there is no answer
     answer    tag, errno, which file was opened and fd_at, the argument as it came back, or why not
     hang-up   tag 0, and nobody asked: lines have vanished, and their file is closed
+    changed   a tag that no ioctl has, and nobody asked: a value that was kept is another
 
 Descriptors go one way only. Beside the answer to open, and to a request, come both ends of the pipe that has
 the file's events. A file of lines also ends when nobody has the read end of that any more. Who serves a chip
 never has a descriptor of a stranger's: to close one may make it wait for ever.
+
+Who has borrowed a line can ask for its value as of a file KEPT. If the answer says KEPT, too, the value stays
+what it is until `changed` comes, once: that was sent before anybody could see the line change elsewhere.
 
 The tag of an answer is that of the ioctl, or 1 for open: who takes a file over from somebody else may
 find an answer on it to another question.
@@ -29,8 +33,11 @@ from gpiovirt.protocols.gpiochip.file import Answer
 from gpiovirt.uapi import gpio as u
 
 __all__ = [
+    "CHANGED",
+    "CHANGED_TAG",
     "FILES_MAX",
     "HANG_UP_TAG",
+    "KEPT",
     "OPEN_TAG",
     "PACKET_MAX",
     "VersionError",
@@ -61,6 +68,10 @@ _ioctl = Struct("=III")
 _answer = Struct("=IiI")
 OPEN_TAG = 1
 HANG_UP_TAG = 0
+CHANGED_TAG = 1 << 31
+CHANGED = _answer.pack(CHANGED_TAG, 0, 0)
+KEPT = 1
+"""Stands for a file's number where lines are lent, which have none but 0"""
 
 
 class VersionError(PeerError):
