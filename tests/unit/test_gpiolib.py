@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from gpiovirt.core.chip import PresenceSink
-from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Picked, Values
 from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import Direction, InfoEvent, InfoEventType, LineSettings
 from gpiovirt.errors import HostError, NotPermittedError
@@ -163,3 +163,11 @@ def test_a_held_line_that_comes_back_as_an_output_can_be_set_without_a_word_abou
     request.set_values(0b10, 0b10)
     with pytest.raises(NotPermittedError, match="not an output"):
         request.set_values(0b01, 0b01)
+
+
+def test_lines_of_a_mask_are_picked_again_when_it_is_another() -> None:
+    lines = [f"line {i}" for i in range(1024)]
+    picked = Picked(lines)
+    for mask in (1, 1, 1 << 1023, 0b1010, 0, 0b1010, (1 << 1024) - 1, 1):
+        expected = [(1 << i, line) for i, line in enumerate(lines) if mask >> i & 1]
+        assert picked.pick(mask) == expected

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from gpiovirt.core.chip import ChipInfo, EdgeSink, InfoSink, Now, PresenceSink
 from gpiovirt.core.holder import Holder
@@ -28,7 +28,7 @@ from gpiovirt.core.line import (
 )
 from gpiovirt.errors import ChipGoneError, InvalidError, LineBusyError, NotPermittedError, OffsetError
 
-__all__ = ["Admit", "Driver", "GpioChip", "PhysicalEdge", "Values", "bits_of"]
+__all__ = ["Admit", "Driver", "GpioChip", "PhysicalEdge", "Picked", "Values", "bits_of"]
 
 
 class PhysicalEdge(Protocol):
@@ -139,6 +139,30 @@ def bits_of(mask: int) -> Iterator[int]:
         low = mask & -mask
         yield low.bit_length() - 1
         mask ^= low
+
+
+_T = TypeVar("_T")
+
+
+class Picked(Generic[_T]):
+    """Those of a fixed set of lines, of which there may be very many, that are in a mask.
+
+    Programs ask for the same ones again and again: what was picked for the last `mask` is remembered.
+    """
+
+    __slots__ = ("_lines", "_mask", "_picked")
+
+    def __init__(self, lines: Sequence[_T]) -> None:
+        self._lines = lines
+        self._mask = 0
+        self._picked: list[tuple[int, _T]] = []
+
+    def pick(self, mask: int) -> list[tuple[int, _T]]:
+        """The bit of each line in `mask`, and the line."""
+        if mask != self._mask:
+            self._picked = [(1 << i, self._lines[i]) for i in bits_of(mask)]
+            self._mask = mask
+        return self._picked
 
 
 class GpioChip:

@@ -17,7 +17,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Protocol
 
 from gpiovirt.core.chip import Now, PresenceSink
-from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Picked, Values
 from gpiovirt.core.holder import Holder
 from gpiovirt.core.line import AS_IS, Direction, Edge, LineSettings
 from gpiovirt.errors import ChipGoneError, GpiovirtError, HostError
@@ -152,31 +152,29 @@ class _Line:
 
 
 class _FileValues:
-    __slots__ = ("_driver", "_lines")
+    __slots__ = ("_driver", "_pick")
 
     def __init__(self, driver: LineFilesDriver, lines: Sequence[_Line]) -> None:
         self._driver = driver
-        self._lines = [(1 << i, line) for i, line in enumerate(lines)]
+        self._pick = Picked(lines).pick
 
     def get(self, mask: int) -> int:
         bits = 0
-        for bit, line in self._lines:
-            if mask & bit:
-                try:
-                    value = line.file.ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, _FIRST)
-                except OSError as error:
-                    raise self._driver.failure("read", line.offset, error) from error
-                if value[0] & 1:
-                    bits |= bit
+        for bit, line in self._pick(mask):
+            try:
+                value = line.file.ioctl(u.GPIO_V2_LINE_GET_VALUES_IOCTL, _FIRST)
+            except OSError as error:
+                raise self._driver.failure("read", line.offset, error) from error
+            if value[0] & 1:
+                bits |= bit
         return bits
 
     def set(self, mask: int, bits: int) -> None:
-        for bit, line in self._lines:
-            if mask & bit:
-                try:
-                    line.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, _SET[bits & bit != 0])
-                except OSError as error:
-                    raise self._driver.failure("set", line.offset, error) from error
+        for bit, line in self._pick(mask):
+            try:
+                line.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, _SET[bits & bit != 0])
+            except OSError as error:
+                raise self._driver.failure("set", line.offset, error) from error
 
 
 _Happened = tuple[int, int, bool, int]

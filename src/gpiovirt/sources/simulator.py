@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 from gpiovirt.core.chip import LineRequest, Now, PresenceSink
 from gpiovirt.core.deadline import Cancel, Deadlines
 from gpiovirt.core.debounce import Debouncer
-from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Values
+from gpiovirt.core.gpiolib import GpioChip, PhysicalEdge, Picked, Values
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import Bias, Clock, Direction, Drive, Edge, LineSettings
 from gpiovirt.core.text import nearest
@@ -193,22 +193,21 @@ class _SimLine:
 class _SimValues:
     """The values of a fixed set of simulated lines."""
 
-    __slots__ = ("_lines",)
+    __slots__ = ("_pick",)
 
     def __init__(self, lines: Sequence[_SimLine]) -> None:
-        self._lines = [(1 << i, line) for i, line in enumerate(lines)]
+        self._pick = Picked(lines).pick
 
     def get(self, mask: int) -> int:
         bits = 0
-        for bit, line in self._lines:
-            if mask & bit and (line.net.level if line.debouncer is None else line.debouncer.level):
+        for bit, line in self._pick(mask):
+            if line.net.level if line.debouncer is None else line.debouncer.level:
                 bits |= bit
         return bits
 
     def set(self, mask: int, bits: int) -> None:
-        for bit, line in self._lines:
-            if mask & bit:
-                line.drive(1 if bits & bit else 0)
+        for bit, line in self._pick(mask):
+            line.drive(1 if bits & bit else 0)
 
 
 class _GoneValues:
