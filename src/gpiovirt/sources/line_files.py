@@ -307,9 +307,11 @@ class LineFilesDriver:
         """All events so far, of all lines, in the order of their timestamps."""
         watched = self._watched
         if len(watched) == 1:
-            ready = list(watched.values())
-        else:
-            ready = [watched[fd] for fd, _ in self._ready.poll(0)]
+            (line,) = watched.values()
+            for timestamp_ns, offset, rising, lost in self._read_edges(line):
+                self._edge(offset, rising, timestamp_ns, lost)
+            return
+        ready = [watched[fd] for fd, _ in self._ready.poll(0)]
         happened: list[_Happened] = []
         for line in ready:
             happened += self._read_edges(line)
