@@ -28,6 +28,7 @@ NAMES = [
     "memory",
     "containers",
     "daemon",
+    "growth",
     "record",
     "kernel_lines",
     "vm_latency",
