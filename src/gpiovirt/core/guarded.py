@@ -14,7 +14,7 @@ from typing import Protocol
 from gpiovirt.core.chip import PresenceSink
 from gpiovirt.core.gpiolib import Driver, PhysicalEdge, Values
 from gpiovirt.core.holder import Holder
-from gpiovirt.core.line import Direction, LineOptions, LineSettings
+from gpiovirt.core.line import PLAIN, Direction, LineOptions, LineSettings
 from gpiovirt.errors import GpiovirtError
 
 __all__ = ["GuardedDriver", "Kept"]
@@ -92,6 +92,8 @@ class GuardedDriver:
         ]
         self._inner = inner
         self._options = options
+        self._is_plain = [option._replace(name="", safe=None) == PLAIN for option in options]
+        """Of each line, whether its consumers' settings stay what they are"""
         self._kept: Kept = kept or _Forgotten(len(options))
         self._held = self._kept.held
         self._on_use = on_use
@@ -127,7 +129,9 @@ class GuardedDriver:
         self._inner.request(offset, holder)
 
     def configure(self, offset: int, settings: LineSettings) -> None:
-        self._configure(offset, self._options[offset].applied_to(settings))
+        if not self._is_plain[offset]:
+            settings = self._options[offset].applied_to(settings)
+        self._configure(offset, settings)
 
     def _configure(self, offset: int, settings: LineSettings) -> None:
         self._inner.configure(offset, settings)
