@@ -9,6 +9,7 @@ import time
 import pytest
 
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.spin import Spin
 
 
 def test_written_eventfd_is_told_each_time_and_never_read() -> None:
@@ -180,7 +181,7 @@ def test_many_calls_are_one_where_they_are_coalesced() -> None:
 
 
 def test_polling_ends_when_nothing_comes() -> None:
-    reactor = Reactor(poll_us=2000)
+    reactor = Reactor(spin=Spin(2000 * 1000))
     reactor.call_later(0.1, reactor.stop)
     fd = os.eventfd(1)
     reactor.add_edge_reader(fd, lambda: None, reactor.stop)

@@ -85,7 +85,8 @@ def add_poll_us(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="poll for N microseconds after each request, before sleeping: faster, at the cost of a CPU",
+        help="look for the next request for N microseconds before sleeping: faster, at the cost of a CPU (0: "
+        "while requests follow each other closely and a CPU is to spare; 1: never)",
     )
 
 

@@ -105,9 +105,10 @@ def main(options: argparse.Namespace) -> int:
     from gpiovirt.exports.vm.server import VmServer
     from gpiovirt.host.notify import sd_notify
     from gpiovirt.host.reactor import Reactor
+    from gpiovirt.host.spin import new_spin
     from gpiovirt.sources.finder import Finder
 
-    reactor = Reactor(made.deadlines, options.poll_us)
+    reactor = Reactor(made.deadlines, new_spin(options.poll_us))
     made.attach(reactor)
     made.on_rule(_log_rule)
     # under nohup it stays

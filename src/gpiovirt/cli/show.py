@@ -39,7 +39,7 @@ def main(options: argparse.Namespace) -> int:
     if chip.vm:
         print(f"  for VMs: gpiovirt vm-args qemu {chip.name}  ({chip.vm})")
     if chip.poll_us:
-        print(f"  polled for {chip.poll_us} us after each request")
+        print(f"  looks for the next request for {chip.poll_us} us")
     if chip.creator:
         print(f"  ends with process {chip.creator}")
     for consumer in told.consumers:

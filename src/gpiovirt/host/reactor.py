@@ -14,10 +14,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpiovirt.core.deadline import Cancel, Deadlines
 from gpiovirt.core.task import Future
+
+if TYPE_CHECKING:
+    from gpiovirt.host.spin import Spin
 
 __all__ = ["Callback", "Reactor", "Waits"]
 
@@ -55,11 +58,11 @@ class _Reader:
 
 
 class Reactor:
-    """Never wakes for nothing; with `poll_us`, it polls for so long after each event."""
+    """Never wakes for nothing; with a `spin`, it may look for more before it sleeps."""
 
-    def __init__(self, deadlines: Deadlines | None = None, poll_us: int = 0) -> None:
+    def __init__(self, deadlines: Deadlines | None = None, spin: Spin | None = None) -> None:
         self.deadlines = deadlines or Deadlines()
-        self.poll_us = poll_us
+        self.spin = spin
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
         self._readers: dict[int, _Reader] = {}
@@ -177,10 +180,10 @@ class Reactor:
         poll = self._epoll.poll
         next_deadline_ns = self.deadlines.next_deadline_ns
         callbacks = self._callbacks
-        spin_until_ns = 0
+        looks = False
         while self._running:
             timeout_s = self._timeout_s() if self._soon or next_deadline_ns() is not None else None
-            if self.poll_us and timeout_s != 0 and time.monotonic_ns() < spin_until_ns:
+            if looks:
                 timeout_s = 0
             ready = (poll if self._poll is None else self._serve_first)(timeout_s, _BATCH)
             for fd, _ in ready:
@@ -195,8 +198,8 @@ class Reactor:
                 soon, self._soon = self._soon, []
                 for callback in soon:
                     self._call(callback)
-            if self.poll_us and ready:
-                spin_until_ns = time.monotonic_ns() + self.poll_us * 1000
+            if self.spin is not None:
+                looks = self.spin.turn(bool(ready))
 
     def _serve_first(self, timeout_s: float | None, most: int) -> list[tuple[int, int]]:
         """Wait, serving the first files, until there is anything else to do; returns what is ready then."""

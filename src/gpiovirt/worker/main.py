@@ -35,6 +35,7 @@ from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.notifier import Notifier
 from gpiovirt.host.packets import Channel, Message
 from gpiovirt.host.reactor import Reactor
+from gpiovirt.host.spin import new_spin
 from gpiovirt.host.unix_socket import SocketListener, peer_of
 from gpiovirt.sources.line_files import KernelLine, LineFile, RemoteLine
 from gpiovirt.sources.simulator import Simulator
@@ -126,7 +127,7 @@ class _ServedChip:
         spec["orphans"] = []
         if any(memory.held):
             reactor.call_later(_CLAIM_S, self.chip.free_unclaimed)
-        reactor.poll_us = spec["poll_us"]
+        reactor.spin = new_spin(spec["poll_us"])
         incarnation = bytes.fromhex(spec["incarnation"])
         self.device = DeviceServer(self.chip, _listener(files.pop(0)), reactor, incarnation=incarnation)
         self.vm: VmServer | None = None
