@@ -186,6 +186,8 @@ class Reactor:
             if looks:
                 timeout_s = 0
             ready = (poll if self._poll is None else self._serve_first)(timeout_s, _BATCH)
+            if looks and self.spin is not None:
+                self.spin.looked(bool(ready))
             for fd, _ in ready:
                 callback = callbacks.get(fd)
                 if callback is not None:

@@ -19,13 +19,13 @@ _INTERRUPTED_NS = 50_000  # of a turn without events, which takes one: somebody 
 _REST_MIN_NS = 10_000_000
 _REST_MAX_NS = 5_000_000_000
 _VAIN_MAX = 2  # looks in a row
-_num_cpus = len(os.sched_getaffinity(0))  # a confined process cannot ask
+_num_cpus = os.cpu_count() or 1  # a confined process cannot ask
 
 
 class Spin:
     """Decides after each turn of a loop whether the next one sleeps.
 
-    With `fixed_ns`, it looks for so long after each event, whatever comes of that.
+    With `fixed_ns`, it looks for so long after each event, unless somebody else gets the CPU meanwhile.
     """
 
     def __init__(self, fixed_ns: int = 0, now_ns: Callable[[], int] = monotonic_ns) -> None:
@@ -39,26 +39,29 @@ class Spin:
         self._rest_ns = _REST_MIN_NS
         self._rests_until_ns = 0
 
+    def looked(self, found: bool) -> None:
+        """After a look, before what was found is served."""
+        now_ns = self._now_ns()
+        if now_ns - self._turned_ns > _INTERRUPTED_NS:
+            self._rest(now_ns)
+        elif found:
+            self._in_vain = 0
+            self._rest_ns = _REST_MIN_NS
+        elif now_ns >= self._until_ns:
+            self._is_looking = False
+            self._in_vain += 1
+            if self._in_vain >= _VAIN_MAX:
+                self._rest(now_ns)
+
     def turn(self, had_events: bool) -> bool:
         """After a turn: whether to look again at once."""
         now_ns = self._now_ns()
         if had_events:
             self._begin(now_ns)
-        elif self._is_looking:
-            if now_ns - self._turned_ns > _INTERRUPTED_NS and not self._fixed_ns:
-                self._rest(now_ns)
-            elif now_ns >= self._until_ns:
-                self._is_looking = False
-                self._in_vain += 1
-                if self._in_vain >= _VAIN_MAX and not self._fixed_ns:
-                    self._rest(now_ns)
         self._turned_ns = now_ns
         return self._is_looking
 
     def _begin(self, now_ns: int) -> None:
-        if self._is_looking:  # and not in vain
-            self._in_vain = 0
-            self._rest_ns = _REST_MIN_NS
         took_ns, self._served_ns = now_ns - self._served_ns, now_ns
         look_ns = self._fixed_ns or min(2 * took_ns, _LOOK_MAX_NS)
         self._is_looking = bool(self._fixed_ns) or (
@@ -68,6 +71,8 @@ class Spin:
 
     def _rest(self, now_ns: int) -> None:
         self._is_looking = False
+        if self._fixed_ns:
+            return
         self._in_vain = 0
         self._rests_until_ns = now_ns + self._rest_ns
         self._rest_ns = min(2 * self._rest_ns, _REST_MAX_NS)
