@@ -13,7 +13,7 @@ from gpiovirt.control import record_socket
 from gpiovirt.errors import HostError, PeerError
 from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.control.answers import decode_answer, result_of
-from gpiovirt.protocols.log import Ask, End, LogRecord, decode_records, encode_ask
+from gpiovirt.protocols.log import Ask, End, LogRecord, Span, decode_records, decode_spans, encode_ask
 
 __all__ = ["LogClient"]
 
@@ -83,6 +83,16 @@ class LogClient:
         """One by one."""
         for part in self.parts():
             yield from part
+
+    def spans(self) -> Iterator[Span]:
+        """Where `columns` was asked for: those; what comes before them is left out, so ask without `last`."""
+        while (told := self._line()) is not None and "end" not in told:
+            match told:
+                case {"spans": list(spans)}:
+                    yield from decode_spans(spans)
+                case _:
+                    result_of(told)
+                    raise PeerError("the record's process breaks the protocol")
 
     def _line(self) -> dict[str, Any] | None:
         try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The socket of the record: what is asked of it, and what it says. A stream, a JSON object a line.
 
-A question is one line, Ask. Answers are {"records": [...]}, and at the end {"end": ...}, an End, or
-{"error": TEXT, "errno": NUMBER}. With `follow` there is no end.
+A question is one line, Ask. Answers are {"records": [...]}, or {"spans": [...]} where `columns` asks for
+those, and at the end {"end": ...}, an End, or {"error": TEXT, "errno": NUMBER}. With `follow` there is no
+end.
 """
 
 from collections.abc import Mapping
@@ -20,17 +21,21 @@ __all__ = [
     "Done",
     "End",
     "LogRecord",
+    "Span",
     "Verdict",
     "decode_ask",
     "decode_records",
+    "decode_spans",
     "encode_ask",
     "encode_end",
     "encode_records",
+    "encode_spans",
 ]
 
 RECORDS_PER_LINE = 128
 _TEXT_MAX = 256
 _NAMES_MAX = 64
+_COLUMNS_MAX = 4096
 
 
 class Done(StrEnum):
@@ -98,6 +103,18 @@ class Ask(NamedTuple):
     verify: bool = False
     last: bool = False
     """First of all, what is known of each line's level from before `since_ns`"""
+    columns: int = 0
+    """Not records, but in so many parts of the time what a picture of the levels can show"""
+
+
+class Span(NamedTuple):
+    """A line (-1: all of them) has `level` from `end_ns` on; changes before that begin at `begin_ns`."""
+
+    offset: int
+    begin_ns: int
+    end_ns: int
+    level: int | None
+    """None: not known"""
 
 
 class Verdict(NamedTuple):
@@ -136,8 +153,13 @@ def decode_ask(body: Mapping[str, object]) -> Ask:
         raise UsageError("lines: expected names or offsets")
     if not (0 <= since <= NUMBER_MAX and 0 <= until <= NUMBER_MAX):
         raise UsageError("times are in ns since 1970")
-    flags = (bool(body.get(key)) for key in ("follow", "verify", "last"))
-    return Ask(chip, tuple(lines), since, until, *flags)
+    columns = body.get("columns", 0)
+    if type(columns) is not int or not 0 <= columns <= _COLUMNS_MAX:
+        raise UsageError(f"columns: expected a number up to {_COLUMNS_MAX}")
+    if columns and not (chip and since <= until < NUMBER_MAX):
+        raise UsageError("columns are of one chip, from a time to another")
+    follow, verify, last = (bool(body.get(key)) for key in ("follow", "verify", "last"))
+    return Ask(chip, tuple(lines), since, until, follow, verify, last, columns)
 
 
 def encode_records(records: list[LogRecord]) -> dict[str, Any]:
@@ -151,6 +173,23 @@ def decode_records(told: object) -> tuple[LogRecord, ...]:
     if any(not -1 <= record.offset < 1 << 16 for record in records):
         raise PeerError("a record of no line")
     return records
+
+
+def encode_spans(spans: list[Span]) -> dict[str, Any]:
+    """Some of them."""
+    return {"spans": [list(span) for span in spans]}
+
+
+def decode_spans(told: list[object]) -> list[Span]:
+    """PeerError if there are none."""
+    found = []
+    for each in told:
+        match each:
+            case [int(offset), int(begin), int(end), 0 | 1 | None as level] if -1 <= offset < 1 << 16:
+                found.append(Span(offset, begin, end, level))
+            case _:
+                raise PeerError("a span of no line")
+    return found
 
 
 def encode_end(end: End) -> dict[str, Any]:

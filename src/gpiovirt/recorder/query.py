@@ -14,7 +14,7 @@ from typing import NamedTuple
 from gpiovirt.core.record import What
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control import NUMBER_MAX
-from gpiovirt.protocols.log import Ask, Done, LogRecord, Verdict, Who
+from gpiovirt.protocols.log import Ask, Done, LogRecord, Span, Verdict, Who
 from gpiovirt.recorder.segments import chain_lines, digest_of, link, segments_in
 
 __all__ = ["Query", "Seen", "verdicts"]
@@ -31,6 +31,14 @@ _LAST = (
     _LAST_OF.format(f"{What.RELEASED:d}, {What.CONFIGURED:d}, {What.GONE:d}"),
     _LAST_OF.format(f"{What.SET:d}, {What.EDGE:d}"),
 )
+_OF_LEVELS = ", ".join(
+    f"{what:d}"
+    for what in (What.RELEASED, What.CONFIGURED, What.SET, What.EDGE, What.MISSED, What.GONE, What.LOST)
+)
+_CHANGE = "SELECT time, what, value FROM entry WHERE line = ? AND time >= ? AND time <= ? AND what IN ({}) "
+_FIRST_CHANGE = _CHANGE.format(_OF_LEVELS) + "ORDER BY time, seq LIMIT 2"
+_LAST_CHANGE = _CHANGE.format(_OF_LEVELS) + "ORDER BY time DESC, seq DESC LIMIT 1"
+_DIRECTION = _LAST_OF.format(f"{What.CONFIGURED:d}")
 
 
 class Seen(NamedTuple):
@@ -137,6 +145,49 @@ class Query:
                         if row and (record := _record(chip, offset, text, row)) is not None:
                             found[chip, offset, part] = record
         return sorted(found.values())
+
+    def spans(self) -> Iterator[Span]:
+        """What a picture of `columns` shows; those of a line in the order of time. No column costs more than
+        two look-ups, however much happened in it."""
+        names = segments_in(self._directory)
+        for number, name in enumerate(names):
+            with closing(self._open(name, is_last=number == len(names) - 1)) as connection:
+                for line, (chip, offset, _) in self._lines(connection).items():
+                    seen_ns = 0 if self._since is None else self._since.get(chip, NUMBER_MAX)
+                    yield from self._spans_of(connection, line, offset, max(self._ask.since_ns, seen_ns))
+
+    def _spans_of(
+        self, connection: sqlite3.Connection, line: int, offset: int, since_ns: int
+    ) -> Iterator[Span]:
+        until_ns = self._ask.until_ns
+        width_ns = max((until_ns - self._ask.since_ns) // self._ask.columns, 1)
+        at_ns = since_ns
+        while rows := connection.execute(_FIRST_CHANGE, [line, at_ns, until_ns]).fetchall():
+            first = last = rows[0]
+            done = (first[0] - self._ask.since_ns) // width_ns + 1
+            at_ns = self._ask.since_ns + done * width_ns  # where the next column begins
+            if rows[1:] and rows[1][0] < at_ns:
+                end_ns = min(at_ns - 1, until_ns)
+                last = connection.execute(_LAST_CHANGE, [line, first[0], end_ns]).fetchone() or first
+            yield Span(offset, int(first[0]), int(last[0]), self._level_after(connection, line, *last))
+
+    @staticmethod
+    def _level_after(
+        connection: sqlite3.Connection, line: int, time_ns: int, what: int, value: int
+    ) -> int | None:
+        if what in (What.SET, What.EDGE):
+            return value & 1
+        if what == What.RELEASED:  # what an output was it stays
+            row = connection.execute(_DIRECTION, [line, 0, time_ns + 1]).fetchone()
+            value = int(row[3]) if row else 0
+        elif what != What.CONFIGURED:
+            return None
+        if not value & _OUTPUT:
+            return None
+        if what == What.RELEASED:
+            row = connection.execute(_LAST[1], [line, 0, time_ns + 1]).fetchone()
+            return int(row[3]) & 1 if row else value & 1
+        return value & 1
 
     def made_ns(self, chips: Iterable[str]) -> dict[str, int]:
         """When the present chips of these names were made; 0 if the record does not go back so far."""

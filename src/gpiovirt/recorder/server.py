@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any, NoReturn
 
 from gpiovirt.control.access import identity_of
@@ -42,6 +43,7 @@ from gpiovirt.protocols.log import (
     decode_ask,
     encode_end,
     encode_records,
+    encode_spans,
 )
 from gpiovirt.recorder.main import CANNOT, enter
 from gpiovirt.recorder.query import Query, Seen, verdicts
@@ -177,6 +179,14 @@ def answer(connection: socket.socket, directory: str, client: Client) -> None:
     watch = DirectoryWatch(directory, IN_MODIFY) if ask.follow else None
     if ask.last:
         _say(connection, encode_records(query.last_levels()))
+    if ask.columns:
+        number = 0
+        spans = query.spans()
+        while part := list(islice(spans, RECORDS_PER_LINE)):
+            _say(connection, encode_spans(part))
+            number += len(part)
+        _say(connection, encode_end(End(number, query.first_ns)))
+        return
     seen, number = _send(connection, query, None)
     if watch is None:
         _say(connection, encode_end(End(number, query.first_ns)))
