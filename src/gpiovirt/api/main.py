@@ -13,12 +13,16 @@ import os
 import resource
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 from gpiovirt.host.confine import drop_rights
 from gpiovirt.host.installation import how_to_install
 from gpiovirt.host.journal import start_logging
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 __all__ = ["main"]
 
@@ -36,13 +40,18 @@ def main() -> int:
     control, fd, uid, gid = sys.argv[1:]
     try:
         from gpiovirt.api.http import Server
-        from gpiovirt.api.routes import create_app
+        from gpiovirt.api.routes import create_app, peer_of
+        from gpiovirt.control.async_client import AsyncClient
     except ImportError as error:
         _log.warning("there is no HTTP API: %s; install: %s", error, how_to_install("daemon"))
         return CANNOT
     directory, name = os.path.split(control)
     os.chdir(directory)  # what is above it may be closed to UID
-    server = Server(create_app(name))
+
+    async def connect(scope: Scope) -> AsyncClient:
+        return await AsyncClient.connect(name, peer_of(scope))
+
+    server = Server(create_app(connect))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:

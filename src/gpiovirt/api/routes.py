@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -48,7 +48,7 @@ from gpiovirt.protocols.control import answers as protocol
 from gpiovirt.protocols.control.answers import RefusedError
 from gpiovirt.protocols.control.requests import Delete, Look, Own, Save, State, Watch
 
-__all__ = ["create_app"]
+__all__ = ["Connect", "create_app", "peer_of"]
 
 _BODY_MAX = 1 << 17
 _AT_ONCE = 8
@@ -70,18 +70,32 @@ _LOCATION = {"Location": {"description": "The chip's path.", "schema": {"type": 
 Name = Annotated[str, Path(description="The chip's name.")]
 
 
-def _peer(request: Request) -> Identity:
-    peer = request.scope.get("state", {}).get("peer")
+Connect = Callable[[Scope], Awaitable[AsyncClient]]
+"""Reaches gpiovirtd on behalf of whoever sent the request"""
+
+
+def peer_of(scope: Scope) -> Identity:
+    """Who sent a request; ProblemError."""
+    peer = scope.get("state", {}).get("peer")
     if not isinstance(peer, Identity):
         raise ProblemError(403, "the caller cannot be identified")
     return peer
 
 
+def _peer(request: Request) -> Identity:
+    return peer_of(request.scope)
+
+
 Peer = Annotated[Identity, Depends(_peer)]
 
 
-async def _ask(request: Request, peer: Peer) -> AsyncIterator[AsyncClient]:
-    async with await AsyncClient.connect(request.app.state.control, peer) as client:
+async def _connect(request: Request) -> AsyncClient:
+    connect: Connect = request.app.state.connect
+    return await connect(request.scope)
+
+
+async def _ask(request: Request) -> AsyncIterator[AsyncClient]:
+    async with await _connect(request) as client:
         yield client
 
 
@@ -126,7 +140,7 @@ async def make_chip(
     """Make a chip. It is live when this is answered."""
     streams: Streams = request.app.state.streams
     wanted = await run_in_threadpool(chip.wanted)
-    client = await AsyncClient.connect(request.app.state.control, peer)
+    client = await _connect(request)
     holds = False
     try:
         if lifetime is not None:
@@ -272,7 +286,7 @@ async def watch_events(
     streams: Streams = request.app.state.streams
     streams.take(peer.uid)
     try:
-        client = await AsyncClient.connect(request.app.state.control, peer)
+        client = await _connect(request)
         try:
             await client.ask(Watch(chip))
         except BaseException:
@@ -296,22 +310,21 @@ async def watch_events(
         **responses(403),
     },
 )
-async def show_metrics(request: Request, peer: Peer) -> Response:
+async def show_metrics(request: Request) -> Response:
     """Metrics of the chips that you may see."""
-    control = request.app.state.control
-    async with await AsyncClient.connect(control, peer) as client:
+    async with await _connect(request) as client:
         state = await client.ask(State())
         names = [chip.name for chip in await client.chips()]
     shares = [names[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(names)))]
-    shown = await asyncio.gather(*(_show(control, peer, share) for share in shares))
+    shown = await asyncio.gather(*(_show(request, share) for share in shares))
     chips = sorted((chip for share in shown for chip in share), key=lambda told: told.chip.name)
     content = await run_in_threadpool(metrics.exposition, state, chips)
     return Response(content, media_type=metrics.MEDIA_TYPE)
 
 
-async def _show(control: str, peer: Identity, names: Iterable[str]) -> list[protocol.ChipDetails]:
+async def _show(request: Request, names: Iterable[str]) -> list[protocol.ChipDetails]:
     found = []
-    async with await AsyncClient.connect(control, peer) as client:
+    async with await _connect(request) as client:
         for name in names:
             try:
                 found.append(await client.show(name))
@@ -360,8 +373,8 @@ class _LimitBody:
         await self._app(scope, replay, send)
 
 
-def create_app(control: str) -> FastAPI:
-    """An application that asks the daemon at `control`; its `state.streams.ending` ends its streams."""
+def create_app(connect: Connect) -> FastAPI:
+    """An application that asks the daemon by `connect`; its `state.streams.ending` ends its streams."""
     app = FastAPI(
         title="gpiovirtd",
         version=__version__,
@@ -371,7 +384,7 @@ def create_app(control: str) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         responses=responses(500, 503),
     )
-    app.state.control = control
+    app.state.connect = connect
     app.state.streams = Streams()
     app.include_router(router)
     install(app)

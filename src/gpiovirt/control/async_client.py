@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from gpiovirt.control.access import Identity
 from gpiovirt.control.client import unreachable
@@ -30,17 +30,17 @@ _T = TypeVar("_T")
 
 
 class AsyncClient:
-    """A connection to a daemon, for one task, on behalf of `acting_for`.
+    """A connection to a daemon, for one task, on behalf of `acting_for` (None: of this process' own user).
 
     HostError if it cannot be had, RefusedError for what it refuses.
     """
 
-    def __init__(self, sock: socket.socket, acting_for: Identity) -> None:
+    def __init__(self, sock: socket.socket, acting_for: Identity | None = None) -> None:
         self._socket = sock
         self._acting_for = acting_for
 
     @classmethod
-    async def connect(cls, path: str, acting_for: Identity) -> AsyncClient:
+    async def connect(cls, path: str, acting_for: Identity | None = None) -> Self:
         """Reach the daemon's control socket."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKET_MAX)
@@ -63,7 +63,7 @@ class AsyncClient:
             sock.close()
             raise
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
