@@ -39,6 +39,13 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)|^```\{literalinclude\} (\S+)$", re.M)
 END = "@@@"
 RUN = "/run/gpiovirt"
+ALONE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from tests.machine import part_from_others
+part_from_others()
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 BASE = {
     "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     "LANG": "C.UTF-8",
@@ -85,8 +92,8 @@ def run_in_shell(block: Block, folder: Path) -> list[tuple[list[str], int]]:
     """What each command of the block printed, and its exit status."""
     script = "".join(f"{command}\necho {END} $?\n" for command, _ in block.commands())
     script = script.replace(RUN, f"{folder}/run")
-    # a network namespace of its own keeps other programs' simulators out of sight
-    alone = ["unshare", "--net"] if os.getuid() == 0 else []
+    # a network of its own keeps other programs' simulators out of sight
+    alone = [sys.executable, "-c", ALONE, str(ROOT)] if os.getuid() == 0 else []
     with subprocess.Popen(
         [*alone, "bash", "-c", script],
         cwd=folder,

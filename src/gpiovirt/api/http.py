@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections import Counter
+from collections.abc import Callable
 from types import FrameType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gpiovirt.control.access import Identity, identity_of
@@ -54,13 +55,21 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves `app` until SIGTERM, or until nobody has been connected for a while."""
+    """Serves `app` until SIGTERM, or (`is_idle_end`) until nobody has been connected for a while."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        when_ending: Callable[[], object],
+        http: type[H11Protocol] = Connection,
+        is_idle_end: bool = True,
+        **more: Any,
+    ) -> None:
+        """`more` is for uvicorn."""
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Connection,
+                http=http,
                 ws="none",
                 lifespan="off",
                 loop="asyncio",
@@ -71,6 +80,7 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 timeout_graceful_shutdown=_END_S,
                 h11_max_incomplete_event_size=_HEAD_MAX,
+                **more,
             )
         )
         # what these import late: who serves may not be allowed to read where they are installed
@@ -78,7 +88,8 @@ class Server(uvicorn.Server):
         self.config.get_loop_factory()
         for late in ("anyio._backends._asyncio", "pydantic.dataclasses"):
             importlib.import_module(late)
-        self._streams = app.state.streams
+        self._when_ending = when_ending
+        self._is_idle_end = is_idle_end
         self._loop: asyncio.AbstractEventLoop | None = None
         self._exit = asyncio.Event()
 
@@ -88,14 +99,19 @@ class Server(uvicorn.Server):
         was_idle = False
         while not self.should_exit:
             try:
-                async with asyncio.timeout(_IDLE_S):
+                async with asyncio.timeout(_IDLE_S if self._is_idle_end else None):
                     await self._exit.wait()
             except TimeoutError:
                 idle = not self.server_state.connections
                 if idle and was_idle:
                     break
                 was_idle = idle
-        self._streams.ending.set()
+        self._when_ending()
+
+    def end(self) -> None:
+        """Serve no more; called in its loop."""
+        self.should_exit = True
+        self._exit.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come."""

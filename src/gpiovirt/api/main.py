@@ -51,7 +51,8 @@ def main() -> int:
     async def connect(scope: Scope) -> AsyncClient:
         return await AsyncClient.connect(name, peer_of(scope))
 
-    server = Server(create_app(connect))
+    app = create_app(connect)
+    server = Server(app, app.state.streams.ending.set)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:

@@ -35,6 +35,8 @@ COMMANDS = {
     "rearm": "allow a chip's outputs again whose watchdog has tripped",
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "log": "show who did what to the lines of gpiovirtd's chips, and when",
+    "web": "show chips, waveforms and the record in a browser",
+    "token": "make, list and revoke tokens for `gpiovirt web --tokens`",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",
     "check": "check configuration files",
     "diff": "show how gpiovirtd's chips differ from the configuration files",

@@ -15,10 +15,15 @@ from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.control.answers import ChipDetails, ChipState, Event, decode_event, result_of
 from gpiovirt.protocols.control.requests import List, Request, Show, Watch, encode_request
 
-__all__ = ["ANSWER_S", "Client", "unreachable"]
+__all__ = ["ANSWER_S", "Client", "not_running", "unreachable"]
 
 ANSWER_S = 30  # a new chip takes up to 25, while the process that forks workers is still starting
 _T = TypeVar("_T")
+
+
+def not_running() -> HostError:
+    """Why there is nobody to be asked."""
+    return HostError("gpiovirtd does not run here; start it with: gpiovirtd (or systemctl start gpiovirtd)")
 
 
 def unreachable(path: str, error: OSError) -> HostError:
@@ -41,9 +46,7 @@ class Client:
         """`acting_for` is the (uid, gids) of who asks through us."""
         path = path or control_socket()
         if path is None:
-            raise HostError(
-                "gpiovirtd does not run here; start it with: gpiovirtd (or systemctl start gpiovirtd)"
-            )
+            raise not_running()
         self._acting_for = acting_for
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._patience(ANSWER_S)
