@@ -28,13 +28,25 @@ class Answer(NamedTuple):
 class Web:
     """The process, until the end of the `with` block; keywords go to subprocess.Popen."""
 
-    def __init__(self, *arguments: str, python: Sequence[str] = (sys.executable,), **popen: Any) -> None:
-        command = [*python, "-m", "gpiovirt", "web", "--no-browser", "--port", "0", *arguments]
+    def __init__(
+        self, *arguments: str, python: Sequence[str] = (sys.executable,), what: str = "web", **popen: Any
+    ) -> None:
+        command = [*python, "-m", "gpiovirt", what, "--no-browser", "--port", "0", *arguments]
         if "--listen" in arguments:
             command[-len(arguments) - 2 : -len(arguments)] = []
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **popen)
         assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
+        self._is_at(self.process.stdout.readline().strip())
+
+    @classmethod
+    def at(cls, url: str) -> Web:
+        """One that somebody else has started."""
+        made = cls.__new__(cls)
+        made._is_at(url)
+        return made
+
+    def _is_at(self, url: str) -> None:
+        self.url = url
         self.host = self.url.partition("//")[2].partition("/")[0]
         self.port = int(self.host.rpartition(":")[2]) if ":" in self.host else 0
         self.token = self.url.partition("#token=")[2]

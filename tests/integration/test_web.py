@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.testing.daemon import Daemon
+from gpiovirt.waveform.fst import from_vcd, read_recording
 from tests.integration.conftest import Installation, as_user, let_all_pass
 from tests.web_rig import Web
 
@@ -393,6 +395,91 @@ class TestTokens:
             with web.connect() as sock:
                 sock.sendall(request.encode())
                 assert not sock.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def recorded(tmp_path: Path, name: str, pause_ms: int) -> str:
+    """A recording of a pulse of that length."""
+    program = "from gpiod import *; import time; r = request_lines('/dev/gpiochip0', "
+    program += "{1: LineSettings(direction=line.Direction.OUTPUT)}); r.set_value(1, line.Value(1)); "
+    program += f"time.sleep({pause_ms / 1000}); r.set_value(1, line.Value(0)); time.sleep(0.05)"
+    path = str(tmp_path / name)
+    run = [sys.executable, "-m", "gpiovirt", "run", "--sim", "panel:DOOR,LAMP", "--record", path, "--"]
+    subprocess.run([*run, sys.executable, "-c", program], check=True, timeout=30)
+    eventually(lambda: Path(path).exists() and "#" in Path(path).read_text())
+    time.sleep(0.3)
+    return path
+
+
+class TestRecordings:
+    def test_a_recording_is_shown_from_its_beginning(self, tmp_path: Path) -> None:
+        with Web(recorded(tmp_path, "a.vcd", 100), what="view") as web:
+            web.log_in()
+            (shown,) = web("GET", "/web/chips").body["chips"]
+            assert [each["name"] for each in shown["lines"]] == ["DOOR", "LAMP"]
+            end = web("GET", "/web/hello").body["view"]["end"]
+            assert 100_000 < end < 5_000_000
+            query = {"chip": shown["key"], "since": 0, "until": end, "columns": 4000}
+            told = web("GET", "/web/waves?" + urlencode(query)).body["lines"]["1"]
+            assert told[2::3][-2:] == [1, 0]
+            assert web("GET", "/web/differences").body is None
+            assert web("POST", "/web/sim", {"chip": shown["key"], "offset": 1, "do": "pull"}).status == 403
+
+    def test_two_are_compared(self, tmp_path: Path) -> None:
+        one, other = recorded(tmp_path, "a.vcd", 50), recorded(tmp_path, "b.vcd", 400)
+        for tolerance, number in (("10ms", 1), ("5s", 0)):
+            with Web(one, other, "--tolerance", tolerance, what="view") as web:
+                web.log_in()
+                assert len(web("GET", "/web/chips").body["chips"]) == 2
+                found = web("GET", "/web/differences").body["found"]
+                assert len(found) == number
+                assert all("panel.LAMP" in text for text in found)
+
+    def test_fst_is_shown_as_vcd_is(self, tmp_path: Path) -> None:
+        path = recorded(tmp_path, "a.vcd", 50)
+        from_vcd(path, str(tmp_path / "a.fst"))
+        with Web(path, str(tmp_path / "a.fst"), what="view") as web:
+            web.log_in()
+            assert web("GET", "/web/differences").body["found"] == []
+
+    def test_a_chip_is_recorded_as_fst(self, daemon: Daemon, tmp_path: Path) -> None:
+        path = str(tmp_path / "plc.fst")
+        command = [sys.executable, "-m", "gpiovirt", "record", "plc", "-o", path, "--since", "1h"]
+        subprocess.run(command, env=daemon.environment, check=True, stdout=subprocess.DEVNULL, timeout=60)
+        assert {signal.name for signal in read_recording(path).levels} == {"DOOR", "LAMP"}
+
+    @pytest.mark.parametrize("name", ["a.vcd", "a.fst"])
+    @pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"$enddefinitions $end #0 1!"])
+    def test_what_is_no_recording_is_said(self, tmp_path: Path, name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        command = [sys.executable, "-m", "gpiovirt", "view", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode in (1, 2) and done.stdout == ""
+        assert done.stderr.startswith(f"gpiovirt: {name}") and "Traceback" not in done.stderr
+
+    def test_the_page_of_run_shows_its_program_only_and_ends_after_it(self, tmp_path: Path) -> None:
+        run = [sys.executable, "-m", "gpiovirt", "run", "--web", "--sim", "alone:DOOR,LAMP", "--"]
+        program = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+        with subprocess.Popen(
+            [*run, *program], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None and process.stderr is not None
+            url = process.stderr.readline().strip()
+            web = Web.at(url)
+            assert web.log_in().status == 200
+            (shown,) = web("GET", "/web/chips").body["chips"]
+            assert shown["name"] == "alone"
+            pull = {"chip": shown["key"], "offset": 0, "do": "pull", "level": 1}
+            assert web("POST", "/web/sim", pull).status == 204
+            assert line(web, "alone", 0)["level"] == 1
+            process.stdin.close()
+            assert process.wait(20) == 0
+            eventually(lambda: not _answers(web), 30)
+
+    def test_run_says_what_it_cannot_show(self) -> None:
+        run = [sys.executable, "-m", "gpiovirt", "run", "--web", "--chip", "plc", "--", "true"]
+        done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=20)
+        assert done.returncode in (1, 2)
+        assert done.stderr.startswith("gpiovirt: ")
 
 
 class TestAttacks:

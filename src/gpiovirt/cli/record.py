@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -25,6 +26,7 @@ sigrok-cli, Surfer.
 
 examples:
   gpiovirt record plc -o out.vcd --for 10s
+  gpiovirt record plc -o out.fst --for 10s   (a tenth as large; needs GTKWave's vcd2fst)
   gpiovirt record plc -o last-hour.vcd --since 1h
 """
 
@@ -34,7 +36,7 @@ _SETTLED_S = 0.5  # what happened by now is in the record
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("chip", metavar="CHIP", help="a chip of gpiovirtd")
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the VCD file to write")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the VCD or FST file to write")
     parser.add_argument("--for", metavar="TIME", dest="duration", help="how long, e.g. 10s or 5m")
     parser.add_argument("--since", metavar="TIME", help="from then until now, as of `gpiovirt log`")
     parser.add_argument("--until", metavar="TIME", help="with --since: only until then")
@@ -45,6 +47,7 @@ def main(options: argparse.Namespace) -> int:
     from gpiovirt.cli.log import duration_ns, moment_ns
     from gpiovirt.control.client import Client
     from gpiovirt.errors import UsageError
+    from gpiovirt.waveform.fst import SUFFIX, check_can_write, from_vcd
 
     if options.since and options.duration:
         raise UsageError("--since and --for do not go together")
@@ -57,7 +60,12 @@ def main(options: argparse.Namespace) -> int:
     now_ns = time.time_ns()
     since_ns = moment_ns(options.since, now_ns) if options.since else now_ns
     until_ns = moment_ns(options.until, now_ns) if options.until else now_ns
-    with open_recording(options.output) as file:
+    is_fst = options.output.endswith(SUFFIX)
+    if is_fst:
+        check_can_write()
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".vcd") if is_fst else open_recording(options.output)
+    ) as file:
         if not options.since:
             with suppress(KeyboardInterrupt):
                 time.sleep(duration_ns(options.duration) / 1e9 if options.duration else 1e8)
@@ -66,6 +74,9 @@ def main(options: argparse.Namespace) -> int:
         elif until_ns <= since_ns:
             raise UsageError("--until is before --since")
         number = _write(file, options.chip, names, since_ns, until_ns)
+        if is_fst:
+            file.flush()
+            from_vcd(file.name, options.output)
     print(f"{options.output}: {number} changes in {(until_ns - since_ns) / 1e9:.3f} s")
     return 0
 

@@ -29,7 +29,7 @@ program or from outside, `gpiovirt sim` pulls and watches the simulated lines.
 examples:
   gpiovirt run --sim sim-a:8 -- gpioinfo
   gpiovirt run --sim sim-a:8 --sim sim-b:DOOR,LAMP --chip 'plc=sim-a 0 3, sim-b 0-1' -- ./plc
-  gpiovirt run --board pi5 -- python3 my_gpiozero_app.py
+  gpiovirt run --web --board pi5 -- python3 my_gpiozero_app.py
   gpiovirt run --board pi4 --sysfs-gpio -- node onoff-app.js
   gpiovirt run --sim panel:DOOR,LAMP --record out.vcd -- ./plc
   gpiovirt run --sim a:2 --wire a:0=a:1 -- python3 loopback_test.py
@@ -37,7 +37,8 @@ examples:
 USAGE = (
     "gpiovirt run [--board BOARD] [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
     "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
-    "                    [--wait SECONDS] [--record FILE] [--sysfs-gpio [BASE]] [-v] -- PROGRAM [ARGUMENT]..."
+    "                    [--wait SECONDS] [--record FILE] [--web] [--sysfs-gpio [BASE]] [-v]\n"
+    "                    -- PROGRAM [ARGUMENT]..."
 )
 
 _BASE_MAX = 1 << 20
@@ -57,6 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--record",
         metavar="FILE",
         help="write the levels of the lines to a VCD file, from the program's first request on",
+    )
+    parser.add_argument(
+        "--web", action="store_true", help="show the simulated lines in a browser, and drive them there"
     )
     parser.add_argument(
         "--sysfs-gpio",
@@ -80,6 +84,12 @@ def main(options: argparse.Namespace) -> int:
         )
     made = chips.ChipSet(options)
     record = None
+    if options.web:
+        if not made.simulator.chips:
+            raise UsageError("--web shows simulated chips; for those of gpiovirtd: gpiovirt web")
+        from gpiovirt.cli.web import need_libraries
+
+        need_libraries()
     if options.record:
         from gpiovirt.cli.record import open_recording
 
@@ -103,6 +113,11 @@ def main(options: argparse.Namespace) -> int:
             SimServer(made.simulator, supervisor.reactor, name)
         except HostError as error:
             sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
+            return
+        if options.web:
+            from gpiovirt.cli.web import show_simulator
+
+            show_simulator(name)
 
     environment = {**os.environ, **_revision(made.board)}
     if made.simulator.chips:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     import socket
 
     from gpiovirt.api.http import Server
+    from gpiovirt.web.recordings import Recordings
     from gpiovirt.web.routes import Shown
 
-__all__ = ["configure", "main", "need_libraries"]
+__all__ = ["configure", "main", "need_libraries", "serve_page", "show_simulator"]
 
 EPILOG = """\
 The page shows the chips of gpiovirtd that you may use, and the simulators of your programs. It is served by
@@ -39,6 +40,7 @@ examples:
 """
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _IDLE_LOOKS = 10
+_PLAIN = argparse.Namespace(tls=None, behind_proxy=False, name=[], tokens=False, read_only=True)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,11 +64,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     need_libraries()
-    host, port = _address(options)
+    return serve_page(options)
+
+
+def show_simulator(name: str) -> None:
+    """Have a process that is no child of ours show a simulator; it says where on standard error."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        if not os.fork():
+            os.dup2(2, 1)
+            command = [sys.executable, "-m", "gpiovirt", "web"]
+            os.execve(command[0], command, {**os.environ, ENVIRONMENT: name})  # noqa: S606
+    finally:
+        os._exit(0)
+
+
+def serve_page(options: argparse.Namespace, recordings: Recordings | None = None) -> int:
+    """Serve until Ctrl-C; recordings instead of what is there now."""
     from gpiovirt.web.server import listen
 
+    host, port = ("127.0.0.1", options.port) if recordings else _address(options)
     with listen(host, port) as sock:
-        return _serve(options, sock, host, sock.getsockname()[1])
+        if recordings:
+            return _serve(_PLAIN, options.no_browser, sock, host, recordings)
+        return _serve(options, options.no_browser, sock, host)
 
 
 def need_libraries() -> None:
@@ -100,11 +124,18 @@ def _address(options: argparse.Namespace) -> tuple[str, int | None]:
     return host, port
 
 
-def _serve(options: argparse.Namespace, sock: socket.socket, host: str, port: int) -> int:
+def _serve(
+    options: argparse.Namespace,
+    no_browser: bool,
+    sock: socket.socket,
+    host: str,
+    recordings: Recordings | None = None,
+) -> int:
     from gpiovirt.web.access import ALL, Rights, Sessions, Tokens, token_file
     from gpiovirt.web.guard import Origin
     from gpiovirt.web.server import make_server
 
+    port = sock.getsockname()[1]
     scheme = "https" if options.tls or options.behind_proxy else "http"
     names = [name if ":" in name or options.behind_proxy else f"{name}:{port}" for name in options.name]
     if host in _LOOPBACK and not options.behind_proxy:
@@ -118,19 +149,19 @@ def _serve(options: argparse.Namespace, sock: socket.socket, host: str, port: in
     url = f"{scheme}://{names[0]}/{'' if link is None else f'#token={link}'}"
     certificate = tuple(options.tls) if options.tls else None
 
-    only = os.environ.get(ENVIRONMENT)
+    only = None if recordings else os.environ.get(ENVIRONMENT)
 
     async def serve() -> None:
         origin = Origin(scheme, names, port)
         loop = asyncio.get_running_loop()
-        server, shown = make_server(sessions, origin, loop, not options.tokens, only, certificate)
+        server, shown = make_server(sessions, origin, loop, not options.tokens, only, certificate, recordings)
         ends = asyncio.create_task(_end_with(server, shown)) if only else None
         await server.serve([sock])
         if ends is not None:
             ends.cancel()
 
     print(url, flush=True)
-    if not options.no_browser and link is not None:
+    if not no_browser and link is not None:
         _open(url)
     asyncio.run(serve())
     return 0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gpiovirt.waveform.vcd import Changes, Recording, Signal
 
-__all__ = ["Difference", "expected_of", "first_difference", "level_at"]
+__all__ = ["Difference", "differences", "expected_of", "first_difference", "level_at"]
 
 
 class Difference(NamedTuple):
@@ -65,10 +65,17 @@ def first_difference(
     expected: dict[Signal, Changes], seen: dict[Signal, Changes], tolerance_ns: int
 ) -> Difference | None:
     """The earliest one; None if there is none. Signals that were expected and not seen differ from 0 on."""
-    found = [
+    return next(iter(differences(expected, seen, tolerance_ns)), None)
+
+
+def differences(
+    expected: dict[Signal, Changes], seen: dict[Signal, Changes], tolerance_ns: int
+) -> list[Difference]:
+    """The earliest one of each signal that has any, in the order of time."""
+    found = (
         _of_signal(signal, changes, seen.get(signal), tolerance_ns) for signal, changes in expected.items()
-    ]
-    return min((difference for difference in found if difference is not None), key=_time_of, default=None)
+    )
+    return sorted((difference for difference in found if difference is not None), key=_time_of)
 
 
 def _time_of(difference: Difference) -> int:

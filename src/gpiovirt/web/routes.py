@@ -32,6 +32,7 @@ from gpiovirt.web.clock import ns_of, us_of
 from gpiovirt.web.guard import session_of
 from gpiovirt.web.holds import Holds
 from gpiovirt.web.live import Hub, message
+from gpiovirt.web.recordings import Recordings
 from gpiovirt.web.simulators import Simulators
 
 __all__ = ["Shown", "router"]
@@ -58,14 +59,16 @@ class Shown:
         loop: asyncio.AbstractEventLoop,
         uid: int,
         only: str | None = None,
+        recordings: Recordings | None = None,
     ) -> None:
-        """`only` is the name of the one simulator to show, and nothing else then."""
+        """`only` is the name of the one simulator to show, and nothing else then; so are `recordings`."""
         self.connect = connect
         self.uid = uid
-        self.only = only
+        self.is_local = only is not None or recordings is not None
         self.hub = Hub(loop)
-        self.follower = None if only else record.Follower(self.hub)
+        self.follower = None if self.is_local else record.Follower(self.hub)
         self.simulators = Simulators(self.hub, only)
+        self.recordings = recordings
         self.holds = Holds()
         self.questions = asyncio.Semaphore(_AT_ONCE)
         self.ending = asyncio.Event()
@@ -93,8 +96,15 @@ async def hello(pages: Pages, session: Asker) -> dict[str, Any]:
         "drive": session.rights.drive,
         "now": us_of(time.time_ns()),
         "origin_ms": us_of(0) / -1000,
-        "only": pages.only is not None,
+        "only": pages.is_local,
+        "view": None if pages.recordings is None else {"end": pages.recordings.end_ns // 1000},
     }
+
+
+@router.get("/differences")
+async def show_differences(pages: Pages, _session: Asker) -> dict[str, Any] | None:
+    """Of two recordings."""
+    return None if pages.recordings is None else pages.recordings.compared()
 
 
 @router.get("/chips")
@@ -102,7 +112,9 @@ async def list_chips(request: Request, pages: Pages, session: Asker) -> dict[str
     """Everything that there is to see now."""
     found: list[dict[str, Any]] = []
     daemon: dict[str, Any] = {"there": False, "why": "", "manager": False}
-    if pages.only is None:
+    if pages.recordings is not None:
+        return {"daemon": daemon, "chips": pages.recordings.chips(), "now": us_of(time.time_ns())}
+    if not pages.is_local:
         try:
             async with await pages.connect(request.scope) as client:
                 daemon["manager"] = session.rights.manage and (await client.ask(State())).manager
@@ -128,8 +140,8 @@ async def _name(request: Request, pages: Shown, session: Session, key: str) -> s
         if session.rights.chips is not None:
             raise ProblemError(403, "this token is for some chips only")
         return None
-    if pages.only is not None:
-        raise ProblemError(404, "this page shows one program only")
+    if pages.is_local:
+        raise ProblemError(404, "this page shows simulated or recorded chips only")
     async with await pages.connect(request.scope) as client:
         await client.ask(Look(name))
     return name
@@ -151,7 +163,8 @@ async def waves(
     since_ns, until_ns = max(ns_of(since), 0), max(ns_of(until), 1)
     name = await _name(request, pages, session, chip)
     if name is None:
-        found = await run_in_threadpool(pages.simulators.pieces, chip, since_ns, until_ns, columns)
+        source = pages.recordings or pages.simulators
+        found = await run_in_threadpool(source.pieces, chip, since_ns, until_ns, columns)
     else:
         async with pages.questions:
             found = await run_in_threadpool(record.pieces, name, since_ns, until_ns, columns)
@@ -179,7 +192,7 @@ async def log(
     if session.rights.chips is not None and not chip:
         raise ProblemError(422, "chip: this token is for some chips only; choose one")
     name = await _name(request, pages, session, chip) if chip else ""
-    if name is None or pages.only is not None:
+    if name is None or pages.is_local:
         raise ProblemError(404, "there is no record of simulated chips; put a virtual chip before them")
     ask = Ask(name, (), max(ns_of(since), 0), max(ns_of(until), 0))
     async with pages.questions:

@@ -24,6 +24,7 @@ from gpiovirt.host.tcp_peer import uid_of_peer
 from gpiovirt.web.access import Sessions
 from gpiovirt.web.guard import Guard, Origin, session_of
 from gpiovirt.web.limited import LimitedClient
+from gpiovirt.web.recordings import Recordings
 from gpiovirt.web.routes import Shown, router
 
 __all__ = ["PORT", "Connection", "OwnConnection", "files", "listen", "make_server"]
@@ -139,6 +140,7 @@ def make_server(
     is_own: bool = True,
     only: str | None = None,
     certificate: tuple[str, str] | None = None,
+    recordings: Recordings | None = None,
 ) -> tuple[Server, Shown]:
     """The server, and what its pages share; `is_own`: it serves processes of our user only."""
 
@@ -151,7 +153,7 @@ def make_server(
         return await LimitedClient.for_rights(path, session_of(scope).rights)
 
     app = create_app(connect)
-    shown = Shown(connect, loop, os.getuid(), only)
+    shown = Shown(connect, loop, os.getuid(), only, recordings)
     app.state.shown = shown
     app.include_router(router)
     identity = Identity(os.getuid(), frozenset({os.getgid(), *os.getgroups()}))

@@ -67,17 +67,24 @@ export class Trace {
     if (step > 0) {
       if (time < this.liveFrom) {
         for (let place = after(past, time); place < past.length && past[place] < this.liveFrom; place++) {
-          if (place === 0 || this.past.level[place] !== this.past.level[place - 1]) return past[place];
+          if (this.isEdge(place)) return past[place];
         }
       }
       return this.times[after(this.times, time)];
     }
     const place = after(this.times, time - 1) - 1;
     if (place >= 0) return this.times[place];
-    for (let i = after(past, Math.min(time - 1, this.liveFrom)) - 1; i > 0; i--) {
-      if (this.past.level[i] !== this.past.level[i - 1]) return past[i];
+    for (let i = after(past, Math.min(time - 1, this.liveFrom)) - 1; i >= 0; i--) {
+      if (this.isEdge(i)) return past[i];
     }
     return undefined;
+  }
+
+  // What becomes known is no edge; many changes that were told as one are.
+  isEdge(place) {
+    const { begin, end, level } = this.past;
+    const before = place ? level[place - 1] : UNKNOWN;
+    return end[place] > begin[place] || (before !== UNKNOWN && level[place] !== UNKNOWN && level[place] !== before);
   }
 
   // Calls part(x, level, isDense) for what changes in the columns of a picture.
