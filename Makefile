@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-container demo-vm demo-pi test test-boards test-pythons fresh check bench faults docs install deb clean tools
+.PHONY: help demo demo-container demo-vm demo-pi demo-web test test-boards test-pythons fresh check bench faults docs install deb clean tools
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ demo-container: $(VENV)/.clients  ## as root: two containers drive a chip each; 
 
 demo-vm: $(VENV)/.clients  ## boot real guests (User Mode Linux, QEMU) that use a virtual chip as their own
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_vm.py
+
+demo-web: $(VENV)/.dev  ## press a button of a simulated Raspberry Pi in a browser, and write pictures of that
+	@scripts/install-tools chromium
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python examples/demo_web.py
 
 demo-pi: $(VENV)/.clients  ## boot an emulated Raspberry Pi 3 and make a virtual chip of its real controller's lines
 	@$(BIN)/python examples/demo_pi.py

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from gpiovirt.protocols.control.requests import New
 from gpiovirt.testing.daemon import Daemon
-from tests.integration.conftest import let_all_pass
+from tests.integration.conftest import ROOT, let_all_pass
 from tests.web_rig import Web
 
 SIMS = ["--sim", "panel:DOOR,LAMP,STOP"]
@@ -351,6 +351,16 @@ def test_two_recordings_are_shown_with_their_differences(browser: Browser, tmp_p
         page.locator("canvas.wave").first.focus()
         page.keyboard.press("n")
         assert page.evaluate("gpiovirt.marks") == [500]
+
+
+def test_the_demo_presses_the_button_and_writes_pictures(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, str(ROOT / "examples/demo_web.py"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("All as expected.")
+    pictures = [tmp_path / name for name in ("web.png", "web-dark.png")]
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
 def test_two_hundred_lines_at_a_thousand_edges_a_second_stay_smooth(browser: Browser) -> None:

@@ -148,6 +148,7 @@ function showRow(row, chip, line) {
   const direction = line.used || chip.kind === "virtual" ? t(line.direction) : "";
   const holder = line.consumer ? `“${line.consumer}” ${line.holder ? `(${line.holder})` : ""}` : "";
   setText(row.aboutNode, [direction, holder, line.options].filter(Boolean).join(", "));
+  row.node.classList.toggle("idle", !line.used && !row.trace.times.length);
   const warnings = [];
   if (line.stuck !== null) warnings.push(t("stuck", line.stuck));
   if (line.forced) warnings.push(t("forced", line.forced));
@@ -456,6 +457,11 @@ $("out").addEventListener("click", () => zoom(ZOOM));
 $("in").addEventListener("click", () => zoom(1 / ZOOM));
 $("next").addEventListener("click", () => aim(firstRow(), 1));
 $("previous").addEventListener("click", () => aim(firstRow(), -1));
+$("used").addEventListener("click", () => {
+  const isOn = $("chips").classList.toggle("only-used");
+  $("used").setAttribute("aria-pressed", String(isOn));
+  state.isDirty = true;
+});
 $("help").addEventListener("click", () => {
   $("keys").hidden = !$("keys").hidden;
   $("help").setAttribute("aria-expanded", String(!$("keys").hidden));

@@ -3,7 +3,7 @@
 const english = {
   skip: "Skip to the chips", login: "Come in", token: "Token", enter: "Enter", pause: "Pause", live: "Live",
   left: "Earlier", right: "Later", out: "Zoom out", in: "Zoom in", previous: "Previous edge", next: "Next edge",
-  trigger: "Trigger", slope: "Edge of the trigger", rising: "rising", falling: "falling", both: "both", none: "none",
+  trigger: "Trigger", used: "Only lines in use", slope: "Edge of the trigger", rising: "rising", falling: "falling", both: "both", none: "none",
   keys: "Keys", log: "Log", chip: "Chip", since: "From", kind: "Kind", text: "Text", time: "Time", records: "Records", line: "Line",
   what: "What", who: "Who", all: "all", decisions: "decisions", edges: "levels, too", differences: "Differences",
   keyhelp: "In a waveform: arrows move, + and − zoom, n and p go to the next and previous edge, m marks an edge " +
@@ -26,7 +26,7 @@ const english = {
 const german = {
   skip: "Zu den Chips", login: "Anmelden", token: "Token", enter: "Anmelden", pause: "Anhalten", live: "Live",
   left: "Früher", right: "Später", out: "Verkleinern", in: "Vergrößern", previous: "Vorige Flanke",
-  next: "Nächste Flanke", trigger: "Trigger", slope: "Flanke des Triggers", rising: "steigend", falling: "fallend",
+  next: "Nächste Flanke", trigger: "Trigger", used: "Nur benutzte Leitungen", slope: "Flanke des Triggers", rising: "steigend", falling: "fallend",
   both: "beide", none: "keiner", keys: "Tasten", log: "Protokoll", chip: "Chip", since: "Ab", kind: "Art",
   text: "Text", time: "Zeit", records: "Einträge", line: "Leitung", what: "Was", who: "Wer", all: "alle", decisions: "Entscheidungen",
   edges: "auch Pegel", differences: "Unterschiede",
