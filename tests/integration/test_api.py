@@ -487,6 +487,12 @@ def test_metrics_are_what_prometheus_reads(api: ApiClient, daemon: Daemon) -> No
         for sample in family.samples
     }
     version = api("GET", "/state").body["version"]
+    lines = [("plc", "DOOR", "0"), ("plc", "LAMP", "1"), *(("two", "", str(offset)) for offset in range(4))]
+    of_lines: dict[tuple[str, ...], float] = {
+        (f"gpiovirt_line_{what}", *line): what == "held" and line == ("plc", "DOOR", "0")
+        for what in ("held", "forced")
+        for line in lines
+    }
     assert found == {
         ("gpiovirt_info", version): 1,
         ("gpiovirt_watchers",): 0,
@@ -499,6 +505,8 @@ def test_metrics_are_what_prometheus_reads(api: ApiClient, daemon: Daemon) -> No
         ("gpiovirt_lines_held", "two"): 0,
         ("gpiovirt_lines_gone", "plc"): 0,
         ("gpiovirt_lines_gone", "two"): 0,
+        ("gpiovirt_untold_series",): 0,
+        **of_lines,
         ("gpiovirt_consumers", "plc"): 1,
         ("gpiovirt_consumers", "two"): 0,
         ("gpiovirt_worker_restarts_total", "plc"): 0,

@@ -43,7 +43,9 @@ def installed(package: Path) -> Iterator[None]:
     with ExitStack() as undo:
         undo.enter_context(the_only_one())
         assert not Path("/run/gpiovirt/control").exists(), "a gpiovirtd runs on this machine"
-        undo.callback(sh, "dpkg --purge gpiovirt; userdel gpiovirt; groupdel gpio", status=None)
+        undo.callback(
+            sh, "dpkg --purge gpiovirt; userdel gpiovirt; userdel gpiovirt-web; groupdel gpio", status=None
+        )
         subprocess.run(["dpkg", "-i", package], check=True, stdout=subprocess.DEVNULL)
         undo.callback(sh, "groupdel plc", status=None)
         sh("groupadd -g 7300 plc")

@@ -139,6 +139,8 @@ class Tokens:
         except OSError as error:
             raise HostError.of(f"cannot use {folder}", error) from error
         try:
+            if os.fstat(fd).st_uid != os.getuid():  # who owns it could lead us to any file
+                raise HostError(f"{folder} belongs to another user; run this as that user")
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
