@@ -498,6 +498,22 @@ class TestAttacks:
                 sock.close()
         assert web.is_running()
 
+    def test_another_user_cannot_take_all_connections_from_those_with_tokens(
+        self, environment: dict[str, str]
+    ) -> None:
+        bearer = {"Authorization": f"Bearer {token(environment, '--read', 'plc')}"}
+        with Web("--tokens", env=environment) as web:
+            os.seteuid(OTHER)
+            try:
+                many = [web.connect() for _ in range(300)]
+            finally:
+                os.seteuid(0)
+            try:
+                assert web("GET", "/chips", None, bearer).status == 200
+            finally:
+                for sock in many:
+                    sock.close()
+
     def test_huge_heads_and_bodies_are_refused(self, page: Web) -> None:
         with page.connect() as sock:
             sock.sendall(b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * (1 << 17))

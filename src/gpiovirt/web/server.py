@@ -31,9 +31,10 @@ __all__ = ["PORT", "Connection", "OwnConnection", "files", "listen", "make_serve
 
 PORT = 8413
 _PORTS = 20
-_CONNECTIONS_MAX = 128
+_CONNECTIONS_MAX = 256
 _PER_ADDRESS = 32
-_LOOPBACK = ("127.0.0.1", "::1")  # a proxy is there, or a user who was let in
+_PER_USER = 96  # of this machine, as a proxy is one
+_LOOPBACK = ("127.0.0.1", "::1")
 _LOOK_S = 4.0
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -47,29 +48,30 @@ class Connection(H11Protocol):
     """A connection: so many at most, and one that neither asks nor reads for a while is closed."""
 
     open: ClassVar[set[Connection]] = set()
-    by_address: ClassVar[Counter[str]] = Counter()
-    _address = ""
+    by_origin: ClassVar[Counter[str]] = Counter()
+    _origin = ""
     _timer: asyncio.TimerHandle | None = None
     _seen: object = None
 
-    def may(self, sock: socket.socket) -> bool:
-        """Whether whoever is there is served at all."""
-        address = sock.getpeername()[0]
-        return address in _LOOPBACK or self.by_address[address] < _PER_ADDRESS
+    def whose(self, sock: socket.socket) -> str:
+        """Whom a connection counts for: an address, or a user of this machine; HostError: it is not served."""
+        address: str = sock.getpeername()[0]
+        return f"uid {uid_of_peer(sock)}" if address in _LOOPBACK else address
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Serve it, or hang up."""
         try:
             sock = transport.get_extra_info("socket")
-            is_served = len(self.open) < _CONNECTIONS_MAX and self.may(sock)
-            self._address = sock.getpeername()[0]
-        except OSError:  # it is gone
+            self._origin = self.whose(sock)
+            most = _PER_USER if self._origin.startswith("uid") else _PER_ADDRESS
+            is_served = len(self.open) < _CONNECTIONS_MAX and self.by_origin[self._origin] < most
+        except (OSError, HostError):  # it is gone, or is to go
             is_served = False
         if not is_served:
             transport.abort()
             return
         self.open.add(self)
-        self.by_address[self._address] += 1
+        self.by_origin[self._origin] += 1
         super().connection_made(transport)
         self._timer = self.loop.call_later(_LOOK_S, self._look)
 
@@ -90,19 +92,18 @@ class Connection(H11Protocol):
             self._timer.cancel()
         if self in self.open:
             self.open.discard(self)
-            self.by_address[self._address] -= 1
+            self.by_origin[self._origin] -= 1
             super().connection_lost(exc)
 
 
 class OwnConnection(Connection):
     """A connection from this machine, by the user whose process this is, or root."""
 
-    def may(self, sock: socket.socket) -> bool:
+    def whose(self, sock: socket.socket) -> str:
         """As the kernel says; whoever forwards a port for the user is theirs, too."""
-        try:
-            return uid_of_peer(sock) in (0, os.getuid())
-        except HostError:
-            return False
+        if (uid := uid_of_peer(sock)) not in (0, os.getuid()):
+            raise HostError(f"uid {uid} is another user")
+        return f"uid {uid}"
 
 
 def files() -> Mapping[str, tuple[bytes, str]]:
