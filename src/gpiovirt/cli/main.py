@@ -36,6 +36,7 @@ COMMANDS = {
     "watch": "show what happens to gpiovirtd's chips, as it happens",
     "log": "show who did what to the lines of gpiovirtd's chips, and when",
     "web": "show chips, waveforms and the record in a browser",
+    "top": "show chips, holders and waveforms in the terminal",
     "view": "show recordings in a browser, and compare two",
     "token": "make, list and revoke tokens for `gpiovirt web --tokens`",
     "list": "show every chip and line: name, direction, who holds it, its virtual chip",

@@ -54,7 +54,7 @@ class Connection(H11Protocol):
     _seen: object = None
 
     def whose(self, sock: socket.socket) -> str:
-        """Whom a connection counts for: an address, or a user of this machine; HostError: it is not served."""
+        """Whom a connection counts for: an address, or a user of this machine; HostError: not served."""
         address: str = sock.getpeername()[0]
         return f"uid {uid_of_peer(sock)}" if address in _LOOPBACK else address
 
