@@ -17,7 +17,7 @@ from gpiovirt.host.tcp_peer import uid_of_peer
 from gpiovirt.waveform.thin import UNKNOWN, Piece, Trace, thin
 from gpiovirt.web.access import Rights, Sessions, Tokens
 from gpiovirt.web.live import Hub
-from gpiovirt.web.traces import CHANGES_MAX, Traces
+from gpiovirt.web.traces import ALL_MAX, CHANGES_MAX, Traces
 
 
 def trace(*changes: tuple[int, int]) -> Trace:
@@ -49,6 +49,17 @@ class TestPictures:
         kept = traces.of_chip("a")[0]
         assert CHANGES_MAX // 2 < len(kept.times_ns) < CHANGES_MAX
         assert kept.level_at(0) == UNKNOWN
+
+    def test_nor_does_what_is_kept_of_all_lines(self) -> None:
+        traces = Traces()
+        lines = 2 * ALL_MAX // CHANGES_MAX
+        for offset in range(lines):
+            traces.begin("a", offset, 0, 0)
+        for number in range(CHANGES_MAX - 10):
+            for offset in range(lines):
+                traces.add("a", offset, number, number & 1)
+        kept = traces.of_chip("a").values()
+        assert ALL_MAX // 2 < sum(len(trace.times_ns) for trace in kept) <= ALL_MAX
 
     def test_after_a_loss_nothing_is_known_until_the_next_change(self) -> None:
         traces = Traces()
