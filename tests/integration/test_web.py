@@ -379,6 +379,17 @@ class TestTokens:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
         assert (done.returncode, done.stdout) == (2, "")
 
+    @pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\nx"])
+    def test_what_is_no_certificate_is_said(self, tmp_path: Path, content: str | None) -> None:
+        for name in ("cert.pem", "key.pem"):
+            if content is not None:
+                (tmp_path / name).write_text(content)
+        arguments = ["--listen", "127.0.0.1:0", "--tokens", "--tls", "cert.pem", "key.pem"]
+        command = [sys.executable, "-m", "gpiovirt", "web", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert "cert.pem" in done.stderr
+
     def test_tls_is_served_with_the_certificate(self, environment: dict[str, str], tmp_path: Path) -> None:
         made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=plant"]
         names = ["-addext", "subjectAltName=DNS:plant", "-keyout", "key.pem", "-out", "cert.pem"]

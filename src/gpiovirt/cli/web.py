@@ -148,6 +148,8 @@ def _serve(
     sessions = Sessions(link, tokens, rights)
     url = f"{scheme}://{names[0]}/{'' if link is None else f'#token={link}'}"
     certificate = tuple(options.tls) if options.tls else None
+    if certificate is not None:
+        _check_certificate(*certificate)
 
     only = None if recordings else os.environ.get(ENVIRONMENT)
 
@@ -165,6 +167,19 @@ def _serve(
         _open(url)
     asyncio.run(serve())
     return 0
+
+
+def _check_certificate(certificate: str, key: str) -> None:
+    """HostError if these files cannot be served with."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, "")
+    except ssl.SSLError as error:
+        what = error.reason or "no password is asked for"
+        raise HostError(f"{certificate} and {key} are no certificate and its key: {what}") from error
+    except OSError as error:
+        raise HostError.of(f"cannot read {certificate} or {key}", error) from error
 
 
 async def _end_with(server: Server, shown: Shown) -> None:
