@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write it."""
     from gpiovirt.cli.log import duration_ns, moment_ns
+    from gpiovirt.cli.progress import wait
     from gpiovirt.control.client import Client
     from gpiovirt.errors import UsageError
     from gpiovirt.waveform.fst import SUFFIX, check_can_write, from_vcd
@@ -68,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
     ) as file:
         if not options.since:
             with suppress(KeyboardInterrupt):
-                time.sleep(duration_ns(options.duration) / 1e9 if options.duration else 1e8)
+                wait(duration_ns(options.duration) / 1e9 if options.duration else 1e8, options.chip)
             until_ns = time.time_ns()
             time.sleep(_SETTLED_S)
         elif until_ns <= since_ns:
