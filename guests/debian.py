@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def download(package: str, suite: str, work: Path) -> Path:
         raise BuildError(f"{suite} on {origin} has no {package}; this guest cannot be built from there")
     _apt("apt-get", *private, "download", package, cwd=work)
     return next(work.glob("*.deb"))
+
+
+def extract(package: str, suite: str, into: Path) -> None:
+    """What a package of a suite has, by path; nothing is installed."""
+    with tempfile.TemporaryDirectory() as work:
+        _apt("dpkg-deb", "--extract", str(download(package, suite, Path(work))), str(into))
 
 
 def unpack(package: str, suite: str, tree: Path) -> None:

@@ -105,7 +105,21 @@ class Tree:
         return (self.arch, self.suite, self.packages, self.modules, self.device_trees, texts)
 
 
-Recipe = Kernel | Initramfs | Emulator | Tree
+@dataclass(frozen=True)
+class Package:
+    """A Debian package of another suite, unpacked and not installed."""
+
+    name: str
+    package: str
+    suite: str
+    build_packages: tuple[str, ...] = ()
+    run_packages: tuple[str, ...] = ()
+
+    def inputs(self) -> tuple[object, ...]:
+        return (self.package, self.suite)
+
+
+Recipe = Kernel | Initramfs | Emulator | Tree | Package
 
 
 def _prompt_irq_work(timer_event: str) -> tuple[Edit, ...]:
@@ -199,6 +213,8 @@ _RECIPES: tuple[Recipe, ...] = (
         suite="trixie",
         programs=("qemu-system-aarch64", "qemu-system-arm"),
     ),
+    # the first that knows CDI and NRI
+    Package(name="containerd", package="containerd", suite="trixie", run_packages=("runc",)),
     Tree(
         name="arm64",
         arch="arm64",
@@ -249,6 +265,7 @@ TARGETS = {
     "uml-7.3": ("uml-7.3",),
     "qemu10": ("qemu10",),
     "qemu10-arm": ("qemu10-arm",),
+    "containerd": ("containerd",),
     "arm64": ("arm64",),
     "armhf": ("armhf",),
     "riscv64": ("riscv64",),

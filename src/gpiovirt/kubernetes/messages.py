@@ -13,7 +13,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-__all__ = ["DRA", "KUBELET", "NRI", "REGISTRATION", "TTRPC"]
+__all__ = ["DRA", "KUBELET", "NRI", "REGISTRATION", "TTRPC", "make_classes"]
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _SCALARS = {
@@ -121,7 +121,7 @@ _NRI: Messages = {
 }
 
 
-def _classes(package: str, messages: Messages) -> dict[str, type[Any]]:
+def make_classes(package: str, messages: Messages) -> dict[str, type[Any]]:
     """A class of each message."""
     file = descriptor_pb2.FileDescriptorProto(name=f"gpiovirt/{package}", package=package, syntax="proto3")
     for name, fields in messages.items():
@@ -142,8 +142,8 @@ def _classes(package: str, messages: Messages) -> dict[str, type[Any]]:
     }
 
 
-KUBELET = _classes("v1beta1", _KUBELET)
-REGISTRATION = _classes("pluginregistration", _REGISTRATION)
-DRA = _classes("k8s.io.kubelet.pkg.apis.dra.v1", _DRA)
-TTRPC = _classes("ttrpc", _TTRPC)
-NRI = _classes("nri.pkg.api.v1alpha1", _NRI)
+KUBELET = make_classes("v1beta1", _KUBELET)
+REGISTRATION = make_classes("pluginregistration", _REGISTRATION)
+DRA = make_classes("k8s.io.kubelet.pkg.apis.dra.v1", _DRA)
+TTRPC = make_classes("ttrpc", _TTRPC)
+NRI = make_classes("nri.pkg.api.v1alpha1", _NRI)
