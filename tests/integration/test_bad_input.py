@@ -24,7 +24,8 @@ def gpiovirt(run: Runner, *arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "status", "says"),
     [
         ([], 2, "no program to run"),
-        (["--", "true"], 2, "no chips; make one with --sim LABEL:COUNT"),
+        (["--sim", "gpio-sim.0:node0:8", "--", "true"], 2, "quote a label or name that has a colon or comma"),
+        ([*SIM, "--hog", "sim-a:0=who:there:input", "--", "true"], 2, "quote a WHO with a colon"),
         (
             [*SIM, "--chip", "x=nosuch 0", "--", "true"],
             2,
@@ -45,7 +46,6 @@ def gpiovirt(run: Runner, *arguments: str) -> subprocess.CompletedProcess[str]:
         ([*SIM, "--chip", "sim-a=sim-b 0", "--", "true"], 2, "'sim-a' is in use"),
         ([*SIM, "--chip", "x=sim-a 0", "--chip", "x=sim-a 1", "--", "true"], 2, "'x' is in use"),
         ([*SIM, "--chip", "x=sim-a 0", "--chip", "y=sim-a 0", "--", "true"], 2, 'is held by "gpiovirt:x"'),
-        ([*SIM, "--sim", "sim-a:2", "--", "true"], 2, "'sim-a' is in use"),
         (["--sim", "sim-a", "--", "true"], 2, "write LABEL:COUNT or LABEL:NAME,NAME"),
         (["--sim", "sim-a:0", "--", "true"], 2, "a chip has 1 to 65535 lines"),
         ([*SIM, "--wire", "sim-a:0", "--", "true"], 2, "write LINE=LINE"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gpiovirt.control import sim_server
+from gpiovirt.control import listen_at, sim_server
 from gpiovirt.control.sim_server import SimServer
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.sources.simulator import Simulator
@@ -27,7 +27,7 @@ class Rig:
         self.simulator = Simulator(self.clock)
         self.simulator.add_chip("a", ["DOOR", "LAMP"])
         name = f"gpiovirt/test/{os.getpid()}.{os.urandom(4).hex()}"
-        self.server = SimServer(self.simulator, self.reactor, name)
+        self.server = SimServer(self.simulator, self.reactor, listen_at(name))
         self.client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self.client.connect("\0" + name)
         self.reactor.serve_ready()

@@ -13,12 +13,14 @@ from gpiovirt.core.line import Bias, Direction, Drive, Edge, EdgeEvent, LineSett
 from gpiovirt.core.train import bounce, pulses
 from gpiovirt.errors import (
     ChipGoneError,
+    InvalidError,
     LineBusyError,
     NoSuchChipError,
     NoSuchLineError,
     OffsetError,
     UsageError,
 )
+from gpiovirt.sources.simulator import HOG_SETTINGS
 from gpiovirt.testing import FakeClock, LevelChange, Simulator
 from tests.holders import program
 
@@ -168,8 +170,6 @@ def test_wrong_names_are_told(sim: Simulator) -> None:
         sim.pull("c", 0, 1)
     with pytest.raises(OffsetError, match="a has no line 4: its 4 lines are 0 to 3"):
         sim.level("a", 4)
-    with pytest.raises(UsageError, match="'a' is in use"):
-        sim.add_chip("a", [""])
     with pytest.raises(UsageError, match="no lines"):
         sim.add_chip("c", [])
 
@@ -341,3 +341,39 @@ def test_the_nearest_names_are_offered(sim: Simulator) -> None:
         sim.find_line("panel:LAMB")
     with pytest.raises(NoSuchChipError, match=r"'panle' \(did you mean panel\?\)"):
         sim.find_line("panle:0")
+
+
+def test_chips_of_one_label_are_told_apart(sim: Simulator) -> None:
+    again = sim.add_chip("a", ["", ""])
+    assert (again.info.label, again.key) == ("a", "a#2")
+    sim.pull("a#2", 1, 1)
+    assert (sim.level("a#2", 1), sim.level("a", 1)) == (1, 0)
+    sim.remove_chip("a#2")
+    assert "a#2" not in sim.chips
+    assert sim.add_chip("a", [""]).key == "a#2"
+
+
+def test_a_removed_chip_takes_its_holders_hogs_and_wires_along(sim: Simulator) -> None:
+    sim.wire(("a", 0), ("b", 0))
+    sim.hog("b", 1, "who", HOG_SETTINGS["output-high"])
+    gone: list[bool] = []
+    request = sim.chips["b"].request(
+        [0], [OUTPUT._replace(output_value=1)], program("it"), None, lambda _offset, there: gone.append(there)
+    )
+    assert sim.level("a", 0) == 1
+    sim.remove_chip("b")
+    assert (sim.level("a", 0), gone, list(sim.chips)) == (0, [False], ["a"])
+    with pytest.raises(ChipGoneError):
+        request.get_values(1)
+    with pytest.raises(NoSuchChipError):
+        sim.remove_chip("b")
+    sim.pull("a", 0, 1)  # which nobody else is wired to
+    assert sim.level("a", 0) == 1
+
+
+def test_lines_that_are_not_valid_show_as_used_and_are_refused(sim: Simulator) -> None:
+    chip = sim.add_chip("n", [""] * 3, frozenset({1}))
+    assert [chip.line_info(offset).used for offset in range(3)] == [False, True, False]
+    with pytest.raises(InvalidError, match="not valid"):
+        chip.request([0, 1], [INPUT, INPUT], program("it"))
+    assert not chip.line_info(0).used

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
@@ -90,6 +91,12 @@ def add_board(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_WORD = r'(?:"[^"]+"|[^":,]+)'
+_SIM = re.compile(rf"({_WORD}):([0-9]+|(?=.){_WORD}?(?:,{_WORD}?)*)")
+_NAME = re.compile(rf"(?:^|(?<=,))(?:{_WORD})?")
+_HOG = re.compile(r'([^=]+)=("[^"]+"|[^":]+)(?::([a-z-]*))?')
+
+
 class ChipSet:
     """The chips that the options define, simulated and virtual ones."""
 
@@ -131,7 +138,7 @@ class ChipSet:
         return {
             f"gpiochip{numbers[label]}": openable.local(self.virtual[label])
             if label in self.virtual
-            else openable.simulated(chip)
+            else openable.removable(chip, chip)
             for label, chip in self.simulator.chips.items()
         }
 
@@ -181,24 +188,34 @@ class ChipSet:
                 self.simulator.hog(chip.label, hog.offset, hog.consumer, hog.settings)
 
     def _add_hog(self, text: str) -> None:
-        line, _, who = text.partition("=")
-        who, _, how = who.partition(":")
-        settings = HOG_SETTINGS.get(how or "input")
-        if not who or settings is None:
-            raise UsageError(f"--hog {text!r}: write LINE=WHO:HOW, HOW being {', '.join(HOG_SETTINGS)}")
-        self.simulator.hog(*self.simulator.find_line(line), who, settings)
+        match = _HOG.fullmatch(text)
+        settings = HOG_SETTINGS.get(match[3] or "input") if match else None
+        if match is None or settings is None:
+            hows = ", ".join(HOG_SETTINGS)
+            raise UsageError(
+                f"--hog {text!r}: write LINE=WHO:HOW, HOW being {hows}; quote a WHO with a colon"
+            )
+        self.simulator.hog(*self.simulator.find_line(match[1]), _unquoted(match[2]), settings)
 
 
-def parse_sim(text: str) -> tuple[str, list[str]]:
-    """LABEL:COUNT or LABEL:NAME,NAME: (label, names)"""
-    label, colon, lines = text.partition(":")
-    if not label or not colon or not lines:
-        raise UsageError(f"--sim {text!r}: write LABEL:COUNT or LABEL:NAME,NAME, as in sim-a:8")
-    if not lines.isdecimal():
-        return label, lines.split(",")
-    if 0 < int(lines) <= OFFSET_MAX + 1:
+def parse_sim(text: str, option: str = "--sim") -> tuple[str, list[str]]:
+    """LABEL:COUNT or LABEL:NAME,NAME: (label, names); what has a colon or comma of its own is quoted."""
+    match = _SIM.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"{option} {text!r}: write LABEL:COUNT or LABEL:NAME,NAME, as in sim-a:8; quote a label or name "
+            "that has a colon or comma: '\"gpio-sim.0:node0\":8'"
+        )
+    label, lines = _unquoted(match[1]), match[2]
+    if not (lines.isascii() and lines.isdecimal()):
+        return label, [_unquoted(name) for name in _NAME.findall(lines)]
+    if len(lines) < 10 and 0 < int(lines) <= OFFSET_MAX + 1:
         return label, [""] * int(lines)
-    raise UsageError(f"--sim {text!r}: a chip has 1 to {OFFSET_MAX + 1} lines")
+    raise UsageError(f"{option} {text!r}: a chip has 1 to {OFFSET_MAX + 1} lines")
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if text.startswith('"') else text
 
 
 def parse_wire(text: str) -> tuple[str, str]:

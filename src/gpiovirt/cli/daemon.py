@@ -7,6 +7,7 @@ import argparse
 import os
 import pwd
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gpiovirt.cli.chips import parse_sim, parse_wire
@@ -119,7 +120,7 @@ def _main() -> int:
         Options(
             run=run,
             state=state,
-            simulated=[parse_sim(text) for text in options.sim],
+            simulated=_simulated(options.sim),
             wires=[parse_wire(text) for text in options.wire],
             worker_uid=uid,
             worker_gid=gid,
@@ -188,6 +189,16 @@ def _log(run: str, directory: str, uid: int, gid: int) -> SocketActivatedHelper:
     name = "the process that answers `gpiovirt log`"
     arguments = [f"{run}/control", directory]
     return SocketActivatedHelper(name, "gpiovirt.recorder.server", arguments, f"{run}/record", uid, gid)
+
+
+def _simulated(texts: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Chips of --sim, which are known by their labels."""
+    chips = [parse_sim(text) for text in texts]
+    labels = [label for label, _ in chips]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"the chip name {label!r} is in use; choose another")
+    return chips
 
 
 def _worker() -> tuple[int, int]:

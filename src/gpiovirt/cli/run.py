@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gpiovirt.cli import chips
-from gpiovirt.control import ENVIRONMENT, socket_name
+from gpiovirt.control import ENVIRONMENT, listen_at, socket_name
 from gpiovirt.errors import HostError, UsageError
 from gpiovirt.exports.process.launch import launch
 
 if TYPE_CHECKING:
     from gpiovirt.boards import Board
+    from gpiovirt.control.sim_server import SimServer
     from gpiovirt.core.guards.driver import Happening
+    from gpiovirt.exports.process.hot_plug import HotPlug
+    from gpiovirt.exports.process.launch import Extras
     from gpiovirt.exports.process.supervisor import Supervisor
 
 EPILOG = """\
@@ -37,11 +41,12 @@ examples:
 USAGE = (
     "gpiovirt run [--board BOARD] [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
     "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
-    "                    [--wait SECONDS] [--record FILE] [--web] [--sysfs-gpio [BASE]] [-v]\n"
-    "                    -- PROGRAM [ARGUMENT]..."
+    "                    [--wait SECONDS] [--record FILE] [--web] [--sysfs-gpio [BASE]] [--gpio-sim]\n"
+    "                    [--uname RELEASE] [-v] -- PROGRAM [ARGUMENT]..."
 )
 
 _BASE_MAX = 1 << 20
+_RELEASE = re.compile(r"[0-9]+(\.[0-9]+)*[A-Za-z0-9.+~_-]{0,40}", re.ASCII)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +75,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         const=0,
         help="have the program see /sys/class/gpio, too; its lines have numbers from BASE (0) on",
     )
+    parser.add_argument(
+        "--gpio-sim",
+        action="store_true",
+        help="have the program see the kernel's gpio-sim and gpio-aggregator, to make chips of its own with",
+    )
+    parser.add_argument(
+        "--uname",
+        metavar="RELEASE",
+        default="",
+        help="have the program see a kernel of this release, as 6.17.0",
+    )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 
 
@@ -78,10 +94,8 @@ def main(options: argparse.Namespace) -> int:
     argv = options.program[options.program[:1] == ["--"] :]
     if not argv:
         raise UsageError("no program to run; end with: -- PROGRAM [ARGUMENT]...")
-    if not options.sim and not options.chip and not options.board:
-        raise UsageError(
-            "no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --chip or --board"
-        )
+    if options.uname and not _RELEASE.fullmatch(options.uname):
+        raise UsageError(f"--uname {options.uname!r}: write a release as uname -r prints it, such as 6.17.0")
     made = chips.ChipSet(options)
     record = None
     if options.web:
@@ -95,6 +109,9 @@ def main(options: argparse.Namespace) -> int:
 
         record = open_recording(options.record)
     name = socket_name(os.getuid(), os.getpid())
+    has_simulator = made.simulator.chips or options.gpio_sim
+    listener = _listen(name) if has_simulator else None
+    servers: list[SimServer] = []
 
     def prepare(supervisor: Supervisor) -> None:
         if options.verbose:
@@ -105,25 +122,64 @@ def main(options: argparse.Namespace) -> int:
             from gpiovirt.cli.record import record_run
 
             record_run(record, made, supervisor)
-        if not made.simulator.chips:
-            return
-        from gpiovirt.control.sim_server import SimServer
+        if listener is not None:
+            from gpiovirt.control.sim_server import SimServer
 
-        try:
-            SimServer(made.simulator, supervisor.reactor, name)
-        except HostError as error:
-            sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
-            return
-        if options.web:
-            from gpiovirt.cli.web import show_simulator
+            servers.append(SimServer(made.simulator, supervisor.reactor, listener))
+            if options.web:
+                from gpiovirt.cli.web import show_simulator
 
-            show_simulator(name)
+                show_simulator(name)
 
     environment = {**os.environ, **_revision(made.board)}
-    if made.simulator.chips:
+    if listener is not None:
         environment[ENVIRONMENT] = name
-    serve_sysfs = None if options.sysfs_gpio is None else _sysfs(made, options.sysfs_gpio)
-    launch(argv, made.openables(), made.deadlines, prepare, environment, made.guise(), serve_sysfs)
+    openables = made.openables()
+    guise = made.guise()._replace(release=f"{options.uname}\n".encode() if options.uname else b"")
+    extras = _extras(options, made, [*openables], servers)
+    launch(argv, openables, made.deadlines, prepare, environment, guise, extras)
+
+
+def _listen(name: str) -> int | None:
+    """The simulator's socket, which is there before the program; None, and why, if it cannot be had."""
+    try:
+        return listen_at(name)
+    except HostError as error:
+        sys.stderr.write(f"gpiovirt: {error}; `gpiovirt sim` does not work on this program\n")
+        return None
+
+
+def _extras(
+    options: argparse.Namespace, made: chips.ChipSet, devices: Sequence[str], servers: Sequence[SimServer]
+) -> Extras | None:
+    """What the program sees besides its chips."""
+    if not options.gpio_sim and not options.uname and options.sysfs_gpio is None:
+        return None
+    from gpiovirt.exports.process.extras import Drivers, Shown
+
+    drivers = None
+    if options.gpio_sim:
+        numbers = [int(device.removeprefix("gpiochip")) for device in devices]
+
+        def plugged(platform: HotPlug) -> None:
+            for server in servers:
+                server.plugs = platform
+
+        drivers = Drivers(made.simulator, made.shown(), numbers, lines_of, plugged)
+    sysfs = None if options.sysfs_gpio is None else _sysfs(made, options.sysfs_gpio)
+    return Shown(sysfs, drivers, options.uname)
+
+
+def lines_of(text: str) -> Iterator[tuple[str, int | None]]:
+    """Those that a text for new_device names, as the kernel reads it."""
+    from gpiovirt.virtual.aggregator_grammar import parse
+    from gpiovirt.virtual.grammar import NamedLine
+
+    for item in parse(text):
+        if isinstance(item, NamedLine):
+            yield item.name, None
+        else:
+            yield from ((item.chip, offset) for offset in item.offsets)
 
 
 def _sysfs(made: chips.ChipSet, base: int) -> Callable[[int, Supervisor], object]:

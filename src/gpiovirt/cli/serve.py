@@ -99,7 +99,7 @@ def main(options: argparse.Namespace) -> int:
     access = {name: _access(text) for name, text in owners}
     _start_logging(options.verbose)
 
-    from gpiovirt.control import socket_name
+    from gpiovirt.control import listen_at, socket_name
     from gpiovirt.control.sim_server import SimServer
     from gpiovirt.exports.kernel.offload import Offload
     from gpiovirt.exports.vm.server import VmServer
@@ -138,7 +138,7 @@ def main(options: argparse.Namespace) -> int:
                 )
             )
         if made.simulator.chips:
-            SimServer(made.simulator, reactor, socket_name(os.getuid(), os.getpid()))
+            SimServer(made.simulator, reactor, listen_at(socket_name(os.getuid(), os.getpid())))
         sys.stderr.write(f"gpiovirt: serving {', '.join(said)}\n")
         sd_notify("READY=1", f"STATUS=serving {', '.join(said)}")
         for name, path in nodes:

@@ -22,6 +22,7 @@ examples:
   gpiovirt sim get DOOR
   gpiovirt sim bounce DOOR --for 8ms
   gpiovirt sim unplug panel
+  gpiovirt sim make panel:DOOR,LAMP
   gpiovirt sim watch
 """
 
@@ -68,6 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "have a chip vanish: what the program has open of it hangs up, and calls fail with ENODEV",
     ).add_argument("chip", metavar="CHIP")
     command("plug", "have it back", "have an unplugged chip back").add_argument("chip", metavar="CHIP")
+    command(
+        "make",
+        "make a simulated chip",
+        "make a simulated chip, and print its device; for a program that was started with --gpio-sim",
+    ).add_argument("chip", metavar="LABEL:LINES", help="as for `gpiovirt run --sim`")
+    command("remove", "have such a chip vanish for good").add_argument("chip", metavar="CHIP")
     play = command(
         "play",
         "drive lines as a recording says",
@@ -85,7 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Do one command."""
-    chip = getattr(options, "chip", None)
+    chip = None if options.what == "make" else getattr(options, "chip", None)
     with connect(options.pid, f"{chip}:0" if chip else getattr(options, "line", "")) as client:
         _COMMANDS[options.what](client, options)
     return 0
@@ -156,6 +163,12 @@ def _play(client: SimClient, options: argparse.Namespace) -> None:
     tell(drive(client, read_vcd(options.file).scaled(options.speed), options.chip))
 
 
+def _make(client: SimClient, options: argparse.Namespace) -> None:
+    from gpiovirt.cli.chips import parse_sim
+
+    print(client.make(*parse_sim(options.chip, "sim make")))
+
+
 def _print_lines(client: SimClient, _options: argparse.Namespace) -> None:
     for line in client.lines():
         where = f"{printable(line['chip'])}:{line['offset']}"
@@ -187,6 +200,8 @@ _COMMANDS: dict[str, Callable[[SimClient, argparse.Namespace], object]] = {
     "bounce": _bounce,
     "unplug": lambda client, options: client.unplug(options.chip),
     "plug": lambda client, options: client.plug(options.chip),
+    "make": _make,
+    "remove": lambda client, options: client.remove(options.chip),
     "play": _play,
     "list": _print_lines,
     "watch": _watch,

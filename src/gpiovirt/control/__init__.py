@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: MIT
 """How chips are made and driven from outside.
 
-Only the names by which simulators and daemons are found are here: every program's start needs them.
+Only the names by which simulators and daemons are found are here, and what every program's start needs.
 """
 
 from __future__ import annotations
 
 import os
+
+from gpiovirt.errors import HostError
 
 __all__ = [
     "ENVIRONMENT",
@@ -14,6 +16,7 @@ __all__ = [
     "chip_socket",
     "config_directory",
     "control_socket",
+    "listen_at",
     "pid_of_socket",
     "record_socket",
     "runtime_directories",
@@ -31,6 +34,19 @@ def socket_name(uid: int, pid: int) -> str:
     Nobody can predict it: anybody may take such a name.
     """
     return f"{SOCKETS}{uid}/{pid}.{os.urandom(4).hex()}"
+
+
+def listen_at(name: str) -> int:
+    """A socket that listens there, for packets; HostError if it cannot be made."""
+    import _socket  # who starts a program waits for every import
+
+    listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK)
+    try:
+        listener.bind("\0" + name)
+        listener.listen(16)
+    except OSError as error:
+        raise HostError.of(f"cannot bind the abstract socket {name}", error) from error
+    return listener.detach()
 
 
 def pid_of_socket(name: str) -> int:

@@ -6,24 +6,26 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gpiovirt.core.line import Clock
 from gpiovirt.core.train import bounce, pulses
-from gpiovirt.errors import GpiovirtError, HostError, UsageError
+from gpiovirt.errors import GpiovirtError, UsageError
 from gpiovirt.host.unix_socket import peer_of
 
 if TYPE_CHECKING:
     from gpiovirt.core.deadline import Cancel
+    from gpiovirt.core.task import Future
     from gpiovirt.host.reactor import Waits
     from gpiovirt.sources.simulator import LevelChange, Simulator
 
 __all__ = ["SimServer"]
 
 _MAX_MESSAGE = 1 << 16
+_CONNECTIONS = 16  # that wait to be accepted
 _LINES_PER_PAGE = 200
 _BACKLOG_MAX = 100_000
 _AGAIN_NS = 2_000_000
@@ -48,19 +50,26 @@ def _decode(message: bytes) -> Any:
     return json.loads(message)
 
 
-class SimServer:
-    """Serves a simulator on the reactor of its process."""
+class Plugs(Protocol):
+    """Has simulated chips come and go."""
 
-    def __init__(self, simulator: Simulator, reactor: Waits, name: str) -> None:
+    def make_chip(self, label: str, names: Sequence[str]) -> Future[list[str]]:
+        """Make one; the names of its devices, of which it has one. OSError if that cannot be."""
+
+    def remove_chip(self, key: str) -> Future[None]:
+        """Remove one that was made so; UsageError if it was not."""
+
+
+class SimServer:
+    """Serves a simulator on the reactor of its process, over a socket that listens, which it owns."""
+
+    def __init__(self, simulator: Simulator, reactor: Waits, listener: int) -> None:
         self._simulator = simulator
         self._reactor = reactor
         self._watchers: dict[socket.socket, _Backlog] = {}
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        try:
-            self._listener.bind("\0" + name)
-        except OSError as error:
-            raise HostError.of(f"cannot bind the abstract socket {name}", error) from error
-        self._listener.listen(16)
+        self.plugs: Plugs | None = None
+        self._listener = socket.socket(fileno=listener)
+        self._listener.listen(_CONNECTIONS)  # once more: it is now this process whom peers see
         reactor.add_reader(self._listener.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -112,6 +121,12 @@ class SimServer:
                         return {}
                     self._watchers[connection].put({})  # after all that there has been
                     return None
+                case {"do": "make", "chip": str(chip), "names": [*names]} if all(
+                    isinstance(name, str) for name in names
+                ):
+                    return self._when_done(connection, self._plugging().make_chip(chip, names))
+                case {"do": "remove", "chip": str(chip)}:
+                    return self._when_done(connection, self._plugging().remove_chip(chip))
                 case {"do": "plug", "chip": str(chip)}:
                     self._simulator.plug(chip)
                     return {}
@@ -121,7 +136,7 @@ class SimServer:
                 case {"line": str(text)}:
                     return self._of_line(connection, command, *self._simulator.find_line(text))
             raise UsageError("a command this simulator does not know")
-        except GpiovirtError as error:
+        except (GpiovirtError, OSError) as error:
             return {"error": str(error)}
         except (ValueError, RecursionError, OverflowError) as error:
             return {"error": f"not a message: {error}"}
@@ -152,6 +167,27 @@ class SimServer:
             case _:
                 raise UsageError("a command this simulator does not know")
         return {}
+
+    def _plugging(self) -> Plugs:
+        if self.plugs is None:
+            raise UsageError("chips come and go only where the program was started with --gpio-sim")
+        return self.plugs
+
+    def _when_done(
+        self, connection: socket.socket, future: Future[list[str]] | Future[None]
+    ) -> dict[str, Any] | None:
+        """Answer then: with the devices, if there are any."""
+
+        def tell() -> None:
+            try:
+                reply: dict[str, Any] = {"devices": future.result() or []}
+            except (GpiovirtError, OSError) as error:
+                reply = {"error": str(error)}
+            with suppress(OSError):  # whoever asked is gone
+                connection.send(_encode(reply))
+
+        future.then(tell)
+        return None
 
     def _play(
         self, connection: socket.socket, chip: str, offset: int, steps: Iterator[tuple[int, int]]
@@ -184,6 +220,7 @@ class SimServer:
                     "direction": info.direction.name.lower(),
                     "consumer": info.consumer,
                     "level": self._simulator.level(label, offset),
+                    "pulled": self._simulator.pulled(label, offset),
                     "stuck": self._simulator.stuck(label, offset),
                     "unplugged": not chip.is_there,
                 }

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class SimClient:
         """End the connection."""
         self._socket.close()
 
-    def _call(self, **command: str | int) -> dict[str, Any]:
+    def _call(self, **command: str | int | list[str]) -> dict[str, Any]:
         try:
             self._socket.send(json.dumps(command).encode())
         except OSError as error:
@@ -168,6 +168,14 @@ class SimClient:
         """It is back."""
         self._call(do="plug", chip=chip)
 
+    def make(self, chip: str, names: Sequence[str]) -> str:
+        """Make a simulated chip of so many lines with these names; the name of its device."""
+        return str(self._call(do="make", chip=chip, names=list(names))["devices"][0])
+
+    def remove(self, chip: str) -> None:
+        """Have one vanish for good that was made so."""
+        self._call(do="remove", chip=chip)
+
     def _call_for(self, duration_s: float, **command: str | int) -> None:
         """A command whose answer takes so long."""
         self._patience(_ANSWER_S + int(min(max(duration_s, 0), 1e6)))
@@ -181,7 +189,7 @@ class SimClient:
         return int(self._call(do="get", line=line)["level"])
 
     def lines(self) -> list[dict[str, Any]]:
-        """All lines: chip, offset, name, direction, consumer, level, stuck, unplugged."""
+        """All lines: chip, offset, name, direction, consumer, level, pulled, stuck, unplugged."""
         lines: list[dict[str, Any]] = []
         while len(lines) < _LINES_MAX:
             match self._call(do="list", first=len(lines)):

@@ -106,11 +106,16 @@ class _Scattered:
 
 
 class AggregateDriver:
-    """Driver over lines held on the source chips."""
+    """Driver over lines held on the source chips, as `consumer`; without `names` theirs stay."""
 
-    def __init__(self, label: str, lines: Sequence[SourceLine]) -> None:
+    def __init__(
+        self, label: str, lines: Sequence[SourceLine], consumer: str = "", names: Sequence[str] | None = None
+    ) -> None:
         self.label = label
-        self.names: Sequence[str] = [chip.line_info(offset).name for chip, offset in lines]
+        self._consumer = consumer or f"gpiovirt:{label}"
+        if names is None:
+            names = [chip.line_info(offset).name for chip, offset in lines]
+        self.names: Sequence[str] = names
         self._sources: dict[int, _Source] = {}
         self._places: list[tuple[_Source, int]] = []
         for virtual, (chip, offset) in enumerate(lines):
@@ -120,7 +125,8 @@ class AggregateDriver:
             source.virtual[offset] = virtual
 
     def attach(self, edge: PhysicalEdge, presence: PresenceSink) -> None:
-        holder = Holder.of(f"gpiovirt:{self.label}", HolderKind.CHIP)
+        self.presence = presence
+        holder = Holder.of(self._consumer, HolderKind.CHIP)
         held: list[_Source] = []
         try:
             for source in self._sources.values():
@@ -167,8 +173,16 @@ class Aggregate(GpioChip):
     LineBusyError if a line is held or named twice, and then nothing is held.
     """
 
-    def __init__(self, label: str, lines: Sequence[SourceLine], now: Now, name: str = "") -> None:
-        self._aggregated = AggregateDriver(label, lines)
+    def __init__(
+        self,
+        label: str,
+        lines: Sequence[SourceLine],
+        now: Now,
+        name: str = "",
+        consumer: str = "",
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self._aggregated = AggregateDriver(label, lines, consumer, names)
         super().__init__(self._aggregated, now, name)
 
     def close(self) -> None:

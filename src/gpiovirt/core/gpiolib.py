@@ -168,6 +168,9 @@ class Picked(Generic[_T]):
 class GpioChip:
     """A Chip made of a Driver."""
 
+    not_valid: frozenset[int] = frozenset()
+    """Lines that show as used and cannot be requested: the kernel's valid_mask"""
+
     def __init__(self, driver: Driver, now: Now, name: str = "", admit: Admit | None = None) -> None:
         """`admit` is asked before any of several lines is touched."""
         self._driver = driver
@@ -192,7 +195,7 @@ class GpioChip:
             offset,
             line.name,
             request.holder.label if request else "",
-            request is not None,
+            request is not None or offset in self.not_valid,
             Direction.OUTPUT if line.is_output else Direction.INPUT,
             line.shown_settings(),
             request.holder if request else None,
@@ -255,11 +258,13 @@ class GpioChip:
                 line.request.rebind()
 
     def _check_free(self, line: _Line) -> None:
-        """LineBusyError if it is held, ChipGoneError if it is not there."""
+        """LineBusyError if it is held, InvalidError or ChipGoneError if it is not to be had."""
         if line.request is not None:
             raise LineBusyError(
                 f"line {self.describe(line)} is held by {line.request.holder}; release it or choose another"
             )
+        if line.offset in self.not_valid:
+            raise InvalidError(f"line {self.describe(line)} is not valid, and cannot be requested")
         if line.is_gone:
             raise ChipGoneError(f"the chip providing line {self.describe(line)} is gone")
 

@@ -94,6 +94,9 @@ _response = u.seccomp_notif_resp.pack
 class Listener:
     """The supervisor's side of a filter; methods for a notification raise OSError(ENOENT) if it is gone."""
 
+    last: tuple[int, ...]
+    """The notification received last, whole: id, tid, flags, number, architecture, address, 6 arguments"""
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
         with suppress(OSError):  # before Linux 6.6: slower across CPUs, nothing else
@@ -105,9 +108,8 @@ class Listener:
 
     def receive(self) -> Notification:
         """The next trapped call; blocks for one."""
-        id_, tid, _, _, arch, _, fd, cmd, arg, _, _, _ = _unpack(
-            ioctl(self.fd, u.SECCOMP_IOCTL_NOTIF_RECV, _NOTHING)
-        )
+        self.last = _unpack(ioctl(self.fd, u.SECCOMP_IOCTL_NOTIF_RECV, _NOTHING))
+        id_, tid, _, _, arch, _, fd, cmd, arg, _, _, _ = self.last
         return Notification(id_, tid, arch, fd & 0xFFFFFFFF, cmd & 0xFFFFFFFF, arg)
 
     def check(self, id_: int) -> None:

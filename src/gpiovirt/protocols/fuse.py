@@ -2,7 +2,8 @@
 """The server's side of FUSE, sans-IO: a request of the kernel in, the answers to be written out.
 
 It knows a tree of directories, and of files whose content is made when it is read from its beginning, as in
-sysfs. Nothing is cached by the kernel. The kernel's requests are as long as they say; what is shorter is EIO.
+sysfs and configfs. Nothing is cached by the kernel. The kernel's requests are as long as they say; what is
+shorter is EIO.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import errno
 import stat
 import struct
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
 
+from gpiovirt.core.task import Future
 from gpiovirt.errors import GpiovirtError, OffsetError
 from gpiovirt.uapi import fuse as u
 
-__all__ = ["POLLED", "Attribute", "Directory", "FuseServer"]
+__all__ = ["POLLED", "Attribute", "Directory", "FuseServer", "Group"]
 
 # asm-generic/poll.h
 _POLLIN, _POLLPRI, _POLLOUT, _POLLERR = 1, 2, 4, 8
@@ -29,6 +31,16 @@ _OPEN_MAX = 65_536
 _NODES_MAX = 1 << 20
 _WRITE_MAX = 4096
 _NO_ANSWER = frozenset({u.FUSE_FORGET, u.FUSE_BATCH_FORGET, u.FUSE_INTERRUPT})
+# what no directory here takes, and its errno: that of configfs
+_NEVER = {
+    u.FUSE_CREATE: errno.EACCES,
+    u.FUSE_MKNOD: errno.EPERM,
+    u.FUSE_SYMLINK: errno.EPERM,
+    u.FUSE_LINK: errno.EPERM,
+    u.FUSE_UNLINK: errno.EPERM,
+    u.FUSE_RENAME: errno.EPERM,
+    u.FUSE_RENAME2: errno.EPERM,
+}
 
 
 class Attribute(Protocol):
@@ -44,8 +56,8 @@ class Attribute(Protocol):
     def read(self) -> bytes:
         """Its content now."""
 
-    def write(self, content: bytes) -> None:
-        """Somebody has written this."""
+    def write(self, content: bytes) -> Future[None] | None:
+        """Somebody has written this; a future, if that is done only later."""
 
 
 class Directory(Protocol):
@@ -53,6 +65,17 @@ class Directory(Protocol):
 
     def entries(self) -> Mapping[str, Directory | Attribute]:
         """What is in it now."""
+
+
+@runtime_checkable
+class Group(Protocol):
+    """A directory in which others can be made, as in configfs; OSError if not, or not now."""
+
+    def make(self, name: str) -> None:
+        """mkdir(2)"""
+
+    def remove(self, name: str) -> Future[None] | None:
+        """rmdir(2); a future, if that is done only later."""
 
 
 class _Open:
@@ -66,10 +89,18 @@ class _Open:
 
 
 class FuseServer:
-    """Serves the tree below `root`, which belongs to that user and group."""
+    """Serves the tree below `root`, which belongs to that user and group.
 
-    def __init__(self, root: Directory, uid: int, gid: int) -> None:
+    `on_late` is given an answer that comes after receive() had none; until then `is_waiting`, and who wants
+    things done one after the other does not receive more.
+    """
+
+    def __init__(
+        self, root: Directory, uid: int, gid: int, on_late: Callable[[bytes], object] = lambda _: None
+    ) -> None:
         self._root = root
+        self._on_late = on_late
+        self.is_waiting = False
         self._uid = uid
         self._gid = gid
         self._paths: dict[int, tuple[str, ...]] = {_ROOT: ()}
@@ -88,14 +119,28 @@ class FuseServer:
             return None
         body = message[u.fuse_in_header.size :]
         try:
-            return _answer(unique, 0, self._serve(opcode, node, body))
-        except GpiovirtError as error:
-            number = errno.EINVAL if isinstance(error, OffsetError) else error.errno
-        except OSError as error:
-            number = error.errno or errno.EIO
-        except struct.error:
-            number = errno.EIO
-        return _answer(unique, -number)
+            served = self._serve(opcode, node, body)
+        except (GpiovirtError, OSError, struct.error) as error:
+            return _answer(unique, -_number_of(error))
+        if isinstance(served, bytes):
+            return _answer(unique, 0, served)
+        self._await(unique, *served)
+        return None
+
+    def _await(self, unique: int, future: Future[None], then: bytes) -> None:
+        """Answer when it is done."""
+        self.is_waiting = True
+
+        def done() -> None:
+            self.is_waiting = False
+            try:
+                future.result()
+            except (GpiovirtError, OSError) as error:
+                self._on_late(_answer(unique, -_number_of(error)))
+            else:
+                self._on_late(_answer(unique, 0, then))
+
+        future.then(done)
 
     def wakeups(self) -> list[bytes]:
         """What tells the kernel of polled files that have changed."""
@@ -107,7 +152,10 @@ class FuseServer:
                 each.kh = None
         return told
 
-    def _serve(self, opcode: int, node: int, body: bytes) -> bytes:
+    def _serve(self, opcode: int, node: int, body: bytes) -> bytes | tuple[Future[None], bytes]:
+        """The answer's body, or what it waits for and the body then."""
+        if opcode in _NEVER:
+            raise OSError(_NEVER[opcode], "not here")
         match opcode:
             case u.FUSE_INIT:
                 return _init(body)
@@ -123,6 +171,12 @@ class FuseServer:
                 return self._write(body)
             case u.FUSE_POLL:
                 return self._poll(body)
+            case u.FUSE_MKDIR:
+                name = body[u.fuse_mkdir_in.size :]
+                self._group(node).make(_name(name))
+                return self._lookup(node, name)
+            case u.FUSE_RMDIR:
+                return self._remove(node, _name(body))
             case u.FUSE_RELEASE:
                 self._open.pop(u.fuse_release_in.unpack_from(body)[0], None)
                 return b""
@@ -151,7 +205,7 @@ class FuseServer:
         return found
 
     def _lookup(self, parent: int, body: bytes) -> bytes:
-        path = (*self._paths.get(parent, ("",)), body.rstrip(b"\0").decode(errors="replace"))
+        path = (*self._paths.get(parent, ("",)), _name(body))
         node = self._nodes.get(path, 0)
         if not node:
             self._paths[0] = path
@@ -165,6 +219,19 @@ class FuseServer:
             node = self._nodes[path] = self._next
             self._paths[node] = path
         return u.fuse_entry_out.pack(node, 0, 0, 0, 0, 0, self._attributes(node))
+
+    def _group(self, node: int) -> Group:
+        found = self._find(node)
+        if not isinstance(found, Group):
+            raise OSError(errno.EPERM, "no directory is made here")
+        return found
+
+    def _remove(self, parent: int, name: str) -> bytes | tuple[Future[None], bytes]:
+        future = self._group(parent).remove(name)
+        path = (*self._paths[parent], name)
+        for gone in [each for each in self._nodes if each[: len(path)] == path]:
+            del self._paths[self._nodes.pop(gone)]
+        return b"" if future is None else (future, b"")
 
     def _attributes(self, node: int) -> bytes:
         found = self._find(node)
@@ -197,13 +264,14 @@ class FuseServer:
             opened.content = opened.attribute.read()
         return opened.content[offset : offset + size]
 
-    def _write(self, body: bytes) -> bytes:
+    def _write(self, body: bytes) -> bytes | tuple[Future[None], bytes]:
         fh, _, size, *_ = u.fuse_write_in.unpack_from(body)
         content = body[u.fuse_write_in.size :][:size]
         if len(content) > _WRITE_MAX:
             raise OSError(errno.E2BIG, "too long")
-        self._opened(fh).attribute.write(content)
-        return u.fuse_write_out.pack(len(content), 0)
+        future = self._opened(fh).attribute.write(content)
+        written = u.fuse_write_out.pack(len(content), 0)
+        return written if future is None else (future, written)
 
     def _poll(self, body: bytes) -> bytes:
         fh, kh, flags, _ = u.fuse_poll_in.unpack_from(body)
@@ -233,7 +301,7 @@ class FuseServer:
         fh, offset, size, *_ = u.fuse_read_in.unpack_from(body)
         made = b""
         for place, (name, is_directory) in enumerate(self._listed.get(fh, ())[offset:], offset + 1):
-            encoded = name.encode()
+            encoded = name.encode(errors="surrogateescape")
             kind = stat.S_IFDIR >> 12 if is_directory else stat.S_IFREG >> 12
             entry = u.fuse_dirent.pack(place, place, len(encoded), kind) + encoded
             entry += b"\0" * (-len(entry) % 8)
@@ -241,6 +309,16 @@ class FuseServer:
                 break
             made += entry
         return made
+
+
+def _name(body: bytes) -> str:
+    return body.rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def _number_of(error: BaseException) -> int:
+    if isinstance(error, GpiovirtError):
+        return errno.EINVAL if isinstance(error, OffsetError) else error.errno
+    return (isinstance(error, OSError) and error.errno) or errno.EIO
 
 
 def _init(body: bytes) -> bytes:

@@ -28,6 +28,7 @@ __all__ = ["Launched", "launch"]
 _START_S = 20
 _POLL_S = 0.005
 _CLOSE_S = 5
+_WITH_LINES = ("--sim", "--board", "--chip", "--gpio-sim")
 _READ_MAX = 1 << 20
 _GATE = 'read -r _ <"$0" && exec "$@"'
 
@@ -54,11 +55,17 @@ class Launched:
     def connect(self) -> None:
         """To its simulator; UsageError or HostError if it has none."""
         self.name = self._await_simulator()
-        self.client = SimClient(self.name)
-        self._closes.append(self.client.close)
-        self.levels = Levels(self.name, self.client.lines)
-        self._closes.append(self.levels.close)
-        self.lines_then = self.client.lines()
+        try:
+            self.client = SimClient(self.name)
+            self._closes.append(self.client.close)
+            self.levels = Levels(self.name, self.client.lines)
+            self._closes.append(self.levels.close)
+            self.lines_then = self.client.lines()
+        except HostError:  # it may have ended before it began
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(_CLOSE_S)
+            self._check_running()
+            raise
 
     def _await_simulator(self) -> str:
         """The name of its socket; UsageError or HostError, with what `gpiovirt run` said."""
@@ -66,13 +73,17 @@ class Launched:
         while True:
             with suppress(HostError):
                 return socket_of(self.process.pid)
-            if self.process.poll() is not None:
-                said = self.read("stderr").strip().removeprefix("gpiovirt: ")
-                kind = UsageError if self.process.returncode == 2 else HostError
-                raise kind(said or f"gpiovirt run has ended with status {self.process.returncode}")
+            self._check_running()
             if time.monotonic() > deadline:
                 raise HostError(f"the program's simulator was not there within {_START_S} s")
             time.sleep(_POLL_S)
+
+    def _check_running(self) -> None:
+        """UsageError or HostError, with what `gpiovirt run` said, if it has ended."""
+        if self.process.poll() is not None:
+            said = self.read("stderr").strip().removeprefix("gpiovirt: ")
+            kind = UsageError if self.process.returncode == 2 else HostError
+            raise kind(said or f"gpiovirt run has ended with status {self.process.returncode}")
 
     def read(self, name: str) -> str:
         """The end of what it has printed; "" if that goes elsewhere."""
@@ -112,6 +123,8 @@ def end(process: subprocess.Popen[Any]) -> None:
 def launch(program: Sequence[str], options: Sequence[str], popen: Mapping[str, Any]) -> Launched:
     """Run `program` with these options of `gpiovirt run`; UsageError, HostError if that cannot be."""
     _check_program(program, popen)
+    if not any(option.startswith(_WITH_LINES) for option in options):
+        raise UsageError("no chips; make one with --sim LABEL:COUNT, as in --sim sim-a:8, or with --board")
     folder = tempfile.mkdtemp(prefix="gpiovirt-test-")
     gate = f"{folder}/gate"
     os.mkfifo(gate)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""linux/fuse.h: the messages of a file system in user space, as far as /sys/class/gpio needs them (7.31)."""
+"""linux/fuse.h: the messages of a file system in user space (7.31), as far as sysfs and configfs go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ __all__ = [
     "FOPEN_DIRECT_IO",
     "FUSE_ACCESS",
     "FUSE_BATCH_FORGET",
+    "FUSE_CREATE",
     "FUSE_DESTROY",
     "FUSE_FLUSH",
     "FUSE_FORGET",
@@ -17,7 +18,10 @@ __all__ = [
     "FUSE_INTERRUPT",
     "FUSE_KERNEL_MINOR_VERSION",
     "FUSE_KERNEL_VERSION",
+    "FUSE_LINK",
     "FUSE_LOOKUP",
+    "FUSE_MKDIR",
+    "FUSE_MKNOD",
     "FUSE_NOTIFY_POLL",
     "FUSE_OPEN",
     "FUSE_OPENDIR",
@@ -27,8 +31,13 @@ __all__ = [
     "FUSE_READDIR",
     "FUSE_RELEASE",
     "FUSE_RELEASEDIR",
+    "FUSE_RENAME",
+    "FUSE_RENAME2",
+    "FUSE_RMDIR",
     "FUSE_SETATTR",
     "FUSE_STATFS",
+    "FUSE_SYMLINK",
+    "FUSE_UNLINK",
     "FUSE_WRITE",
     "fuse_attr",
     "fuse_attr_out",
@@ -37,6 +46,7 @@ __all__ = [
     "fuse_in_header",
     "fuse_init_in",
     "fuse_init_out",
+    "fuse_mkdir_in",
     "fuse_notify_poll_wakeup_out",
     "fuse_open_in",
     "fuse_open_out",
@@ -57,6 +67,13 @@ FUSE_LOOKUP = 1
 FUSE_FORGET = 2
 FUSE_GETATTR = 3
 FUSE_SETATTR = 4
+FUSE_SYMLINK = 6
+FUSE_MKNOD = 8
+FUSE_MKDIR = 9
+FUSE_UNLINK = 10
+FUSE_RMDIR = 11
+FUSE_RENAME = 12
+FUSE_LINK = 13
 FUSE_OPEN = 14
 FUSE_READ = 15
 FUSE_WRITE = 16
@@ -68,10 +85,12 @@ FUSE_OPENDIR = 27
 FUSE_READDIR = 28
 FUSE_RELEASEDIR = 29
 FUSE_ACCESS = 34
+FUSE_CREATE = 35
 FUSE_INTERRUPT = 36
 FUSE_DESTROY = 38
 FUSE_POLL = 40
 FUSE_BATCH_FORGET = 42
+FUSE_RENAME2 = 45
 
 FUSE_NOTIFY_POLL = 1
 FUSE_POLL_SCHEDULE_NOTIFY = 1
@@ -88,6 +107,7 @@ fuse_init_in = Struct("=IIII")  # major minor max_readahead flags; more follows
 fuse_init_out = Struct("=IIIIHHIIHHII24x")
 """major minor max_readahead flags max_background congestion_threshold max_write time_gran max_pages
 map_alignment flags2 max_stack_depth"""
+fuse_mkdir_in = Struct("=II")  # mode umask; the name follows
 fuse_open_in = Struct("=II")  # flags open_flags
 fuse_open_out = Struct("=QIi")  # fh open_flags backing_id
 fuse_release_in = Struct("=QIIQ")  # fh flags release_flags lock_owner

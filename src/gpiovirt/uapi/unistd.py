@@ -6,9 +6,11 @@ from typing import NamedTuple
 from gpiovirt.uapi.seccomp import (
     AUDIT_ARCH_AARCH64,
     AUDIT_ARCH_ARM,
+    AUDIT_ARCH_I386,
     AUDIT_ARCH_LOONGARCH64,
     AUDIT_ARCH_RISCV64,
     AUDIT_ARCH_X86_64,
+    X32_SYSCALL_BIT,
 )
 
 
@@ -75,6 +77,8 @@ NUMBERS: dict[str, tuple[int | None, int | None, int | None]] = {
     "readlink": (89, None, 85),
     "gettimeofday": (96, 169, 78),
     "getuid": (102, 174, 24),
+    "mount": (165, 40, 21),
+    "umount2": (166, 39, 52),
     "sigaltstack": (131, 132, 186),
     "gettid": (186, 178, 224),
     "futex": (202, 98, 240),
@@ -117,3 +121,17 @@ NUMBERS: dict[str, tuple[int | None, int | None, int | None]] = {
     "ppoll_time64": (None, None, 414),
     "futex_time64": (None, None, 422),
 }
+
+# of those that we trap; i386: unistd_32.h
+_I386 = {"mount": 21, "umount2": 52, "uname": 122}
+
+
+def numbers_by_architecture(call: str) -> dict[int, tuple[int, ...]]:
+    """The numbers that a call has in filters, by architecture."""
+    found: dict[int, tuple[int, ...]] = {AUDIT_ARCH_I386: (_I386[call],)}
+    for abi in ABIS.values():
+        number = abi.number(call)
+        if number is not None:
+            x32 = (X32_SYSCALL_BIT | number,) if abi.audit_arch == AUDIT_ARCH_X86_64 else ()
+            found[abi.audit_arch] = (number, *x32)
+    return found

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from gpiovirt.control import socket_name
+from gpiovirt.control import listen_at, socket_name
 from gpiovirt.control.sim_server import SimServer
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.guards.driver import Happening, RuleState
@@ -69,7 +69,7 @@ def run(listener: socket.socket, uid: int, gid: int, simulates: bool) -> None:
     reactor = Reactor()
     simulator = Simulator(now_ns, reactor.deadlines) if simulates else None
     if simulator is not None:
-        SimServer(simulator, reactor, socket_name(os.getuid(), os.getpid()))
+        SimServer(simulator, reactor, listen_at(socket_name(os.getuid(), os.getpid())))
     worker = _Worker(SocketListener(listener), reactor, simulator)
     try:
         confine(uid, gid)

@@ -3,25 +3,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpiovirt.uapi import seccomp as u
 from gpiovirt.uapi.gpio import GPIO_IOC_TYPE
+from gpiovirt.uapi.unistd import numbers_by_architecture
 
 __all__ = ["gpio_filter"]
 
 
-def gpio_filter() -> bytes:
-    """A classic BPF program, an array of struct sock_filter, for all architectures we know."""
+def gpio_filter(others: Sequence[str] = ()) -> bytes:
+    """A classic BPF program, an array of struct sock_filter, for all architectures we know.
+
+    `others` are system calls that are trapped whatever their arguments.
+    """
     program: list[tuple[int, int, int, int]] = []
-    numbers: list[tuple[int, tuple[int, ...]]] = list(u.IOCTL_NUMBERS.items())
+    trapped = [numbers_by_architecture(call) for call in others]
+    numbers = [
+        (arch, nrs, tuple(nr for each in trapped for nr in each.get(arch, ())))
+        for arch, nrs in u.IOCTL_NUMBERS.items()
+    ]
     # per architecture: skip if it is another; load the number; each ioctl number jumps to the check
-    length = 1 + sum(3 + len(nrs) for _, nrs in numbers)
+    length = 1 + sum(3 + len(nrs) + len(more) for _, nrs, more in numbers)
     check = length + 1
+    trap = check + 4
     program.append((u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH))
-    for arch, nrs in numbers:
-        program.append((u.BPF_JMP_JEQ_K, 0, 2 + len(nrs), arch))
+    for arch, nrs, more in numbers:
+        program.append((u.BPF_JMP_JEQ_K, 0, 2 + len(nrs) + len(more), arch))
         program.append((u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_NR))
         for nr in nrs:
             program.append((u.BPF_JMP_JEQ_K, check - len(program) - 1, 0, nr))
+        for nr in more:
+            program.append((u.BPF_JMP_JEQ_K, trap - len(program) - 1, 0, nr))
         program.append((u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW))
     program += [
         (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW),

@@ -27,9 +27,28 @@ from gpiovirt.host.seccomp import Listener, fetch_fd, install_filter
 
 if TYPE_CHECKING:
     from gpiovirt.exports.process.openable import Openable
+    from gpiovirt.exports.process.session import Session, Trap
     from gpiovirt.exports.process.supervisor import Supervisor
 
-__all__ = ["await_supervisor", "launch"]
+__all__ = ["Extras", "await_supervisor", "launch"]
+
+
+class Extras:
+    """What the program is shown besides its chips: nothing. Those who show more override it."""
+
+    trees: Sequence[sandbox.Tree] = ()
+    """Of files that are served"""
+    calls: Sequence[str] = ()
+    """System calls that are trapped, by name"""
+    has_keeper = False
+
+    def traps(self, _supervisor: Supervisor, _keeper: int) -> Mapping[tuple[int, int], Trap]:
+        """What answers these calls; `keeper` is the supervisor's end of the keeper's socket."""
+        return {}
+
+    def serve(self, _supervisor: Supervisor, _session: Session, _fuses: Sequence[int]) -> None:
+        """Serve the trees by their files, before the program's first call."""
+
 
 _READY = b"!"  # followed by nothing: what follows is why it is not
 _PATIENCE_S = 10
@@ -42,33 +61,40 @@ def launch(
     prepare: Callable[[Supervisor], None],
     environment: Mapping[str, str],
     guise: sandbox.Guise = sandbox.PLAIN,
-    serve_sysfs: Callable[[int, Supervisor], object] | None = None,
+    extras: Extras | None = None,
 ) -> NoReturn:
-    """Become the program `argv`, which sees what chips[name] opens as /dev/<name>.
+    """Become the program `argv`, which sees what chips[name] opens as /dev/<name>, and the extras.
 
-    `prepare` runs in the supervisor before it serves the program's first call, and so does `serve_sysfs`, for
-    which /sys/class/gpio is mounted and which gets its file. HostError if something cannot be had, and then
-    nothing is left behind.
+    `prepare` runs in the supervisor before it serves the program's first call. HostError if something cannot
+    be had, and then nothing is left behind.
     """
+    extras = extras or Extras()
     placeholders = [make_placeholder(name) for name in chips]
     program = os.getpid()
     from_program, to_supervisor = os.pipe()
     from_supervisor, to_program = os.pipe()
+    keeper, keepers = _socket_pair() if extras.has_keeper else (-1, -1)
     if _fork_detached():
-        os.close(to_supervisor)
-        os.close(from_supervisor)
+        for fd in (to_supervisor, from_supervisor, keepers):
+            if fd >= 0:
+                os.close(fd)
         openables = list(chips.values())
         _supervise(
-            program, placeholders, openables, deadlines, prepare, serve_sysfs, from_program, to_program
+            *(program, placeholders, openables, deadlines, prepare, extras, keeper, from_program, to_program)
         )
-    os.close(from_program)
-    os.close(to_program)
+    for fd in (from_program, to_program, keeper):
+        if fd >= 0:
+            os.close(fd)
     for placeholder in placeholders:
         os.close(placeholder.master)
     nodes = [placeholder.node for placeholder in placeholders]
-    fuse = sandbox.enter(nodes, guise, serve_sysfs is not None)
-    listener = install_filter(gpio_filter())
-    os.write(to_supervisor, f"{listener} {fuse}".encode())
+    fuses = sandbox.enter(nodes, guise, extras.trees)
+    if extras.has_keeper:
+        from gpiovirt.exports.process.keeper import start_keeper
+
+        start_keeper(keepers)
+    listener = install_filter(gpio_filter(extras.calls))
+    os.write(to_supervisor, " ".join(map(str, (listener, *fuses))).encode())
     await_supervisor(from_supervisor)
     _execute(argv, environment)
 
@@ -93,6 +119,14 @@ def _execute(argv: list[str], environment: Mapping[str, str]) -> NoReturn:
         raise HostError.of(f"cannot run {argv[0]!r}", error) from error
 
 
+def _socket_pair() -> tuple[int, int]:
+    """Ends of a connection that keeps packets apart."""
+    import socket
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return ours.detach(), theirs.detach()
+
+
 def _fork_detached() -> bool:
     """Fork a grandchild that is no child of ours; True in it."""
     try:
@@ -114,7 +148,8 @@ def _supervise(
     chips: Sequence[Openable],
     deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
-    serve_sysfs: Callable[[int, Supervisor], object] | None,
+    extras: Extras,
+    keeper: int,
     from_program: int,
     to_program: int,
 ) -> NoReturn:
@@ -129,21 +164,21 @@ def _supervise(
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
         taken = _take_files(program, from_program, to_program)
         if taken is not None:
-            listener, fuse = taken
+            listener, fuses = taken
             # the program starts meanwhile, and its first call waits for us
             from gpiovirt.exports.process.supervisor import Supervisor
 
             supervisor = Supervisor(deadlines)
             prepare(supervisor)
-            if serve_sysfs is not None:
-                serve_sysfs(fuse, supervisor)
-            supervisor.add(
+            session = supervisor.add(
                 listener,
                 {
                     placeholder.file_id: (chip, placeholder.node.name)
                     for placeholder, chip in zip(placeholders, chips, strict=True)
                 },
+                traps=extras.traps(supervisor, keeper),
             )
+            extras.serve(supervisor, session, fuses)
             supervisor.run()
         status = 0
     except OSError as error:
@@ -154,21 +189,20 @@ def _supervise(
         os._exit(status)
 
 
-def _take_files(program: int, from_program: int, to_program: int) -> tuple[Listener, int] | None:
-    """The program's seccomp listener and /dev/fuse (or -1); None if it has failed or knows that we have."""
-    announced = os.read(from_program, 32).split()
+def _take_files(program: int, from_program: int, to_program: int) -> tuple[Listener, list[int]] | None:
+    """The program's seccomp listener and its /dev/fuse; None if it has failed or knows that we have."""
+    announced = [int(fd) for fd in os.read(from_program, 64).split()]
     if not announced:
         return None
     try:
-        listener = Listener(fetch_fd(program, int(announced[0])))
-        fuse = fetch_fd(program, int(announced[1])) if announced[1] != b"-1" else -1
+        listener, *fuses = [fetch_fd(program, fd) for fd in announced]
     except OSError as error:
         why = f"the supervisor has no access to the program: {error.strerror}"
         os.write(to_program, _READY + why.encode())
         return None
     os.write(to_program, _READY)
     os.close(to_program)
-    return listener, fuse
+    return Listener(listener), fuses
 
 
 def _leave_the_terminal() -> None:

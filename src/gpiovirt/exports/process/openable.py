@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from gpiovirt.host.reactor import Reactor
     from gpiovirt.host.task import Task
     from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape
-    from gpiovirt.sources.simulator import SimChip
+    from gpiovirt.sources.simulator import Vanishing
 
-__all__ = ["Later", "OpenFile", "Openable", "local", "refused", "remote", "simulated"]
+__all__ = ["Later", "OpenFile", "Openable", "local", "refused", "remote", "removable"]
 
 
 class Later:
@@ -78,18 +78,30 @@ def local(chip: Chip) -> Openable:
     return openable
 
 
-def simulated(chip: SimChip) -> Openable:
-    """A simulated chip of this process, which may be unplugged."""
+class Removable(Protocol):
+    """A chip of this process that may go; it tells `files`."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be opened."""
+
+    @property
+    def files(self) -> set[Vanishing]:
+        """Those that are open."""
+
+
+def removable(chip: Chip, presence: Removable) -> Openable:
+    """A chip of this process that may go, as `presence`, which mostly is the chip itself, says."""
     opens = local(chip)
 
     def openable(
         name: str, open_fifo: Callable[[FifoShape], PipeFifo], reactor: Reactor, task: Task
     ) -> OpenFile:
-        if not chip.is_there:
+        if not presence.is_there:
             raise OSError(errno.ENODEV, "the chip is unplugged")
         file = cast("ChipFile", opens(name, open_fifo, reactor, task))
-        chip.files.add(file)
-        file.on_close = lambda: chip.files.discard(file)
+        presence.files.add(file)
+        file.on_close = lambda: presence.files.discard(file)
         return cast("OpenFile", file)
 
     return openable

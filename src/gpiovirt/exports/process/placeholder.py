@@ -14,7 +14,7 @@ from gpiovirt.errors import HostError
 from gpiovirt.exports.process.sandbox import DeviceNode
 from gpiovirt.host import libc
 
-__all__ = ["Placeholder", "make_placeholder", "own_terminals"]
+__all__ = ["Placeholder", "make_placeholder", "own_terminal", "own_terminals"]
 
 
 class Placeholder(NamedTuple):
@@ -49,22 +49,33 @@ def own_terminals(slaves: Sequence[int]) -> None:
     A session has one terminal: that of this process, its leader, takes the first; idle processes that
     end with it hold the others.
     """
+    if slaves:
+        import termios
+        from fcntl import ioctl
+
+        ioctl(slaves[0], termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for slave in slaves[1:]:
+        own_terminal(slave)
+
+
+def own_terminal(slave: int) -> int:
+    """The pid of an idle process, a child of this one, whose terminal the slave is."""
     import termios
     from fcntl import ioctl
 
-    ioctl(slaves[0], termios.TIOCSCTTY, 0)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    for slave in slaves[1:]:
-        ready, done = os.pipe()
-        if not os.fork():
-            libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-            libc.prctl(libc.PR_SET_NAME, b"gpiovirt-tty")
-            os.setsid()
-            ioctl(slave, termios.TIOCSCTTY, 0)
-            os.closerange(0, slave)
-            os.closerange(slave + 1, 65536)
-            while True:
-                signal.pause()
-        os.close(done)
-        os.read(ready, 1)
-        os.close(ready)
+    ready, done = os.pipe()
+    child = os.fork()
+    if not child:
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(libc.PR_SET_NAME, b"gpiovirt-tty")
+        os.setsid()
+        ioctl(slave, termios.TIOCSCTTY, 0)
+        os.closerange(0, slave)
+        os.closerange(slave + 1, 65536)
+        while True:
+            signal.pause()
+    os.close(done)
+    os.read(ready, 1)
+    os.close(ready)
+    return child

@@ -10,12 +10,14 @@ needs no overlayfs, works unprivileged, and vanishes with the last process of th
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
 from typing import NamedTuple
 
 from gpiovirt.errors import HostError
 from gpiovirt.host import libc
 
-__all__ = ["PLAIN", "DeviceNode", "Guise", "enter"]
+__all__ = ["CONFIGFS", "PLAIN", "DeviceNode", "Guise", "Tree", "enter", "hide", "mount_fuse", "show"]
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -24,7 +26,22 @@ _MS_NODEV = 4
 _MS_BIND = 4096
 _MS_REC = 16384
 _MS_SLAVE = 1 << 19
+_MNT_DETACH = 2
 _BELOW = "/dev/.gpiovirt"
+CONFIGFS = "/sys/kernel/config"
+DEVICES = "/sys/devices/platform"
+_BUS = "/sys/bus/platform"
+_MODPROBE = "/etc/modprobe.d"
+_DRIVERS = ("gpio-sim", "gpio-aggregator")
+_OUR_DEVICES = (*(f"{driver}." for driver in _DRIVERS), "gpiovirt.")
+
+
+class Tree(Enum):
+    """Where FUSE shows files that are served."""
+
+    CLASS_GPIO = "/sys/class/gpio"
+    CONFIGFS = CONFIGFS
+    AGGREGATOR = f"{_BUS}/drivers/gpio-aggregator"
 
 
 class DeviceNode(NamedTuple):
@@ -53,16 +70,18 @@ class Guise(NamedTuple):
     device_tree: Mapping[str, bytes] = {}
     cpuinfo: bytes = b""
     dmi: Mapping[str, bytes] = {}
+    release: bytes = b""
+    """The kernel's"""
 
 
 PLAIN = Guise()
 """The machine as it is"""
 
 
-def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN, with_sysfs: bool = False) -> int:
+def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN, trees: Sequence[Tree] = ()) -> list[int]:
     """Move this process into a mount namespace where /dev and /sys show just `nodes` of GPIO.
 
-    Returns, `with_sysfs`, the open /dev/fuse by which /sys/class/gpio is to be served; otherwise -1.
+    Returns the files, each an open /dev/fuse, by which `trees` are to be served.
 
     As root with a mount namespace alone, otherwise in a user namespace in which the user has the
     same uid and gid. HostError says what the kernel refused.
@@ -76,11 +95,13 @@ def enter(nodes: Sequence[DeviceNode], guise: Guise = PLAIN, with_sysfs: bool = 
         # what is below /dev last: its entries are what the others are bound from
         _show_in_sys(nodes, guise.compatible)
         _put_on(guise)
-        fuse = _mount_sysfs_gpio() if with_sysfs else -1
+        if Tree.CONFIGFS in trees:
+            _show_drivers()
+        fuses = [_mount_tree(tree) for tree in trees]
         _show_in_dev(nodes, guise.links)
     except OSError as error:
         raise HostError.of(f"cannot prepare a private /dev and /sys ({error.filename})", error) from error
-    return fuse
+    return fuses
 
 
 def _enter_user_namespace() -> None:
@@ -151,9 +172,7 @@ def _show_in_dev(nodes: Sequence[DeviceNode], links: Mapping[str, str]) -> None:
         libc.mount("/dev/null", entry.path, None, _MS_BIND)
     os.symlink(f"{_BELOW}/ptmx", "/dev/ptmx")
     for node in nodes:
-        path = f"/dev/{node.name}"
-        _make_mount_point(path)
-        libc.mount(node.tty, path, None, _MS_BIND)
+        _add_to_dev(node)
     for link, name in links.items():
         os.symlink(name, f"/dev/{link}")
 
@@ -166,24 +185,109 @@ def _show_in_sys(nodes: Sequence[DeviceNode], compatible: Mapping[str, bytes]) -
     if os.path.isdir("/sys/class/gpio"):  # the old interface, by which real lines can be exported
         _mount_tmpfs("/sys/class/gpio")
     for node in nodes:
-        device = f"/sys/bus/gpio/devices/{node.name}"
-        os.makedirs(device)
-        _write(f"{device}/dev", f"{node.dev}\n".encode())
+        _add_to_sys(node)
         if node.name in compatible:
-            _write(f"{device}/of_node/compatible", compatible[node.name])
-        os.makedirs(f"/sys/dev/char/{node.dev}")
-        os.symlink("../../../bus/gpio", f"/sys/dev/char/{node.dev}/subsystem")
+            _write(f"/sys/bus/gpio/devices/{node.name}/of_node/compatible", compatible[node.name])
 
 
-def _mount_sysfs_gpio() -> int:
-    """The file by which it is served; it must be opened in the user namespace that mounts."""
-    if not os.path.isdir("/sys/class/gpio"):
-        _cover("/sys/class", lambda _entry: False)
-        os.mkdir("/sys/class/gpio")
-    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+def _add_to_dev(node: DeviceNode) -> None:
+    path = f"/dev/{node.name}"
+    _make_mount_point(path)
+    libc.mount(node.tty, path, None, _MS_BIND)
+
+
+def _add_to_sys(node: DeviceNode) -> None:
+    device = f"/sys/bus/gpio/devices/{node.name}"
+    os.makedirs(device)
+    _write(f"{device}/dev", f"{node.dev}\n".encode())
+    os.makedirs(f"/sys/dev/char/{node.dev}")
+    os.symlink("../../../bus/gpio", f"/sys/dev/char/{node.dev}/subsystem")
+
+
+# what comes and goes while the program runs; only where Tree.CONFIGFS was shown
+
+
+def show(device: str, nodes: Sequence[DeviceNode]) -> int:
+    """Show a platform device and its chips; the file by which its directory is to be served. OSError."""
+    try:
+        os.mkdir(f"{DEVICES}/{device}")
+        fuse = mount_fuse(f"{DEVICES}/{device}")
+        os.symlink(f"../../../devices/platform/{device}", f"{_BUS}/devices/{device}")
+        for node in nodes:
+            _add_to_sys(node)
+            _add_to_dev(node)
+    except OSError:
+        hide(device, nodes)
+        raise
+    return fuse
+
+
+def hide(device: str, nodes: Sequence[DeviceNode]) -> None:
+    """Show them no more, as far as they are shown."""
+    for node in nodes:
+        path = f"/dev/{node.name}"
+        with suppress(OSError):
+            libc.umount(path, _MNT_DETACH)
+        with suppress(OSError):
+            os.unlink(path)
+        shown, char = f"/sys/bus/gpio/devices/{node.name}", f"/sys/dev/char/{node.dev}"
+        for file in (f"{shown}/dev", f"{char}/subsystem"):
+            with suppress(OSError):
+                os.unlink(file)
+        for directory in (shown, char):
+            with suppress(OSError):
+                os.rmdir(directory)
+    with suppress(OSError):
+        os.unlink(f"{_BUS}/devices/{device}")
+    with suppress(OSError):
+        libc.umount(f"{DEVICES}/{device}", _MNT_DETACH)
+    with suppress(OSError):
+        os.rmdir(f"{DEVICES}/{device}")
+
+
+def _show_drivers() -> None:
+    """What asks whether gpio-sim and gpio-aggregator are there is told so."""
+
+    def is_ours(entry: os.DirEntry[str]) -> bool:
+        return entry.name in _DRIVERS or entry.name.startswith(_OUR_DEVICES)
+
+    for directory in (DEVICES, f"{_BUS}/devices", f"{_BUS}/drivers"):
+        _cover(directory, is_ours)
+    os.mkdir(f"{_BUS}/drivers/gpio-sim")
+    modules = [driver.replace("-", "_") for driver in _DRIVERS]
+    _cover("/sys/module", lambda entry: entry.name in modules)
+    for module in modules:
+        _write(f"/sys/module/{module}/initstate", b"live\n")
+    if os.path.isdir(_MODPROBE):  # as it is where modprobe(8) is
+        _cover(_MODPROBE, lambda _entry: False)
+        text = "".join(f"install {driver} /bin/true\n" for driver in _DRIVERS)
+        _write(f"{_MODPROBE}/gpiovirt.conf", text.encode())
+
+
+def _mount_tree(tree: Tree) -> int:
+    """The file by which it is served."""
+    path = tree.value
+    parent, _, name = path.rpartition("/")
+    if not os.path.isdir(path):
+        if tree is not Tree.AGGREGATOR:  # whose parent is covered
+            _cover(parent, lambda _entry: False)
+        os.mkdir(f"{parent}/{name}")
+    return mount_fuse(path)
+
+
+def mount_fuse(path: str) -> int:
+    """Mount a FUSE; the file by which it is served must be opened in the user namespace that mounts."""
+    try:
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise HostError.of(
+            f"cannot serve {path} to the program: /dev/fuse cannot be opened; load the module fuse, or give "
+            "the container that device (--device /dev/fuse)",
+            error,
+        ) from error
     owner = f"user_id={os.geteuid()},group_id={os.getegid()}"
     options = f"fd={fuse},rootmode=40755,{owner},default_permissions,allow_other"
-    libc.mount("gpiovirt", "/sys/class/gpio", "fuse", _MS_NOSUID | _MS_NODEV, options)
+    libc.mount("gpiovirt", path, "fuse", _MS_NOSUID | _MS_NODEV, options)
     return fuse
 
 
@@ -192,19 +296,21 @@ def _put_on(guise: Guise) -> None:
 
     /proc/device-tree is a link to what is shown in /sys, or missing where the kernel knows no device trees.
     """
-    if guise != PLAIN and os.path.isdir("/sys/firmware"):
+    is_board = guise._replace(release=b"") != PLAIN
+    if is_board and os.path.isdir("/sys/firmware"):
         _cover("/sys/firmware", lambda entry: entry.name in ("devicetree", "fdt", "acpi"))
         for path, content in guise.device_tree.items():
             _write(f"/sys/firmware/devicetree/base/{path}", content)
-    if guise != PLAIN and os.path.isdir("/sys/devices/virtual/dmi/id"):
+    if is_board and os.path.isdir("/sys/devices/virtual/dmi/id"):
         _mount_tmpfs("/sys/devices/virtual/dmi/id")
         for path, content in guise.dmi.items():
             _write(f"/sys/devices/virtual/dmi/id/{path}", content)
-    if guise.cpuinfo:
-        staged = "/sys/bus/.cpuinfo"
-        _write(staged, guise.cpuinfo)
-        libc.mount(staged, "/proc/cpuinfo", None, _MS_BIND)
-        os.unlink(staged)
+    for path, content in (("/proc/cpuinfo", guise.cpuinfo), ("/proc/sys/kernel/osrelease", guise.release)):
+        if content:
+            staged = "/sys/bus/.staged"
+            _write(staged, content)
+            libc.mount(staged, path, None, _MS_BIND)
+            os.unlink(staged)
 
 
 def _write(path: str, content: bytes) -> None:

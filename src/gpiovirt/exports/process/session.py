@@ -9,12 +9,14 @@ import errno
 import os
 import select
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
+from gpiovirt.core.task import Future
 from gpiovirt.errors import GpiovirtError
-from gpiovirt.exports.process.openable import Later, Openable, OpenFile
+from gpiovirt.exports.process.openable import Later, Openable, OpenFile, refused
 from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.seccomp import Listener, Notification
@@ -23,10 +25,14 @@ from gpiovirt.protocols.gpiochip import Answer, FifoShape
 from gpiovirt.uapi import gpio as u
 from gpiovirt.uapi.seccomp import AUDIT_ARCH_I386, COMPAT_ARCHES
 
-__all__ = ["FileId", "Session"]
+__all__ = ["FileId", "Session", "Trap"]
 
 FileId = tuple[int, int]
 """(device, inode)"""
+
+Trap = Callable[[Task, int, Sequence[int]], "int | Future[int] | None"]
+"""What becomes of a system call, by its task, that one's thread id and its arguments: an errno (0: done), one
+that is to come, or None to let the kernel do it"""
 
 _IOC_WRITE = 0x40000000  # asm-generic/ioctl.h: the caller's argument is read
 _HOT = frozenset({u.GPIO_V2_LINE_GET_VALUES_IOCTL, u.GPIO_V2_LINE_SET_VALUES_IOCTL})
@@ -51,7 +57,7 @@ class Session:
     """Serves the chips of `nodes`: (device, inode) of a placeholder -> (what opens the chip, device name).
 
     `on_unseen` is called once, when a caller may not be looked at, and may change that: its user namespace
-    may be another one.
+    may be another one. `traps` are for system calls besides ioctl, by architecture and number.
     """
 
     def __init__(
@@ -63,9 +69,11 @@ class Session:
         on_refusal: Callable[[str], object] | None = None,
         tasks: Tasks | None = None,
         on_unseen: Callable[[Notification], object] | None = None,
+        traps: Mapping[tuple[int, int], Trap] = MappingProxyType({}),
     ) -> None:
         self._listener = listener
-        self._nodes = nodes
+        self._nodes = dict(nodes)
+        self._traps = traps
         self._reactor = reactor
         self._on_end = on_end
         self._on_refusal = on_refusal
@@ -86,13 +94,44 @@ class Session:
             call = self._listener.receive()
         except OSError:  # the caller was killed or interrupted before we had it
             return
+        trap = self._traps.get((call.arch, self._listener.last[3])) if self._traps else None
         try:
-            number = self._answer(call)
+            number = self._answer(call) if trap is None else self._spring(call, trap)
         except Exception as error:  # must not hang the caller
             number = self._failure(call, error)
         if number is not None:
             with suppress(OSError):  # the caller is gone
                 self._listener.answer(call.id, number)
+
+    def add_node(self, file_id: FileId, openable: Openable, name: str) -> None:
+        """Serve one more chip, or another one in place of one that is gone."""
+        self._nodes[file_id] = openable, name
+
+    def drop_node(self, file_id: FileId) -> None:
+        """Its chip is gone; whoever has the placeholder open, and has not used it yet, learns that."""
+        self._nodes[file_id] = refused(errno.ENODEV, "the chip has vanished"), ""
+
+    def _spring(self, call: Notification, trap: Trap) -> int | None:
+        """The errno to answer a system call other than ioctl with, or None as _answer()."""
+        task = self._tasks.task(call.tid)
+        if task.is_new:
+            self._confirm(call, task)
+        outcome = trap(task, call.tid, self._listener.last[6:])
+        if outcome is None:
+            self._listener.proceed(call.id)
+        elif not isinstance(outcome, int):
+            future = outcome
+            future.then(lambda: self._answer_trap(call, future))
+            return None
+        return outcome
+
+    def _answer_trap(self, call: Notification, future: Future[int]) -> None:
+        try:
+            number = future.result()
+        except Exception as error:
+            number = self._failure(call, error)
+        with suppress(OSError):  # the caller is gone
+            self._listener.answer(call.id, number)
 
     def end(self) -> None:
         """Serve nobody any more; all files are closed."""

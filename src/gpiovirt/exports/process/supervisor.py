@@ -8,10 +8,11 @@ hint to wake us on the caller's CPU; everything slower waits in the epoll beneat
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from gpiovirt.core.deadline import Deadlines
 from gpiovirt.exports.process.openable import Openable
-from gpiovirt.exports.process.session import FileId, Session
+from gpiovirt.exports.process.session import FileId, Session, Trap
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.seccomp import Listener, Notification
 
@@ -36,9 +37,12 @@ class Supervisor:
         listener: Listener,
         nodes: Mapping[FileId, tuple[Openable, str]],
         on_unseen: Callable[[Notification], object] | None = None,
+        traps: Mapping[tuple[int, int], Trap] = MappingProxyType({}),
     ) -> Session:
-        """Serve the programs behind `listener`, until none of them is left; `on_unseen` is the session's."""
-        session = Session(listener, nodes, self.reactor, self._on_end, self.on_refusal, on_unseen=on_unseen)
+        """Serve the programs behind `listener`, until none of them is left; the rest is the session's."""
+        session = Session(
+            listener, nodes, self.reactor, self._on_end, self.on_refusal, on_unseen=on_unseen, traps=traps
+        )
         self._sessions.add(session)
         return session
 

@@ -9,60 +9,21 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 from gpiovirt.core.chip import Chip
 from gpiovirt.core.holder import Holder, HolderKind
 from gpiovirt.core.line import AS_IS, Direction, Edge, EdgeEvent, LineSettings
+from gpiovirt.exports.process.fuse import FuseMount
 from gpiovirt.host.reactor import Reactor
-from gpiovirt.protocols.fuse import Attribute, Directory, FuseServer
+from gpiovirt.protocols.attributes import FixedDirectory, ValueFile, integer
+from gpiovirt.protocols.fuse import Attribute, Directory
 
 __all__ = ["SysfsGpio", "serve"]
 
-_REQUEST_MAX = 1 << 17  # more than FUSE_MIN_READ_BUFFER, and than the kernel sends here
 _EDGES = {"none": Edge.NONE, "rising": Edge.RISING, "falling": Edge.FALLING, "both": Edge.BOTH}
-_NUMBER_MAX = 32
 
 
-class _Attribute:
-    """A file of the tree."""
-
-    def __init__(
-        self,
-        mode: int,
-        read: Callable[[], object] | None = None,
-        write: Callable[[str], object] | None = None,
-        events: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.mode = mode
-        self._read = read
-        self._write = write
-        self._events = events
-
-    @property
-    def events(self) -> int:
-        return self._events()
-
-    def read(self) -> bytes:
-        if self._read is None:
-            raise OSError(errno.EIO, "it cannot be read")
-        return f"{self._read()}\n".encode()
-
-    def write(self, content: bytes) -> None:
-        if self._write is None:
-            raise OSError(errno.EIO, "it cannot be written")
-        self._write(content.decode(errors="replace").removesuffix("\n"))
-
-
-class _Directory:
-    def __init__(self, files: Mapping[str, Attribute]) -> None:
-        self._files = files
-
-    def entries(self) -> Mapping[str, Directory | Attribute]:
-        return self._files
-
-
-class _Line(_Directory):
+class _Line(FixedDirectory):
     """An exported line."""
 
     def __init__(self, chip: Chip, offset: int, number: int, changed: Callable[[], object]) -> None:
@@ -78,10 +39,10 @@ class _Line(_Directory):
         self._request = chip.request([offset], [AS_IS], holder, self._on_edge, self._on_presence)
         super().__init__(
             {
-                "active_low": _Attribute(0o644, lambda: int(self._settings.active_low), self._set_active_low),
-                "direction": _Attribute(0o644, self._direction, self._set_direction),
-                "edge": _Attribute(0o644, self._edge_name, self._set_edge),
-                "value": _Attribute(0o644, self._value, self._set_value, lambda: self._number_of_edges),
+                "active_low": ValueFile(0o644, lambda: int(self._settings.active_low), self._set_active_low),
+                "direction": ValueFile(0o644, self._direction, self._set_direction),
+                "edge": ValueFile(0o644, self._edge_name, self._set_edge),
+                "value": ValueFile(0o644, self._value, self._set_value, lambda: self._number_of_edges),
             }
         )
         self.number = number
@@ -128,7 +89,7 @@ class _Line(_Directory):
     def _set_value(self, text: str) -> None:
         if not self._is_output():
             raise OSError(errno.EPERM, "an input")
-        self._request.set_values(1, int(_number(text) != 0))
+        self._request.set_values(1, int(integer(text) != 0))
 
     def _edge_name(self) -> str:
         return next(name for name, edge in _EDGES.items() if edge is self._edge)
@@ -149,7 +110,7 @@ class _Line(_Directory):
         self._edge = edge
 
     def _set_active_low(self, text: str) -> None:
-        active_low = _number(text) != 0
+        active_low = integer(text) != 0
         if active_low == self._settings.active_low:
             return
         if not self._is_output():
@@ -173,8 +134,8 @@ class SysfsGpio:
             self._chips[base] = chip
             base += chip.info.num_lines
         self._control: dict[str, Directory | Attribute] = {
-            "export": _Attribute(0o200, write=self._export),
-            "unexport": _Attribute(0o200, write=self._unexport),
+            "export": ValueFile(0o200, write=self._export),
+            "unexport": ValueFile(0o200, write=self._unexport),
         }
 
     def entries(self) -> Mapping[str, Directory | Attribute]:
@@ -189,7 +150,7 @@ class SysfsGpio:
         return found
 
     def _export(self, text: str) -> None:
-        number = _number(text)
+        number = integer(text)
         for base, chip in self._chips.items():
             if base <= number < base + chip.info.num_lines:
                 self.entries()  # lines that are gone are
@@ -200,7 +161,7 @@ class SysfsGpio:
         raise OSError(errno.EINVAL, "no such line")
 
     def _unexport(self, text: str) -> None:
-        line = self._lines.pop(_number(text), None)
+        line = self._lines.pop(integer(text), None)
         if line is None:
             raise OSError(errno.EINVAL, "it is not exported")
         line.release()
@@ -208,46 +169,15 @@ class SysfsGpio:
 
 def _chip(base: int, chip: Chip) -> Directory:
     info = chip.info
-    return _Directory(
+    return FixedDirectory(
         {
-            "base": _Attribute(0o444, lambda: base),
-            "label": _Attribute(0o444, lambda: info.label),
-            "ngpio": _Attribute(0o444, lambda: info.num_lines),
+            "base": ValueFile(0o444, lambda: base),
+            "label": ValueFile(0o444, lambda: info.label),
+            "ngpio": ValueFile(0o444, lambda: info.num_lines),
         }
     )
 
 
-def _number(text: str) -> int:
-    """As kstrtol() with base 0."""
-    try:
-        if len(text) > _NUMBER_MAX or "_" in text or text != text.strip():
-            raise ValueError
-        digits = text.lstrip("+-")
-        return int(text, 8 if len(digits) > 1 and digits.isdecimal() and digits[0] == "0" else 0)
-    except ValueError:
-        raise OSError(errno.EINVAL, "no number") from None
-
-
 def serve(fuse: int, chips: Sequence[Chip], base: int, reactor: Reactor) -> None:
     """Serve it to who mounted `fuse`, an open /dev/fuse."""
-
-    def wake() -> None:
-        for told in server.wakeups():
-            with suppress(OSError):  # it has been closed meanwhile
-                os.write(fuse, told)
-
-    def on_ready() -> None:
-        try:
-            message = os.read(fuse, _REQUEST_MAX)
-        except OSError as error:
-            if error.errno == errno.ENODEV:  # it is unmounted
-                reactor.remove_reader(fuse)
-                os.close(fuse)
-            return  # else it was interrupted, or somebody else's turn
-        answer = server.receive(message)
-        if answer is not None:
-            with suppress(OSError):  # who asked is gone
-                os.write(fuse, answer)
-
-    server = FuseServer(SysfsGpio(chips, base, wake), os.geteuid(), os.getegid())
-    reactor.add_reader(fuse, on_ready)
+    mount = FuseMount(fuse, SysfsGpio(chips, base, lambda: mount.wake()), reactor)
