@@ -26,6 +26,9 @@ _READY = _POLLIN | _POLLOUT
 POLLED = _POLLPRI | _POLLERR
 """What a poll of a file says, besides, whose content has changed since it was read"""
 
+# asm-generic/fcntl.h: O_RDONLY, O_WRONLY; who asks for both gets one at least
+_O_ACCMODE = 3
+_WANTED = {0: 0o444, 1: 0o222, 2: 0o666}
 _ROOT = 1
 _OPEN_MAX = 65_536
 _NODES_MAX = 1 << 20
@@ -164,7 +167,7 @@ class FuseServer:
             case u.FUSE_GETATTR | u.FUSE_SETATTR:  # a shell truncates what it writes to
                 return u.fuse_attr_out.pack(0, 0, 0, self._attributes(node))
             case u.FUSE_OPEN:
-                return self._open_file(node)
+                return self._open_file(node, body)
             case u.FUSE_READ:
                 return self._read(body)
             case u.FUSE_WRITE:
@@ -241,10 +244,12 @@ class FuseServer:
 
     # files
 
-    def _open_file(self, node: int) -> bytes:
+    def _open_file(self, node: int, body: bytes) -> bytes:
         found = self._find(node)
         if hasattr(found, "entries"):
             raise OSError(errno.EISDIR, "a directory")
+        if not found.mode & _WANTED.get(u.fuse_open_in.unpack_from(body)[0] & _O_ACCMODE, 0):
+            raise OSError(errno.EACCES, "root does not read or write it either")
         if len(self._open) >= _OPEN_MAX:
             raise OSError(errno.ENFILE, "too many open files")
         self._next += 1
