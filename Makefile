@@ -68,7 +68,7 @@ clean:  ## remove what the targets above made
 
 tools: $(VENV)/.dev
 	@scripts/install-tools
-	@guests/build --packages uml x86 uml-7.3 qemu10 arm64
+	@guests/build --packages uml x86 uml-7.3 qemu10 arm64 containerd selftests libgpiod
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || scripts/install-tools python3-venv

@@ -64,7 +64,7 @@ def build(kernel: Kernel, into: Path, log: Path) -> None:
         shutil.copy2(source / kernel.image, image)
         shutil.copy(source / ".config", into / "config")
         if kernel.arch == "um":
-            _run(["strip", str(image)], log)
+            run(["strip", str(image)], log)
         progress.show("removing the source tree")
         shutil.rmtree(work)
         progress.show("built")
@@ -76,10 +76,10 @@ def _unpack(kernel: Kernel, work: Path, log: Path) -> Path:
     tarball = Path(f"/usr/src/{kernel.source}.tar.xz")
     if kernel.suite:
         package = debian.download(kernel.source, kernel.suite, work / "apt")
-        _run(["dpkg-deb", "--extract", str(package), str(work)], log)
+        run(["dpkg-deb", "--extract", str(package), str(work)], log)
         tarball = work / tarball.relative_to("/")
     excluded = [f"--exclude={pattern}" for pattern in _LEFT_PACKED]
-    _run(["tar", "-C", str(work), "-I", "xz --threads=0", *excluded, "-xf", str(tarball)], log)
+    run(["tar", "-C", str(work), "-I", "xz --threads=0", *excluded, "-xf", str(tarball)], log)
     return work / kernel.source
 
 
@@ -98,7 +98,7 @@ def apply(edit: Edit, source: Path) -> None:
 def _configure(options: list[str], make: Sequence[str], source: Path, log: Path) -> None:
     wanted = source / "wanted.config"
     wanted.write_text("\n".join(options))
-    _run([*make, f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig"], log)
+    run([*make, f"KCONFIG_ALLCONFIG={wanted}", "allnoconfig"], log)
     refused = set(options) - set((source / ".config").read_text().splitlines())
     if refused:
         raise BuildError(f"this kernel's configuration does not take {' '.join(sorted(refused))}")
@@ -117,7 +117,8 @@ def _compile(make: Sequence[str], log: Path, progress: Progress) -> None:
         raise _failure("compilation", log)
 
 
-def _run(argv: Sequence[str], log: Path) -> None:
+def run(argv: Sequence[str], log: Path) -> None:
+    """Run a program; what it prints goes to the log. BuildError if it fails."""
     with log.open("a") as record:
         done = subprocess.run(argv, check=False, stdin=subprocess.DEVNULL, stdout=record, stderr=record)
     if done.returncode:

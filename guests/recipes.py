@@ -119,7 +119,39 @@ class Package:
         return (self.package, self.suite)
 
 
-Recipe = Kernel | Initramfs | Emulator | Tree | Package
+@dataclass(frozen=True)
+class Selftests:
+    """The kernel's own tests of a subsystem, from a Debian source package; programs are compiled."""
+
+    name: str
+    source: str
+    suite: str
+    folder: str
+    programs: tuple[str, ...]
+    build_packages: tuple[str, ...] = ("gcc", "libc6-dev", "xz-utils")
+    run_packages: tuple[str, ...] = ()
+
+    def inputs(self) -> tuple[object, ...]:
+        return (self.source, self.suite, self.folder, self.programs)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A library's test suites, built in a Debian of its own by a script of this folder."""
+
+    name: str
+    source: str
+    suite: str
+    packages: tuple[str, ...]
+    script: str
+    build_packages: tuple[str, ...] = ("debootstrap",)
+    run_packages: tuple[str, ...] = ()
+
+    def inputs(self) -> tuple[object, ...]:
+        return (self.source, self.suite, self.packages, (HERE / self.script).read_text())
+
+
+Recipe = Kernel | Initramfs | Emulator | Tree | Package | Selftests | Suite
 
 
 def _prompt_irq_work(timer_event: str) -> tuple[Edit, ...]:
@@ -215,6 +247,25 @@ _RECIPES: tuple[Recipe, ...] = (
     ),
     # the first that knows CDI and NRI
     Package(name="containerd", package="containerd", suite="trixie", run_packages=("runc",)),
+    Selftests(
+        name="selftests",
+        source="linux-source-7.3",
+        suite="trixie-backports",
+        folder="tools/testing/selftests/gpio",
+        programs=("gpio-cdev-uaf", "gpio-chip-info", "gpio-line-name", "gpio-mockup-cdev"),
+        run_packages=("kmod",),
+    ),
+    Suite(
+        name="libgpiod",
+        source="libgpiod",
+        suite="trixie",
+        packages=(
+            *("catch2", "dpkg-dev", "g++", "gawk", "gcc", "gpiod", "kmod", "libedit-dev", "libglib2.0-dev"),
+            *("libkmod-dev", "libmount-dev", "make", "mount", "pkgconf", "python3-dev", "python3-setuptools"),
+            *("procps", "shunit2"),
+        ),
+        script="libgpiod-suite",
+    ),
     Tree(
         name="arm64",
         arch="arm64",
@@ -266,6 +317,8 @@ TARGETS = {
     "qemu10": ("qemu10",),
     "qemu10-arm": ("qemu10-arm",),
     "containerd": ("containerd",),
+    "libgpiod": ("libgpiod",),
+    "selftests": ("selftests",),
     "arm64": ("arm64",),
     "armhf": ("armhf",),
     "riscv64": ("riscv64",),

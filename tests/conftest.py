@@ -21,7 +21,8 @@ from tests.machine import part_from_others
 
 _FOLDER = pytest.StashKey[str]()
 _BUILDS = pytest.StashKey[subprocess.Popen[bytes]]()
-_BUILD = [str(Path(__file__).parents[1] / "guests/build"), "uml", "x86", "uml-7.3", "qemu10", "arm64"]
+_BUILD = [str(Path(__file__).parents[1] / "guests/build")]
+_BUILD += ["uml", "x86", "uml-7.3", "qemu10", "arm64", "containerd", "selftests", "libgpiod"]
 
 
 def _is_worker(config: pytest.Config) -> bool:

@@ -116,3 +116,29 @@ def test_the_machine_is_that_of_the_process(
     else:
         with pytest.raises(HostError, match=f"this machine is {name}; programs can be run.* x86_64, aarch64"):
             machine.this_abi()
+
+
+@pytest.mark.parametrize(
+    ("arch", "nr", "mount", "umount", "uname"),
+    [
+        (X86_64, 16, 165, 166, 63),
+        (X86_64, 0x40000202, 0x400000A5, 0x400000A6, 0x4000003F),
+        (I386, 54, 21, 52, 122),
+        (AARCH64, 29, 40, 39, 160),
+        (ARM, 54, 21, 52, 122),
+        (RISCV64, 29, 40, 39, 160),
+        (LOONGARCH64, 29, 40, 39, 160),
+    ],
+)
+def test_other_calls_are_trapped_where_that_is_wanted(
+    arch: int, nr: int, mount: int, umount: int, uname: int
+) -> None:
+    for untyped in (False, True):
+        filter_ = gpio_filter(("mount", "umount2", "uname"), untyped)
+        for number in (mount, umount, uname):
+            assert answer(filter_, number, arch, 0, 0) == NOTIFY
+            assert answer(gpio_filter(), number, arch, 0, 0) == ALLOW
+        assert answer(filter_, nr, arch, 3, GET_VALUES) == NOTIFY
+        assert answer(filter_, nr, arch, 3, TCGETS) == ALLOW
+        assert answer(filter_, nr, arch, 3, 2) == (NOTIFY if untyped else ALLOW)
+        assert answer(filter_, 0, arch, 3, 2) == ALLOW

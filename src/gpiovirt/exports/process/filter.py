@@ -12,10 +12,11 @@ from gpiovirt.uapi.unistd import numbers_by_architecture
 __all__ = ["gpio_filter"]
 
 
-def gpio_filter(others: Sequence[str] = ()) -> bytes:
+def gpio_filter(others: Sequence[str] = (), untyped: bool = False) -> bytes:
     """A classic BPF program, an array of struct sock_filter, for all architectures we know.
 
-    `others` are system calls that are trapped whatever their arguments.
+    `others` are system calls that are trapped whatever their arguments. `untyped` traps ioctls of the type 0,
+    too, which are no GPIO's: a chip that has vanished refuses them otherwise than one that is there.
     """
     program: list[tuple[int, int, int, int]] = []
     trapped = [numbers_by_architecture(call) for call in others]
@@ -26,7 +27,7 @@ def gpio_filter(others: Sequence[str] = ()) -> bytes:
     # per architecture: skip if it is another; load the number; each ioctl number jumps to the check
     length = 1 + sum(3 + len(nrs) + len(more) for _, nrs, more in numbers)
     check = length + 1
-    trap = check + 4
+    trap = check + 4 + untyped
     program.append((u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARCH))
     for arch, nrs, more in numbers:
         program.append((u.BPF_JMP_JEQ_K, 0, 2 + len(nrs) + len(more), arch))
@@ -41,6 +42,7 @@ def gpio_filter(others: Sequence[str] = ()) -> bytes:
         # the low word of args[1], as all architectures here are little-endian
         (u.BPF_LD_W_ABS, 0, 0, u.SECCOMP_DATA_ARGS + 8),
         (u.BPF_ALU_AND_K, 0, 0, 0xFF00),
+        *([(u.BPF_JMP_JEQ_K, 2, 0, 0)] if untyped else []),
         (u.BPF_JMP_JEQ_K, 1, 0, GPIO_IOC_TYPE << 8),
         (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_ALLOW),
         (u.BPF_RET_K, 0, 0, u.SECCOMP_RET_USER_NOTIF),

@@ -93,7 +93,7 @@ def launch(
         from gpiovirt.exports.process.keeper import start_keeper
 
         start_keeper(keepers)
-    listener = install_filter(gpio_filter(extras.calls))
+    listener = install_filter(gpio_filter(extras.calls, untyped=extras.has_keeper))
     os.write(to_supervisor, " ".join(map(str, (listener, *fuses))).encode())
     await_supervisor(from_supervisor)
     _execute(argv, environment)
