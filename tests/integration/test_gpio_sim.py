@@ -201,9 +201,9 @@ def test_a_release_that_is_none_is_refused(run: Runner) -> None:
 
 
 def test_chips_are_made_and_removed_by_others_while_the_program_runs(run: Runner) -> None:
-    program = "while ! read -t 0.05 x; do :; done; gpiodetect; read x; gpiodetect; echo end"
+    program = "echo up; read x; gpiodetect; read x; gpiodetect; echo end"
     process = subprocess.Popen(
-        command(run, "bash", "-c", program),
+        command(run, "sh", "-c", program),
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -212,6 +212,7 @@ def test_chips_are_made_and_removed_by_others_while_the_program_runs(run: Runner
     assert process.stdin
     assert process.stdout
     try:
+        assert process.stdout.readline() == "up\n"
         assert run.sim("make", 'panel:DOOR,"6",') == "gpiochip0"
         assert run.sim("make", "panel:2") == "gpiochip1"
         run.sim("pull", "panel:DOOR", "up")
@@ -346,6 +347,53 @@ print(error(os.open, keeper + "/mem", os.O_RDWR), error(os.listdir, keeper + "/f
         assert sorted(name.partition(":")[0] for name in names) == ["/dev/null"] * 3 + ["socket"]
         output, _ = process.communicate(f"{keeper}\n", timeout=20)
     assert output == ("EACCES EACCES\n" if run.uid else "None None\n")
+
+
+def test_a_supervisor_that_is_killed_takes_the_keeper_along(run: Runner) -> None:
+    program = "import sys; print('up', flush=True); sys.stdin.readline()"
+    with subprocess.Popen(
+        command(run, run.python, "-c", program),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        **run.options(),
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "up\n"
+        pid_named(run, "gpiovirt-keeper")
+        os.kill(pid_named(run, "gpiovirt"), signal.SIGKILL)
+        process.communicate("\n", timeout=20)
+    assert process.returncode == 0
+    assert_nothing_left(run)
+
+
+GO = """
+def create(path, text):
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try: os.write(fd, text.encode())
+    finally: os.close(fd)
+import stat, struct
+for name in ("a", "b"):
+    os.makedirs(f"{CONFIG}/{name}/bank0/line3/hog", exist_ok=True)
+    create(f"{CONFIG}/{name}/bank0/num_lines", "8"); create(f"{CONFIG}/{name}/bank0/line3/hog/name", "who")
+    create(f"{CONFIG}/{name}/live", "1")
+    chip = read(f"{CONFIG}/{name}/bank0/chip_name")
+    print(chip, stat.S_ISCHR(os.lstat("/dev/" + chip).st_mode))
+print(error(create, f"{CONFIG}/a/new", "1"), stat.filemode(os.stat(f"{CONFIG}/a/live").st_mode))
+info = os.stat(f"{CONFIG}/a/dev_name"); print(stat.filemode(info.st_mode), info.st_size)
+for name in ("a", "b"):
+    create(f"{CONFIG}/{name}/live", "0")
+    for path in ("/bank0/line3/hog", "/bank0/line3", "/bank0", ""): os.rmdir(f"{CONFIG}/{name}{path}")
+    print(os.path.exists("/dev/gpiochip0"), os.path.exists(f"{CONFIG}/{name}"))
+"""
+
+
+def test_what_go_and_rust_do_besides(run: Runner) -> None:
+    """They create and truncate files that are there, and look for a device at once."""
+    assert script(run, GO) == [
+        *("gpiochip0 True", "gpiochip1 True", "EACCES -rw-r--r--", "-r--r--r-- 4096"),
+        *("False False", "False False"),
+    ]
 
 
 def test_there_is_an_end_to_chips_and_the_others_go_on(run: Runner) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gpiovirt.cli.run import lines_of
 from gpiovirt.core.task import Future
+from gpiovirt.protocols import configfs
 from gpiovirt.protocols.attributes import FixedDirectory
 from gpiovirt.protocols.configfs import Bank, Chosen, Device, Hog
 from gpiovirt.protocols.gpio_aggregator import GpioAggregator
@@ -293,6 +294,25 @@ def test_new_device_waits_for_chips_and_delete_device_removes_it(tree: Tree) -> 
 def test_new_device_refuses_what_the_kernel_does(tree: Tree, text: str, error: str) -> None:
     assert tree.write("new_device", text) == error
     assert tree.do("agg", "list") == ("", b"")
+
+
+def test_there_is_an_end_to_directories_and_what_is_removed_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(configfs, "_ITEMS_MAX", 3)
+    tree = Tree()
+    for driver in ("sim", "agg"):
+        for _ in range(2):
+            assert [tree.mkdir(f"{driver}/{name}") for name in "abcd"] == ["", "", "", "ENOSPC"]
+            assert tree.mkdir(f"{driver}/a/line0") == "ENOSPC"
+            assert [tree.rmdir(f"{driver}/{name}") for name in "abc"] == ["", "", ""]
+    for _ in range(2):
+        assert tree.write("new_device", "p 0-2") == "ENOSPC"
+        assert tree.write("new_device", "p 0-1") == ""
+        assert tree.write("new_device", "p 0") == "ENOSPC"
+        assert tree.write("delete_device", "gpio-aggregator.00") == ""
+    assert tree.mkdir("sim/last") == ""
+    assert tree.read("sim/last/dev_name") == "gpio-sim.0\n"
 
 
 class Slow(Board):

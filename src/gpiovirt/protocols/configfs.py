@@ -15,10 +15,10 @@ from typing import Generic, NamedTuple, NewType, Protocol, TypeVar
 from gpiovirt.core.task import Future
 from gpiovirt.protocols.fuse import Attribute, Directory
 
-__all__ = ["Bank", "Chosen", "Device", "Hog", "Ids", "Items", "Platform", "line_offset"]
+__all__ = ["Bank", "Chosen", "Device", "Hog", "Ids", "Items", "Platform", "Room", "line_offset"]
 
 _NAME_MAX = 255  # bytes, of a name in a directory
-_ITEMS_MAX = 4096  # of one directory; the kernel has no limit but its memory
+_ITEMS_MAX = 1 << 16  # of a driver in all; the kernel has no limit but its memory
 _LINE = re.compile(r"line([0-9]+)", re.ASCII)
 _U32 = 1 << 32
 
@@ -71,17 +71,39 @@ class Platform(Protocol):
 AnItem = TypeVar("AnItem")
 
 
+class Room:
+    """How many directories a driver's may still have."""
+
+    def __init__(self) -> None:
+        self._left = _ITEMS_MAX
+
+    def take(self) -> None:
+        """One more; OSError if there are too many."""
+        if not self._left:
+            raise OSError(errno.ENOSPC, "too many directories")
+        self._left -= 1
+
+    def give_back(self) -> None:
+        """One less."""
+        self._left += 1
+
+
 class Items(Generic[AnItem]):
     """The directories that were made in one, in the order they were."""
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room) -> None:
         self.by_name: dict[str, AnItem] = {}
+        self._room = room
 
     def add(self, name: str, item: AnItem) -> None:
         """OSError if there are too many."""
-        if len(self.by_name) >= _ITEMS_MAX:
-            raise OSError(errno.ENOSPC, "too many directories")
+        self._room.take()
         self.by_name[name] = item
+
+    def discard(self, name: str) -> None:
+        """It is removed."""
+        del self.by_name[name]
+        self._room.give_back()
 
     def find(self, name: str, files: Mapping[str, Directory | Attribute]) -> AnItem:
         """The directory to be removed; OSError if it is none."""

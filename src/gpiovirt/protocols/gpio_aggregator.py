@@ -16,7 +16,7 @@ from functools import partial
 from gpiovirt.core.task import Future
 from gpiovirt.errors import GpiovirtError, NoSuchChipError, NoSuchLineError
 from gpiovirt.protocols.attributes import FixedDirectory, ValueFile, boolean, integer, trimmed
-from gpiovirt.protocols.configfs import Chosen, Device, Ids, Items, Platform, line_offset
+from gpiovirt.protocols.configfs import Chosen, Device, Ids, Items, Platform, Room, line_offset
 from gpiovirt.protocols.fuse import Attribute, Directory
 
 __all__ = ["GpioAggregator", "Wanted"]
@@ -26,7 +26,7 @@ _S32 = 1 << 31
 _U32 = 1 << 32
 _PREFIX = "gpio-aggregator."
 _BY_SYSFS = "_sysfs"
-_NUMBER = re.compile(r"\+?([0-9]+)", re.ASCII)
+_NUMBER = re.compile(r"\+?0*([0-9]+)", re.ASCII)
 
 Entries = Mapping[str, Directory | Attribute]
 Wanted = tuple[str, int | None]
@@ -70,19 +70,17 @@ class _Line:
 
 
 class _Device:
-    def __init__(self, platform: Platform, number: int, lines: Iterable[Wanted] | None = None) -> None:
+    def __init__(self, platform: Platform, number: int, room: Room, is_by_sysfs: bool) -> None:
         self.number = number
         self.name = Device(f"{_PREFIX}{number}")
-        self.is_by_sysfs = lines is not None
+        self.is_by_sysfs = is_by_sysfs
         self.is_live = False
         self.waits = False
         """It was made by sysfs, and its lines were not to be had"""
         self.is_deferred = False
         """Because they were not there: it is tried again"""
         self._platform = platform
-        self.lines: Items[_Line] = Items()
-        for index, (key, offset) in enumerate(lines or ()):
-            self.lines.add(f"line{index}", _Line(self, index, key, offset))
+        self.lines: Items[_Line] = Items(room)
         self._files = {
             "dev_name": ValueFile(0o444, lambda: self.name),
             "live": ValueFile(0o644, lambda: int(self.is_live), self._set_live),
@@ -90,6 +88,16 @@ class _Device:
 
     def entries(self) -> Entries:
         return {**self._files, **self.lines.by_name}
+
+    def add_lines(self, lines: Iterable[Wanted]) -> None:
+        """Have these, from the first on; OSError if there is no room."""
+        for index, (key, offset) in enumerate(lines):
+            self.lines.add(f"line{index}", _Line(self, index, key, offset))
+
+    def drop_lines(self) -> None:
+        """Have none."""
+        for name in list(self.lines.by_name):
+            self.lines.discard(name)
 
     def check_not_in_use(self) -> None:
         """OSError if what its lines say is in use."""
@@ -111,7 +119,7 @@ class _Device:
         if self.is_by_sysfs:
             raise OSError(errno.EPERM, "its lines are those that new_device was given")
         self.check_not_in_use()
-        del self.lines.by_name[name]
+        self.lines.discard(name)
 
     def _set_live(self, text: str) -> Future[None]:
         live = boolean(text)
@@ -191,7 +199,8 @@ class GpioAggregator:
     def __init__(self, platform: Platform, parse: Callable[[str], Iterable[Wanted]]) -> None:
         self._platform = platform
         self._parse = parse
-        self._devices: Items[_Device] = Items()
+        self._room = Room()
+        self._devices: Items[_Device] = Items(self._room)
         self._ids = Ids()
 
     def entries(self) -> Entries:
@@ -201,7 +210,19 @@ class GpioAggregator:
         self._devices.check_new(name, {})
         if name.startswith(_BY_SYSFS):
             raise OSError(errno.EINVAL, "names of this kind are the driver's own")
-        self._devices.add(name, _Device(self._platform, self._ids.take()))
+        self._add(name, None)
+
+    def _add(self, name: str, lines: Iterable[Wanted] | None) -> _Device:
+        number = self._ids.take()
+        device = _Device(self._platform, number, self._room, lines is not None)
+        try:
+            device.add_lines(lines or ())
+            self._devices.add(name or f"{_BY_SYSFS}.{number}", device)
+        except OSError:
+            device.drop_lines()
+            self._ids.give_back(number)
+            raise
+        return device
 
     def remove(self, name: str) -> None:
         device = self._devices.find(name, {})
@@ -209,7 +230,7 @@ class GpioAggregator:
             raise OSError(errno.EPERM, "it was made by new_device; delete_device removes it")
         if device.lines.by_name:
             raise OSError(errno.ENOTEMPTY, "it has lines")
-        del self._devices.by_name[name]
+        self._devices.discard(name)
         self._ids.give_back(device.number)
 
     def retry(self) -> None:
@@ -232,10 +253,7 @@ class GpioAggregator:
             lines = list(self._parse(text))
         except GpiovirtError as error:
             raise OSError(error.errno, str(error)) from error
-        number = self._ids.take()
-        device = _Device(self._platform, number, lines)
-        self._devices.by_name[f"{_BY_SYSFS}.{number}"] = device
-        return device.try_to_begin()
+        return self._add("", lines).try_to_begin()
 
     def _delete_device(self, text: str) -> Future[None]:
         match = _NUMBER.fullmatch(text.removeprefix(_PREFIX))
@@ -248,7 +266,8 @@ class GpioAggregator:
         device = self._devices.by_name.get(name)
         if device is None:
             raise OSError(errno.ENOENT, "no device that new_device has made")
-        del self._devices.by_name[name]
+        self._devices.discard(name)
+        device.drop_lines()
         gone = device.deactivate()
         gone.then(partial(self._ids.give_back, number))
         return gone

@@ -8,13 +8,13 @@ of classes are those of the directories' levels: device, bank, line, hog.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
 from gpiovirt.core.task import Future
 from gpiovirt.protocols.attributes import FixedDirectory, ValueFile, boolean, trimmed, unsigned
-from gpiovirt.protocols.configfs import Bank, Device, Hog, Ids, Items, Platform, line_offset
+from gpiovirt.protocols.configfs import Bank, Device, Hog, Ids, Items, Platform, Room, line_offset
 from gpiovirt.protocols.fuse import Attribute, Directory
 
 __all__ = ["GpioSim", "SimulatedLine", "chip_files"]
@@ -108,7 +108,7 @@ class _Bank:
         self.num_lines = 1
         self.chip_name = ""
         self._device = device
-        self._lines: Items[_Line] = Items()
+        self._lines: Items[_Line] = Items(device.room)
         self._files = {
             "chip_name": ValueFile(0o444, lambda: self.chip_name if device.is_live else "none"),
             "label": ValueFile(0o644, lambda: self.label or "", self._set_label),
@@ -133,7 +133,7 @@ class _Bank:
         if line.hog is not None:
             raise OSError(errno.ENOTEMPTY, "it has a hog")
         self._device.check_not_live()
-        del self._lines.by_name[name]
+        self._lines.discard(name)
 
     def _set_label(self, text: str) -> None:
         self._device.check_not_live()
@@ -170,12 +170,13 @@ class _Bank:
 
 
 class _Device:
-    def __init__(self, platform: Platform, number: int) -> None:
+    def __init__(self, platform: Platform, number: int, room: Room) -> None:
         self.number = number
+        self.room = room
         self.name = Device(f"gpio-sim.{number}")
         self.is_live = False
         self._platform = platform
-        self.banks: Items[_Bank] = Items()
+        self.banks: Items[_Bank] = Items(room)
         self._files = {
             "dev_name": ValueFile(0o444, lambda: self.name),
             "live": ValueFile(0o644, lambda: int(self.is_live), self._set_live),
@@ -197,7 +198,7 @@ class _Device:
     def remove(self, name: str) -> None:
         if not self.banks.find(name, self._files).is_empty:
             raise OSError(errno.ENOTEMPTY, "it has lines")
-        del self.banks.by_name[name]  # its chip stays
+        self.banks.discard(name)  # its chip stays
 
     def _set_live(self, text: str) -> Future[None]:
         live = boolean(text)
@@ -241,7 +242,8 @@ class GpioSim:
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._devices: Items[_Device] = Items()
+        self._room = Room()
+        self._devices: Items[_Device] = Items(self._room)
         self._ids = Ids()
 
     def entries(self) -> Entries:
@@ -249,13 +251,18 @@ class GpioSim:
 
     def make(self, name: str) -> None:
         self._devices.check_new(name, {})
-        self._devices.add(name, _Device(self._platform, self._ids.take()))
+        device = _Device(self._platform, self._ids.take(), self._room)
+        try:
+            self._devices.add(name, device)
+        except OSError:
+            self._ids.give_back(device.number)
+            raise
 
     def remove(self, name: str) -> Future[None] | None:
         device = self._devices.find(name, {})
         if device.banks.by_name:
             raise OSError(errno.ENOTEMPTY, "it has banks")
-        del self._devices.by_name[name]
+        self._devices.discard(name)
         if not device.is_live:
             self._ids.give_back(device.number)
             return None
@@ -277,9 +284,26 @@ class SimulatedLine(Protocol):
         """Pull it there."""
 
 
+class _LineDirectories(Mapping[str, Directory | Attribute]):
+    """Each is made when it is looked at: chips have many lines, and there are many chips."""
+
+    def __init__(self, count: int, line: Callable[[int], SimulatedLine]) -> None:
+        self._offsets = {f"sim_gpio{offset}": offset for offset in range(count)}
+        self._line = line
+
+    def __getitem__(self, name: str) -> Directory:
+        return _line_files(self._line(self._offsets[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+
 def chip_files(count: int, line: Callable[[int], SimulatedLine]) -> Directory:
     """The directory of a chip in /sys/devices/platform/gpio-sim.N."""
-    return FixedDirectory({f"sim_gpio{offset}": _line_files(line(offset)) for offset in range(count)})
+    return FixedDirectory(_LineDirectories(count, line))
 
 
 def _line_files(line: SimulatedLine) -> Directory:
