@@ -211,19 +211,20 @@ def test_chips_are_made_and_removed_by_others_while_the_program_runs(run: Runner
     )
     assert process.stdin
     assert process.stdout
+    its = ("--pid", str(process.pid))
     try:
         assert process.stdout.readline() == "up\n"
-        assert run.sim("make", 'panel:DOOR,"6",') == "gpiochip0"
-        assert run.sim("make", "panel:2") == "gpiochip1"
-        run.sim("pull", "panel:DOOR", "up")
-        assert run.sim("get", "DOOR") == "1"
+        assert run.sim(*its, "make", 'panel:DOOR,"6",') == "gpiochip0"
+        assert run.sim(*its, "make", "panel:2") == "gpiochip1"
+        run.sim(*its, "pull", "panel:DOOR", "up")
+        assert run.sim(*its, "get", "DOOR") == "1"
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "gpiochip0 [panel] (3 lines)\n"
         assert process.stdout.readline() == "gpiochip1 [panel] (2 lines)\n"
-        run.sim("remove", "panel")
+        run.sim(*its, "remove", "panel")
         failed = subprocess.run(
-            [run.python, "-m", "gpiovirt", "sim", "remove", "panel"],
+            [run.python, "-m", "gpiovirt", "sim", *its, "remove", "panel"],
             capture_output=True,
             text=True,
             check=False,
