@@ -289,7 +289,7 @@ def pid_named(run: Runner, name: str) -> int:
     raise AssertionError(f"no {name}")
 
 
-KEEPER = """
+USHER = """
 print(make(), flush=True)
 sys.stdin.readline()
 began = time.monotonic()
@@ -302,12 +302,12 @@ print(subprocess.run(["gpioget", "gpiochip0", "0"], capture_output=True, text=Tr
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_keeper_that_is_killed_or_stopped_costs_new_chips_and_no_more(
+def test_a_usher_that_is_killed_or_stopped_costs_new_chips_and_no_more(
     run: Runner, number: signal.Signals
 ) -> None:
     """A program of the same user may do that."""
     with subprocess.Popen(
-        command(run, run.python, "-c", PRELUDE + KEEPER),
+        command(run, run.python, "-c", PRELUDE + USHER),
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -316,23 +316,23 @@ def test_a_keeper_that_is_killed_or_stopped_costs_new_chips_and_no_more(
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "gpiochip0\n"
-        keeper = pid_named(run, "gpiovirt-keeper")
-        os.kill(keeper, number)
+        usher = pid_named(run, "gpiovirt-usher")
+        os.kill(usher, number)
         output, errors = process.communicate("\n", timeout=40)
         if number == signal.SIGSTOP:
-            os.kill(keeper, signal.SIGCONT)
+            os.kill(usher, signal.SIGCONT)
     assert errors == ""
     # the node is left, without anything behind it
     assert output.splitlines() == ["EIO EIO True", "0", "0 EIO", "1"]
     assert_nothing_left(run)
 
 
-def test_the_keeper_has_no_files_of_the_program_and_nobody_may_look_into_it(run: Runner) -> None:
+def test_the_usher_has_no_files_of_the_program_and_nobody_may_look_into_it(run: Runner) -> None:
     program = f"""
 {PRELUDE}
 print(make(), flush=True)
-keeper = "/proc/" + sys.stdin.readline().strip()
-print(error(os.open, keeper + "/mem", os.O_RDWR), error(os.listdir, keeper + "/fd"))
+usher = "/proc/" + sys.stdin.readline().strip()
+print(error(os.open, usher + "/mem", os.O_RDWR), error(os.listdir, usher + "/fd"))
 """
     with subprocess.Popen(
         command(run, run.python, "-c", program),
@@ -343,14 +343,14 @@ print(error(os.open, keeper + "/mem", os.O_RDWR), error(os.listdir, keeper + "/f
     ) as process:
         assert process.stdout
         process.stdout.readline()
-        keeper = pid_named(run, "gpiovirt-keeper")
-        names = [os.readlink(path) for path in Path(f"/proc/{keeper}/fd").iterdir()]
+        usher = pid_named(run, "gpiovirt-usher")
+        names = [os.readlink(path) for path in Path(f"/proc/{usher}/fd").iterdir()]
         assert sorted(name.partition(":")[0] for name in names) == ["/dev/null"] * 3 + ["socket"]
-        output, _ = process.communicate(f"{keeper}\n", timeout=20)
+        output, _ = process.communicate(f"{usher}\n", timeout=20)
     assert output == ("EACCES EACCES\n" if run.uid else "None None\n")
 
 
-def test_a_supervisor_that_is_killed_takes_the_keeper_along(run: Runner) -> None:
+def test_a_supervisor_that_is_killed_takes_the_usher_along(run: Runner) -> None:
     program = "import sys; print('up', flush=True); sys.stdin.readline()"
     with subprocess.Popen(
         command(run, run.python, "-c", program),
@@ -361,7 +361,7 @@ def test_a_supervisor_that_is_killed_takes_the_keeper_along(run: Runner) -> None
     ) as process:
         assert process.stdout
         assert process.stdout.readline() == "up\n"
-        pid_named(run, "gpiovirt-keeper")
+        pid_named(run, "gpiovirt-usher")
         os.kill(pid_named(run, "gpiovirt"), signal.SIGKILL)
         process.communicate("\n", timeout=20)
     assert process.returncode == 0

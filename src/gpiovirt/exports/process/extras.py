@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from gpiovirt.core.chip import Chip
 from gpiovirt.exports.process.fuse import FuseMount
 from gpiovirt.exports.process.hot_plug import HotPlug
-from gpiovirt.exports.process.keeper import Keeper
 from gpiovirt.exports.process.launch import Extras
 from gpiovirt.exports.process.sandbox import Tree
 from gpiovirt.exports.process.session import Session, Trap
 from gpiovirt.exports.process.supervisor import Supervisor
 from gpiovirt.exports.process.traps import MOUNTS, UNAME, MountTraps, by_number, uname_trap
+from gpiovirt.exports.process.usher import Usher
 from gpiovirt.protocols.attributes import FixedDirectory
 from gpiovirt.protocols.gpio_aggregator import GpioAggregator, Wanted
 from gpiovirt.protocols.gpio_sim import GpioSim
@@ -42,16 +42,16 @@ class Drivers:
         self._parse = parse
         self._then = then
 
-    def connect(self, keeper: int, supervisor: Supervisor) -> Mapping[str, Trap]:
-        """Traps, given the keeper's socket."""
-        self._keeper = Keeper(keeper, supervisor.reactor)
-        mounts = MountTraps(self._keeper)
+    def connect(self, usher: int, supervisor: Supervisor) -> Mapping[str, Trap]:
+        """Traps, given the usher's socket."""
+        self._usher = Usher(usher, supervisor.reactor)
+        mounts = MountTraps(self._usher)
         return {"mount": mounts.mount, "umount2": mounts.umount}
 
     def serve(self, supervisor: Supervisor, session: Session, fuses: Mapping[Tree, int]) -> None:
         """Serve configfs and the drivers' own files."""
         platform = HotPlug(
-            *(self._simulator, self._chips, self._numbers, session, self._keeper, supervisor.reactor)
+            *(self._simulator, self._chips, self._numbers, session, self._usher, supervisor.reactor)
         )
         aggregator = GpioAggregator(platform, self._parse)
         platform.on_change.append(aggregator.retry)
@@ -73,15 +73,15 @@ class Shown(Extras):
         self._sysfs = sysfs
         self._drivers = drivers
         self._release = release
-        self.has_keeper = drivers is not None
+        self.has_usher = drivers is not None
         own = [Tree.CONFIGFS, Tree.AGGREGATOR] if drivers else []
         self.trees = [*([Tree.CLASS_GPIO] if sysfs else []), *own]
         self.calls = [*(MOUNTS if drivers else ()), *(UNAME if release else ())]
 
-    def traps(self, supervisor: Supervisor, keeper: int) -> Mapping[tuple[int, int], Trap]:
+    def traps(self, supervisor: Supervisor, usher: int) -> Mapping[tuple[int, int], Trap]:
         traps: dict[str, Trap] = {}
         if self._drivers is not None:
-            traps.update(self._drivers.connect(keeper, supervisor))
+            traps.update(self._drivers.connect(usher, supervisor))
         if self._release:
             traps["uname"] = uname_trap(self._release)
         return by_number(traps)

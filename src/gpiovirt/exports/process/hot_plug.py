@@ -20,10 +20,10 @@ from gpiovirt.core.chip import Chip, Now
 from gpiovirt.core.task import Future, start
 from gpiovirt.errors import GpiovirtError, NoSuchChipError, NoSuchLineError, UsageError
 from gpiovirt.exports.process.fuse import FuseMount
-from gpiovirt.exports.process.keeper import Keeper
 from gpiovirt.exports.process.openable import Openable, removable
 from gpiovirt.exports.process.placeholder import Placeholder, make_placeholder, own_terminal
 from gpiovirt.exports.process.session import Session
+from gpiovirt.exports.process.usher import Usher
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.protocols.attributes import FixedDirectory
 from gpiovirt.protocols.configfs import Bank, Chosen, Device, Ids
@@ -106,13 +106,13 @@ class HotPlug:
         static: Sequence[Chip],
         numbers: Iterable[int],
         session: Session,
-        keeper: Keeper,
+        usher: Usher,
         reactor: Reactor,
     ) -> None:
         self._simulator = simulator
         self._static = static
         self._session = session
-        self._keeper = keeper
+        self._usher = usher
         self._reactor = reactor
         self._numbers = Ids(numbers)
         self._own_ids = Ids()
@@ -176,7 +176,7 @@ class HotPlug:
                 openable: Openable = removable(chip.chip, chip.chip)
                 self._session.add_node(chip.placeholder.file_id, openable, chip.name)
             nodes = [chip.placeholder.node for chip in chips if chip.placeholder]
-            fuse = await self._keeper.show(device, nodes)
+            fuse = await self._usher.show(device, nodes)
         except (OSError, GpiovirtError) as error:
             self._forget(device)
             raise OSError(errno.ENXIO if isinstance(error, UsageError) else errno.EIO, str(error)) from error
@@ -190,8 +190,8 @@ class HotPlug:
         chips = self._devices[device]
         for chip in chips:
             chip.vanish()
-        with suppress(OSError):  # a keeper that is gone hides nothing, and what it showed cannot be used
-            await self._keeper.hide(device, [chip.placeholder.node for chip in chips if chip.placeholder])
+        with suppress(OSError):  # an usher that is gone hides nothing, and what it showed cannot be used
+            await self._usher.hide(device, [chip.placeholder.node for chip in chips if chip.placeholder])
         self._mounts.pop(device).close()
         self._forget(device, have_vanished=True)
 

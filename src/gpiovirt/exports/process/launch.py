@@ -40,10 +40,10 @@ class Extras:
     """Of files that are served"""
     calls: Sequence[str] = ()
     """System calls that are trapped, by name"""
-    has_keeper = False
+    has_usher = False
 
-    def traps(self, _supervisor: Supervisor, _keeper: int) -> Mapping[tuple[int, int], Trap]:
-        """What answers these calls; `keeper` is the supervisor's end of the keeper's socket."""
+    def traps(self, _supervisor: Supervisor, _usher: int) -> Mapping[tuple[int, int], Trap]:
+        """What answers these calls; `usher` is the supervisor's end of the usher's socket."""
         return {}
 
     def serve(self, _supervisor: Supervisor, _session: Session, _fuses: Sequence[int]) -> None:
@@ -73,27 +73,27 @@ def launch(
     program = os.getpid()
     from_program, to_supervisor = os.pipe()
     from_supervisor, to_program = os.pipe()
-    keeper, keepers = _socket_pair() if extras.has_keeper else (-1, -1)
+    usher, ushers = _socket_pair() if extras.has_usher else (-1, -1)
     if _fork_detached():
-        for fd in (to_supervisor, from_supervisor, keepers):
+        for fd in (to_supervisor, from_supervisor, ushers):
             if fd >= 0:
                 os.close(fd)
         openables = list(chips.values())
         _supervise(
-            *(program, placeholders, openables, deadlines, prepare, extras, keeper, from_program, to_program)
+            *(program, placeholders, openables, deadlines, prepare, extras, usher, from_program, to_program)
         )
-    for fd in (from_program, to_program, keeper):
+    for fd in (from_program, to_program, usher):
         if fd >= 0:
             os.close(fd)
     for placeholder in placeholders:
         os.close(placeholder.master)
     nodes = [placeholder.node for placeholder in placeholders]
     fuses = sandbox.enter(nodes, guise, extras.trees)
-    if extras.has_keeper:
-        from gpiovirt.exports.process.keeper import start_keeper
+    if extras.has_usher:
+        from gpiovirt.exports.process.usher import start_usher
 
-        start_keeper(keepers)
-    listener = install_filter(gpio_filter(extras.calls, untyped=extras.has_keeper))
+        start_usher(ushers)
+    listener = install_filter(gpio_filter(extras.calls, untyped=extras.has_usher))
     os.write(to_supervisor, " ".join(map(str, (listener, *fuses))).encode())
     await_supervisor(from_supervisor)
     _execute(argv, environment)
@@ -149,7 +149,7 @@ def _supervise(
     deadlines: Deadlines,
     prepare: Callable[[Supervisor], None],
     extras: Extras,
-    keeper: int,
+    usher: int,
     from_program: int,
     to_program: int,
 ) -> NoReturn:
@@ -176,7 +176,7 @@ def _supervise(
                     placeholder.file_id: (chip, placeholder.node.name)
                     for placeholder, chip in zip(placeholders, chips, strict=True)
                 },
-                traps=extras.traps(supervisor, keeper),
+                traps=extras.traps(supervisor, usher),
             )
             extras.serve(supervisor, session, fuses)
             supervisor.run()

@@ -2,7 +2,7 @@
 """System calls besides ioctl that are answered for the program: mounts of configfs, and the kernel's release.
 
 What is not ours goes on to the kernel as it was. A caller with another uid than the supervisor's is left to
-the kernel, too: the keeper may mount more than it.
+the kernel, too: the usher may mount more than it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from struct import Struct
 from typing import NamedTuple
 
 from gpiovirt.core.task import Future
-from gpiovirt.exports.process.keeper import Keeper
 from gpiovirt.exports.process.session import Trap
+from gpiovirt.exports.process.usher import Usher
 from gpiovirt.host.task import Task
 from gpiovirt.uapi.unistd import numbers_by_architecture
 
@@ -62,7 +62,7 @@ def uname_trap(release: str) -> Trap:
 
 
 class _Path(NamedTuple):
-    """What it is called, whoever calls it so, and how the keeper reaches it."""
+    """What it is called, whoever calls it so, and how the usher reaches it."""
 
     named: str
     reached: str
@@ -71,8 +71,8 @@ class _Path(NamedTuple):
 class MountTraps:
     """mount(2) of configfs, and umount2(2) of what it has mounted."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, usher: Usher) -> None:
+        self._usher = usher
         self._mounted: set[str] = set()
 
     def mount(self, task: Task, tid: int, arguments: Sequence[int]) -> int | Future[int] | None:
@@ -83,7 +83,7 @@ class MountTraps:
         path = self._path(task, tid, target)
         if path is None or len(self._mounted) >= _MOUNTS_MAX:
             return None
-        return self._done(self._keeper.mount(path.reached), lambda: self._mounted.add(path.named))
+        return self._done(self._usher.mount(path.reached), lambda: self._mounted.add(path.named))
 
     def umount(self, task: Task, tid: int, arguments: Sequence[int]) -> int | Future[int] | None:
         """See Trap."""
@@ -91,7 +91,7 @@ class MountTraps:
         path = self._path(task, tid, target)
         if path is None or path.named not in self._mounted:
             return None
-        asked = self._keeper.umount(path.reached, flags & _FLAGS)
+        asked = self._usher.umount(path.reached, flags & _FLAGS)
         return self._done(asked, lambda: self._mounted.discard(path.named))
 
     @staticmethod

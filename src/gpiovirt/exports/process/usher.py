@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The keeper: a process in the program's namespaces, which shows and hides chips there for the supervisor.
+"""The usher: a process in the program's namespaces, which shows and hides chips there for the supervisor.
 
-The supervisor is outside, and could not come back from there. The keeper does what it is told over a socket
+The supervisor is outside, and could not come back from there. The usher does what it is told over a socket
 that only the supervisor has, waits for nobody else, and ends with it. It has no files of the program's.
 """
 
@@ -21,7 +21,7 @@ from gpiovirt.exports.process.sandbox import DeviceNode
 from gpiovirt.host import libc
 from gpiovirt.host.reactor import Reactor
 
-__all__ = ["Keeper", "start_keeper"]
+__all__ = ["Usher", "start_usher"]
 
 _MESSAGE_MAX = 1 << 16
 _PATIENCE_S = 5
@@ -29,7 +29,7 @@ _MS_BIND = 4096
 _PR_SET_DUMPABLE = 4
 
 
-def start_keeper(connection: int) -> None:
+def start_usher(connection: int) -> None:
     """Fork one, no child of ours, that serves the socket `connection`; it is closed here."""
     child = os.fork()
     if child:
@@ -38,12 +38,12 @@ def start_keeper(connection: int) -> None:
         return
     try:
         if not os.fork():
-            _keep(connection)
+            _serve(connection)
     finally:
         os._exit(0)
 
 
-def _keep(connection: int) -> NoReturn:
+def _serve(connection: int) -> NoReturn:
     os.setsid()
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR)
@@ -51,7 +51,7 @@ def _keep(connection: int) -> NoReturn:
         os.dup2(null, fd)
     os.closerange(3, connection)
     os.closerange(connection + 1, 65536)
-    libc.prctl(libc.PR_SET_NAME, b"gpiovirt-keeper")
+    libc.prctl(libc.PR_SET_NAME, b"gpiovirt-usher")
     libc.prctl(_PR_SET_DUMPABLE, 0)  # the program may be of the same user
     sock = socket.socket(fileno=connection)
     while message := sock.recv(_MESSAGE_MAX):
@@ -83,8 +83,8 @@ def _do(command: dict[str, Any]) -> list[int]:
     return []
 
 
-class Keeper:
-    """The supervisor's end. A keeper that is gone, or late with an answer, is asked no more: EIO."""
+class Usher:
+    """The supervisor's end. An usher that is gone, or late with an answer, is asked no more: EIO."""
 
     def __init__(self, connection: int, reactor: Reactor) -> None:
         self._socket = socket.socket(fileno=connection)
@@ -113,7 +113,7 @@ class Keeper:
     def _ask(self, command: dict[str, Any]) -> Future[int]:
         future: Future[int] = Future()
         if self._is_gone:
-            future.fail(OSError(errno.EIO, "the keeper is gone"))
+            future.fail(OSError(errno.EIO, "the usher is gone"))
             return future
         self._asked.append(future)
         try:
@@ -149,4 +149,4 @@ class Keeper:
             self._reactor.remove_reader(self._socket.fileno())
             self._socket.close()
         while self._asked:
-            self._asked.popleft().fail(OSError(errno.EIO, "the keeper is gone"))
+            self._asked.popleft().fail(OSError(errno.EIO, "the usher is gone"))
