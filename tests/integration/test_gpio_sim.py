@@ -274,6 +274,17 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock: sock.connect(
         assert run.script(source) == ""
 
 
+def test_a_recording_has_the_chips_that_there_were_at_its_beginning(run: Runner) -> None:
+    source = f"""
+mkdir -p {CONFIG}/a/b; echo 1 >{CONFIG}/a/live
+gpioset gpiochip1 0=1; gpioset gpiochip0 0=1; echo 0 >{CONFIG}/a/live
+"""
+    assert shell(run, source, ["--sim", "x:1", "--record", "later.vcd"]) == []
+    told = (run.home / "later.vcd").read_text()
+    assert ("$scope module x" in told, "gpio-sim" in told) == (True, False)
+    assert shell(run, source.replace("gpiochip1", "gpiochip0"), ["--record", "none.vcd"]) == []
+
+
 # attacks
 
 

@@ -51,6 +51,7 @@ class Beginning:
 class LiveRecording:
     """Writes the levels of simulated lines, and of lines whose record is in `rings`, to a VCD file.
 
+    Chips that come later are not in it: a file says at its beginning which signals it has.
     What cannot be written is said once, and the program goes on.
     """
 
@@ -64,6 +65,7 @@ class LiveRecording:
     ) -> None:
         self._file = file
         self._simulator = simulator
+        self._chips = dict(simulator.chips)
         self._reactor = reactor
         self._writer: VcdWriter | None = None
         self._zero_ns = 0
@@ -93,7 +95,7 @@ class LiveRecording:
         self._zero_ns = zero_ns
         levels: list[int | None] = [None] * len(self._signals)
         outputs = [False] * len(self._signals)
-        for label, chip in self._simulator.chips.items():
+        for label, chip in self._chips.items():
             for offset in range(chip.info.num_lines):
                 place = self._places[label, offset]
                 info = chip.line_info(offset)
@@ -106,8 +108,8 @@ class LiveRecording:
         self._flush_soon()
 
     def _on_level(self, change: LevelChange) -> None:
-        if (writer := self._writer) is not None:
-            place = self._places[change.chip, change.offset]
+        place = self._places.get((change.chip, change.offset))
+        if (writer := self._writer) is not None and place is not None:
             self._try(lambda: writer.level(place, change.timestamp_ns - self._zero_ns, change.level))
 
     def _on_info(self, label: str, event: InfoEvent) -> None:
