@@ -195,6 +195,17 @@ print(os.uname().release, read("/proc/sys/kernel/osrelease"), len(os.uname().mac
     assert run_sim(run, modprobe, "no-such-module").returncode != 0
 
 
+def test_a_program_that_becomes_another_is_told_the_release_still(run: Runner) -> None:
+    source = """
+libc = __import__("ctypes").CDLL(None, use_errno=True)
+print(os.uname().release, libc.uname(None), __import__("ctypes").get_errno() == errno.EFAULT, flush=True)
+import fcntl  # by which the supervisor has this memory open
+fcntl.ioctl(os.open("/dev/gpiochip0", os.O_RDWR), 0xC100B405, bytearray(256))
+os.execvp("uname", ["uname", "-r"])
+"""
+    assert script(run, source, ["--uname", "6.99.1", "--sim", "x:1"]) == ["6.99.1 -1 True", "6.99.1"]
+
+
 def test_a_release_that_is_none_is_refused(run: Runner) -> None:
     done = run_sim(run, "true", options=["--uname", "6 x"])
     assert (done.returncode, "--uname '6 x': write a release" in done.stderr) == (2, True)

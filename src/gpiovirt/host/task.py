@@ -137,6 +137,16 @@ class Tasks:
             task = self._tasks[tid] = Task(tid)
         return task
 
+    def living(self, tid: int) -> Task:
+        """The task that has this thread id now; OSError if there is none."""
+        task = self._tasks.get(tid)
+        if task is not None:
+            try:
+                task.process()
+            except OSError:  # it may be a new task with that thread id
+                self._tasks.pop(tid).close()
+        return self.task(tid)
+
     def name(self, tid: int) -> str:
         """The task's own name for itself, for people."""
         try:

@@ -113,7 +113,7 @@ class Session:
 
     def _spring(self, call: Notification, trap: Trap) -> int | None:
         """The errno to answer a system call other than ioctl with, or None as _answer()."""
-        task = self._tasks.task(call.tid)
+        task = self._tasks.living(call.tid)
         if task.is_new:
             self._confirm(call, task)
         outcome = trap(task, call.tid, self._listener.last[6:])
