@@ -52,6 +52,10 @@ class Launched:
             usual: dict[str, Any] = {"stdin": subprocess.DEVNULL, "text": True, "start_new_session": True}
             self.process: subprocess.Popen[Any] = subprocess.Popen(command, **{**usual, **files, **popen})
 
+    def at_close(self, callback: Callable[[], object]) -> None:
+        """Have it called then."""
+        self._closes.append(callback)
+
     def connect(self) -> None:
         """To its simulator; UsageError or HostError if it has none."""
         self.name = self._await_simulator()
@@ -147,14 +151,15 @@ def launch(program: Sequence[str], options: Sequence[str], popen: Mapping[str, A
         try:
             launched.connect()
             os.write(opens, b"\n")
+            # until then there is the gate's line, which the program may come to later than we
+            launched.at_close(lambda: os.close(opens))
         except BaseException:
             launched.close()
             raise
     except BaseException:
+        os.close(opens)
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    finally:
-        os.close(opens)
     return launched
 
 
