@@ -62,6 +62,16 @@ def test_streams_and_environment_are_the_programs(run: Runner) -> None:
     assert done.stderr.startswith(f"{run.home} gpiovirt/sim/{run.uid}/")
 
 
+def test_a_program_that_becomes_another_is_answered_in_its_new_memory(run: Runner) -> None:
+    source = """
+import fcntl, os
+fcntl.ioctl(os.open("/dev/gpiochip0", os.O_RDWR), 0xC100B405, bytearray(256))  # its argument is read
+os.execvp("gpiodetect", ["gpiodetect"])  # whose first is only written
+"""
+    done = run(run.python, "-c", source)
+    assert (done.stdout, done.stderr) == ("gpiochip0 [sim-a] (8 lines)\n", "")
+
+
 def test_signals_reach_the_program(run: Runner) -> None:
     script = (
         "import signal, sys\n"

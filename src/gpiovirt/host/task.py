@@ -90,7 +90,9 @@ class Task:
     def write(self, address: int, content: bytes) -> int:
         """Write to the task's memory; the number of bytes written."""
         if self._memory >= 0:
-            return os.pwrite(self._memory, content, address)
+            if os.pwrite(self._memory, content, address) == len(content):
+                return len(content)
+            self._forget_memory()  # it has called exec
         memory = os.open("mem", os.O_RDWR | os.O_CLOEXEC, dir_fd=self._directory)
         try:
             return os.pwrite(memory, content, address)

@@ -54,7 +54,6 @@ def uname_trap(release: str) -> Trap:
         fields = (real.sysname, real.nodename, release, real.version, real.machine, "(none)")
         told = _new_utsname.pack(*(field.encode()[:_RELEASE_MAX] for field in fields))
         try:
-            task.read(arguments[0], 1)  # whose memory this is may have changed by exec
             return 0 if task.write(arguments[0], told) == len(told) else errno.EFAULT
         except (OSError, OverflowError):
             return errno.EFAULT
