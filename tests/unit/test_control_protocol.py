@@ -37,6 +37,7 @@ from gpiovirt.protocols.control.requests import (
     ChangeAll,
     Delete,
     Describe,
+    Drive,
     Force,
     List,
     Look,
@@ -58,15 +59,16 @@ from gpiovirt.protocols.control.requests import (
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 IDS = st.integers(-1, ID_MAX)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    **dict.fromkeys(("name", "definition", "origin", "after"), TEXTS),
+    **dict.fromkeys(("name", "definition", "origin", "after", "consumer"), TEXTS),
     **dict.fromkeys(("uid", "gid", "mode", "poll_us", "pid"), IDS),
-    **dict.fromkeys(("vm", "permanent", "wait", "force", "replace"), st.booleans()),
+    **dict.fromkeys(("vm", "permanent", "wait", "force", "hold", "replace"), st.booleans()),
     "driver": st.sampled_from(["", *DRIVERS]),
     "lifetime": st.sampled_from([None, "connection", "process"]),
     "options": st.dictionaries(TEXTS, TEXTS, max_size=3),
     "rules": st.dictionaries(TEXTS, st.one_of(TEXTS, st.lists(TEXTS)), max_size=3),
     "first": st.integers(0, ID_MAX),
     "line": TEXTS,
+    "levels": st.dictionaries(TEXTS, st.integers(0, 1), min_size=1, max_size=3),
     "level": st.sampled_from(["low", "high"]),
     "for_ms": st.integers(0, 1 << 32),
     "started": st.integers(-1, (1 << 63) - 1),
@@ -78,6 +80,7 @@ PLAIN = [
     SetOptions,
     Own,
     Rearm,
+    Drive,
     Force,
     List,
     Look,
@@ -172,6 +175,11 @@ def test_what_is_null_or_unknown_does_not_count(body: dict[str, Any], request_: 
         ({"do": "own", "name": "plc", "gid": -2}, "gid: expected a number"),
         ({"do": "own", "name": "plc", "mode": True}, "mode: expected a number"),
         ({"do": "own", "name": "plc", "mode": 1.5}, "mode: expected a number"),
+        ({"do": "drive", "name": "plc"}, "levels: expected an object of 1 to 64 levels"),
+        ({"do": "drive", "name": "plc", "levels": {}}, "levels: expected an object of 1 to 64 levels"),
+        ({"do": "drive", "name": "plc", "levels": {"0": True}}, "levels: a level is 0 or 1"),
+        ({"do": "drive", "name": "plc", "levels": {"0": 2}}, "levels: a level is 0 or 1"),
+        ({"do": "drive", "name": "plc", "levels": {"a\0b": 1}}, "levels: a NUL cannot be in a name"),
         ({"do": "show"}, "name: expected a text"),
         ({"do": "list", "after": []}, "after: expected a text"),
         ({"do": "sources", "first": "a"}, "first: expected a number"),
@@ -185,7 +193,7 @@ def test_what_is_no_request_is_refused_in_words(body: dict[str, Any], wrong: str
     with pytest.raises(UsageError) as raised:
         decode_request(body)
     assert str(raised.value).startswith(wrong)
-    assert len(str(raised.value)) < 200
+    assert len(str(raised.value)) < 250
 
 
 @pytest.mark.parametrize(

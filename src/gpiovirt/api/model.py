@@ -19,6 +19,7 @@ __all__ = [
     "ChipSummary",
     "Consumer",
     "DaemonState",
+    "LineLevel",
     "LineState",
     "RuleState",
     "Source",
@@ -115,6 +116,21 @@ class LineState(_Told):
     """The level that an operator has forced it to, if one has."""
     options: str
     """What it is for consumers that do not ask for something else, as pull-up,debounce=5ms,safe=low."""
+
+
+class LineLevel(_Told):
+    """What a line is."""
+
+    chip: str
+    """The chip's name."""
+    offset: int
+    """Its number."""
+    name: str
+    """Its name, if it has one."""
+    direction: Direction
+    """As it is now."""
+    level: Literal[0, 1] | None
+    """As its active-low option has it; null: it cannot be read."""
 
 
 class Consumer(_Told):

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gpiovirt import __version__
-from gpiovirt.api import metrics
+from gpiovirt.api import levels, metrics
+from gpiovirt.api.callers import Connect, Daemon, Name, Peer, peer_of, reach
 from gpiovirt.api.model import (
     AccessChange,
     ChipDetails,
@@ -40,8 +41,7 @@ from gpiovirt.api.problem import Fault, Problem, ProblemError, install, problem_
 from gpiovirt.api.stream import MEDIA_TYPE as EVENT_STREAM
 from gpiovirt.api.stream import EventStream, Streams, encode
 from gpiovirt.configuration.model import Chip, InvalidChipError
-from gpiovirt.control.access import Identity, gid_of, parse_mode, uid_of
-from gpiovirt.control.async_client import AsyncClient
+from gpiovirt.control.access import gid_of, parse_mode, uid_of
 from gpiovirt.control.client import ANSWER_S
 from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control import answers as protocol
@@ -66,40 +66,6 @@ _STREAM = {
     "content": {EVENT_STREAM: {"schema": {"type": "string"}}},
 }
 _LOCATION = {"Location": {"description": "The chip's path.", "schema": {"type": "string"}}}
-
-Name = Annotated[str, Path(description="The chip's name.")]
-
-
-Connect = Callable[[Scope], Awaitable[AsyncClient]]
-"""Reaches gpiovirtd on behalf of whoever sent the request"""
-
-
-def peer_of(scope: Scope) -> Identity:
-    """Who sent a request; ProblemError."""
-    peer = scope.get("state", {}).get("peer")
-    if not isinstance(peer, Identity):
-        raise ProblemError(403, "the caller cannot be identified")
-    return peer
-
-
-def _peer(request: Request) -> Identity:
-    return peer_of(request.scope)
-
-
-Peer = Annotated[Identity, Depends(_peer)]
-
-
-async def _connect(request: Request) -> AsyncClient:
-    connect: Connect = request.app.state.connect
-    return await connect(request.scope)
-
-
-async def _ask(request: Request) -> AsyncIterator[AsyncClient]:
-    async with await _connect(request) as client:
-        yield client
-
-
-Daemon = Annotated[AsyncClient, Depends(_ask)]
 
 router = APIRouter()
 
@@ -140,7 +106,7 @@ async def make_chip(
     """Make a chip. It is live when this is answered."""
     streams: Streams = request.app.state.streams
     wanted = await run_in_threadpool(chip.wanted)
-    client = await _connect(request)
+    client = await reach(request)
     holds = False
     try:
         if lifetime is not None:
@@ -286,7 +252,7 @@ async def watch_events(
     streams: Streams = request.app.state.streams
     streams.take(peer.uid)
     try:
-        client = await _connect(request)
+        client = await reach(request)
         try:
             await client.ask(Watch(chip))
         except BaseException:
@@ -312,7 +278,7 @@ async def watch_events(
 )
 async def show_metrics(request: Request) -> Response:
     """Metrics of the chips that you may see."""
-    async with await _connect(request) as client:
+    async with await reach(request) as client:
         state = await client.ask(State())
         names = [chip.name for chip in await client.chips()]
     shares = [names[start::_AT_ONCE] for start in range(min(_AT_ONCE, len(names)))]
@@ -324,7 +290,7 @@ async def show_metrics(request: Request) -> Response:
 
 async def _show(request: Request, names: Iterable[str]) -> list[protocol.ChipDetails]:
     found = []
-    async with await _connect(request) as client:
+    async with await reach(request) as client:
         for name in names:
             try:
                 found.append(await client.show(name))
@@ -387,6 +353,7 @@ def create_app(connect: Connect) -> FastAPI:
     app.state.connect = connect
     app.state.streams = Streams()
     app.include_router(router)
+    app.include_router(levels.router)
     install(app)
     app.add_middleware(_LimitBody)
 

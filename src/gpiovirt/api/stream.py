@@ -17,7 +17,7 @@ from gpiovirt.api.problem import ProblemError
 from gpiovirt.control.async_client import AsyncClient
 from gpiovirt.protocols.control.answers import encode_answer
 
-__all__ = ["MEDIA_TYPE", "EventStream", "Streams", "encode"]
+__all__ = ["MEDIA_TYPE", "EventStream", "Streams", "encode", "gone"]
 
 MEDIA_TYPE = "text/event-stream"
 
@@ -71,9 +71,9 @@ class EventStream(Response):
         """Serve until either end is gone."""
         tasks = [
             asyncio.create_task(part)
-            for part in (self._tell(send), _gone(receive), self._streams.ending.wait())
+            for part in (self._tell(send), gone(receive), self._streams.ending.wait())
         ]
-        telling, gone, _ = tasks
+        telling, left, _ = tasks
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -82,7 +82,7 @@ class EventStream(Response):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        if not gone.done() or gone.cancelled():
+        if not left.done() or left.cancelled():
             with suppress(OSError):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         if not telling.cancelled():
@@ -116,6 +116,7 @@ def _body(content: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": content, "more_body": True}
 
 
-async def _gone(receive: Receive) -> None:
+async def gone(receive: Receive) -> None:
+    """Until whoever asked has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import socket
@@ -20,15 +19,16 @@ from gpiovirt.daemon.fork_server import ForkServer
 from gpiovirt.daemon.nodes import Node, Nodes
 from gpiovirt.daemon.sources import OwnChip, are_lent_line, is_kernel_line
 from gpiovirt.daemon.store import Record
-from gpiovirt.daemon.told import Status, Use, decode_levels, decode_status, decode_told
+from gpiovirt.daemon.told import Status, Use, check_refused, decode_levels, decode_status, decode_told
 from gpiovirt.daemon.vm_keeper import KEEPER, VmKeeper
 from gpiovirt.daemon.worker_handle import WorkerHandle
-from gpiovirt.errors import HostError, NotPermittedError, PeerError
+from gpiovirt.errors import GpiovirtError, HostError, PeerError
 from gpiovirt.exports.vm.state import vm_bytes
 from gpiovirt.host.child import has_ended
 from gpiovirt.host.clock import boot_ns
 from gpiovirt.host.device_socket import DeviceSocket
 from gpiovirt.host.mapping import can_shrink
+from gpiovirt.host.packets import close_files
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import Kind, kind_of
 from gpiovirt.host.terminal import terminal_index
@@ -61,7 +61,6 @@ _LIVE_NS = 10_000_000_000
 _FORKS_NS = 15_000_000_000  # before that, while workers cannot be forked yet; clients wait longer than both
 _LOOK_NS = 10_000_000
 _UNSERVED_S = 1.0  # after so long without a worker, lines are made safe here
-_WHY_MAX = 400
 _ORPHANS_S = 0.02  # between looks for holders that have ended, while their lines have no worker
 _CLAIMS_S = 0.5  # and then for those that do not come back
 _STARTING_S = 2.0  # and so much later if one has been started, since the machine may be busy
@@ -194,6 +193,11 @@ class KeptChip:
     def name_of(self, offset: int) -> str:
         """A line's name, here."""
         return self.record.definition.options_of(offset).name or self.lines[offset].name
+
+    def _called(self, offsets: Sequence[int]) -> str:
+        """One line by its name, several by the chip's."""
+        (offset, *more) = offsets
+        return self.name if more else f"{self.name}:{self.name_of(offset) or offset}"
 
     def held(self) -> list[int]:
         """Offsets of lines that have a holder, as its worker has written: known without asking it."""
@@ -562,15 +566,41 @@ class KeptChip:
         """The levels of lines, as the chip has them; HostError if its worker does not answer."""
         async with self._reading:
             answer = await self.handle.ask(timeout_s, do="levels", offsets=list(offsets))
-        levels = decode_levels(answer.body, len(offsets))
+        return self._levels(answer.body, len(offsets))
+
+    async def drive(
+        self, levels: Mapping[int, int], consumer: str, pid: int, uid: int, hold: bool, timeout_s: float
+    ) -> tuple[Levels, list[int]]:
+        """Set lines in the name of a process: what they are then, and the files that hold them, if asked for.
+
+        RefusedError in the chip's words, HostError if its worker does not answer.
+        """
+        asked = {"offsets": list(levels), "levels": list(levels.values()), "consumer": consumer}
+        async with self._reading:
+            answer = await self.handle.ask(timeout_s, hold, do="drive", **asked, pid=pid, uid=uid, hold=hold)
+        try:
+            check_refused(answer.body, f"{self._called(list(levels))}: ")
+            told = self._levels(answer.body, len(levels))
+            if hold and not are_lent_line(answer.fds):
+                raise self._broken()
+        except GpiovirtError:
+            close_files(answer.fds)
+            raise
+        return told, answer.fds
+
+    def _levels(self, told: object, count: int) -> Levels:
+        levels = decode_levels(told, count)
         if levels is None:
-            raise HostError(f"the process that serves {self.name} breaks its protocol")
+            raise self._broken()
         return levels
+
+    def _broken(self) -> HostError:
+        return HostError(f"the process that serves {self.name} breaks its protocol")
 
     async def force(self, offset: int, level: Literal["low", "high"] | None, for_ms: int) -> bool:
         """Force a line, or end that (None); False if there is nothing to end.
 
-        NotPermittedError if a rule does not allow it, HostError if its worker does not answer.
+        RefusedError, as where a rule does not allow it; HostError if its worker does not answer.
         """
         until_ns = boot_ns() + for_ms * 1_000_000 if for_ms else 0
         answer = await self.handle.ask(
@@ -581,11 +611,7 @@ class KeptChip:
             until_ns=until_ns,
             drives=self.options()[offset].direction is LineDirection.OUTPUT,
         )
-        match answer.body:
-            case {"errno": errno.EPERM, "why": str(why)}:
-                raise NotPermittedError(why[:_WHY_MAX])
-            case {"errno": int(), "why": str(why)}:
-                raise HostError(why[:_WHY_MAX])
+        check_refused(answer.body)
         return level is not None or answer.body.get("was_forced") is True
 
     async def rearm(self) -> bool:

@@ -26,7 +26,7 @@ from gpiovirt.daemon.wanted import changed, line_of, lines_of, new_record, with_
 from gpiovirt.errors import GpiovirtError, HostError, NoSuchDeviceError, PeerError, UsageError
 from gpiovirt.host.child import process_start
 from gpiovirt.host.log import RateLimitedLog
-from gpiovirt.host.packets import Channel, encode
+from gpiovirt.host.packets import Channel, close_files, encode
 from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.unix_socket import Access, PathListener, Peer, peer_of
 from gpiovirt.protocols.control.answers import (
@@ -35,6 +35,7 @@ from gpiovirt.protocols.control.answers import (
     Event,
     Forced,
     ForceEvent,
+    Levels,
     LossEvent,
     Ownership,
     Page,
@@ -49,6 +50,7 @@ from gpiovirt.protocols.control.requests import (
     ChangeAll,
     Delete,
     Describe,
+    Drive,
     Force,
     List,
     Look,
@@ -183,6 +185,8 @@ class _Client:
         self._lost = 0
         self._owned: list[KeptChip] = []
         """Chips that end with the connection"""
+        self._held: list[int] = []
+        """Files of the lines that it holds"""
 
     def begin(self) -> None:
         """Listen to it."""
@@ -280,6 +284,7 @@ class _Client:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+        self._let_go()
         for chip in self._owned:
             if self._custodian.chips.get(chip.name) is chip:
                 start(self._custodian.delete(chip.name, True))
@@ -324,6 +329,8 @@ class _Client:
                 chip = self._find(who, asked.name)
                 lines = lines_of(chip, asked.lines) or range(len(chip.lines))
                 return await chip.levels(lines, _STATUS_S)
+            case Drive():
+                return await self._drive(who, asked)
             case State():
                 return self._state(who)
             case Watch():
@@ -349,6 +356,26 @@ class _Client:
         names = [change.name for change in asked.changes] if isinstance(asked, ChangeAll) else []
         for name in names or [answer.name if isinstance(answer, ChipState) else getattr(asked, "name", "")]:
             recorder.note(what, name, who.uid, 0 if self.is_agent else self._pid)
+
+    async def _drive(self, who: Identity, asked: Drive) -> Levels:
+        """What whoever may open the chip may; the lines are held by our peer, in the name of `who`."""
+        chip = self._find(who, asked.name)
+        definition = chip.record.definition
+        if not who.may_use(definition.uid, definition.gid, definition.mode):
+            raise DeniedError(f"cannot open the chip {chip.name}: its mode does not let you")
+        if self._held:
+            raise UsageError("this connection holds lines already; one request for each")
+        offsets = lines_of(chip, list(asked.levels))
+        levels = dict(zip(offsets, asked.levels.values(), strict=True))
+        told, files = await chip.drive(levels, asked.consumer, self._pid, who.uid, asked.hold, _STATUS_S)
+        self._held = files
+        if self not in self._server.clients:
+            self._let_go()
+        return told
+
+    def _let_go(self) -> None:
+        close_files(self._held)
+        self._held = []
 
     async def _manage(self, who: Identity, asked: Request[Any]) -> object:
         """What managers may."""

@@ -16,17 +16,19 @@ from gpiovirt.protocols.control.answers import (
     LineEvent,
     LineHolder,
     LossEvent,
+    RefusedError,
     RuleEvent,
     RuleState,
     decode_answer,
 )
 
-__all__ = ["LineUse", "Status", "Use", "decode_levels", "decode_status", "decode_told"]
+__all__ = ["LineUse", "Status", "Use", "check_refused", "decode_levels", "decode_status", "decode_told"]
 
 _NAME_MAX = 64
 _CONSUMERS_MAX = 256
 _RULES_MAX = 4096
 _WHY_MAX = 400
+_ERRNO_MAX = 4096
 _EVENTS: Mapping[object, Literal["line-requested", "line-released", "line-config"]] = {
     "requested": "line-requested",
     "released": "line-released",
@@ -121,6 +123,13 @@ def decode_levels(told: object, count: int) -> Levels | None:
         return None
     is_right = len(levels.levels) == count and all(level in (None, 0, 1) for level in levels.levels)
     return levels if is_right else None
+
+
+def check_refused(told: Mapping[str, Any], what: str = "") -> None:
+    """RefusedError, which begins with `what`, if it is told that something is refused."""
+    match told:
+        case {"errno": int(number), "why": str(why)} if 0 < number < _ERRNO_MAX:
+            raise RefusedError(what + _clean(why, _WHY_MAX), number)
 
 
 def decode_status(told: object, num_lines: int) -> Status | None:

@@ -14,7 +14,7 @@ import resource
 import select
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from gpiovirt.core.chip import Chip
@@ -28,7 +28,7 @@ from gpiovirt.host.reactor import Reactor
 from gpiovirt.host.received import send
 from gpiovirt.host.unix_socket import Peer, SocketListener, peer_of, refuse_files
 from gpiovirt.protocols.gpiochip import Answer, ChipFile, FifoShape, File, refusal, wire
-from gpiovirt.protocols.gpiochip.caller import encode_request
+from gpiovirt.protocols.gpiochip.caller import encode_output_request, encode_request
 from gpiovirt.protocols.gpiochip.v2 import get_line
 from gpiovirt.uapi import gpio as u
 
@@ -127,6 +127,30 @@ class DeviceServer:
         Both are the caller's. OSError with the errno that a request fails with, and who holds the line as
         the name of its file.
         """
+        argument = encode_request(offset, AS_IS, consumer, EVENTS_KEPT)
+        answer, fds = self._open_for(argument, offset, opener, os.getuid())
+        if fds is None:
+            holder = self.chip.line_info(offset).holder if answer.errno == errno.EBUSY else None
+            raise OSError(answer.errno, os.strerror(answer.errno), holder and str(holder))
+        return self.chip.line_info(offset), fds
+
+    def drive(
+        self, levels: Mapping[int, int], consumer: str, opener: Holder
+    ) -> tuple[Answer, tuple[int, int] | None]:
+        """Lines as outputs for whom `opener` is, who cannot connect: the answer, and the files as of lend().
+
+        They count as that user's own would. OSError.
+        """
+        peer = Peer(opener.pid, opener.uid, -1, consumer)
+        if self.room_for(peer) <= 0:
+            return self.too_many(peer), None
+        argument = encode_output_request(levels, consumer)
+        return self._open_for(argument, next(iter(levels)), opener, opener.uid)
+
+    def _open_for(
+        self, argument: bytes, offset: int, opener: Holder, uid: int
+    ) -> tuple[Answer, tuple[int, int] | None]:
+        """What a gpio_v2_line_request, whose first line is `offset`, asks for; the files are the caller's."""
         self.close_closed()
         fifos: list[PipeFifo] = []
 
@@ -134,13 +158,11 @@ class DeviceServer:
             fifos.append(PipeFifo.make(shape))
             return fifos[-1]
 
-        argument = encode_request(offset, AS_IS, consumer, EVENTS_KEPT)
         answer = get_line(self.chip, argument, open_fifo, opener)
         if answer.file is None:
             for fifo in fifos:
                 fifo.close()
-            holder = self.chip.line_info(offset).holder if answer.errno == errno.EBUSY else None
-            raise OSError(answer.errno, os.strerror(answer.errno), holder and str(holder))
+            return answer, None
         (fifo,) = fifos
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -148,9 +170,9 @@ class DeviceServer:
             answer.file.close()
             fifo.close()
             raise
-        _LentConnection(self, ours, offset, answer.file, fifo)
+        _LentConnection(self, ours, offset, answer.file, fifo, uid)
         reader, fifo.reader = fifo.reader, -1
-        return self.chip.line_info(offset), (theirs.detach(), reader)
+        return answer, (theirs.detach(), reader)
 
     def _accept(self) -> None:
         assert self._listener is not None
@@ -427,14 +449,14 @@ class _Lines:
 
 
 class _LentConnection(_Open):
-    """A line that another chip has borrowed."""
+    """A line that another chip has borrowed, or lines that are driven for a user who cannot connect."""
 
     def __init__(
-        self, server: DeviceServer, sock: socket.socket, offset: int, file: File, fifo: PipeFifo
+        self, server: DeviceServer, sock: socket.socket, offset: int, file: File, fifo: PipeFifo, uid: int
     ) -> None:
         refuse_files(sock)
         self._offset = offset
-        super().__init__(server, sock, Peer(os.getpid(), os.getuid(), os.getgid(), ""))
+        super().__init__(server, sock, Peer(os.getpid(), uid, os.getgid(), ""))
         self._lines = _Lines(self, 0, file, fifo, sock.fileno())
 
     def _receive(self, packet: bytes) -> None:
@@ -455,7 +477,7 @@ class _LentConnection(_Open):
             self._socket.send(wire.CHANGED, _DONT_WAIT)
 
     def forget_lines(self, _lines: _Lines) -> None:
-        """Its only line is closed."""
+        """They are closed."""
         self.close()
 
     def hang_up(self) -> None:

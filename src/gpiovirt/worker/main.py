@@ -169,6 +169,22 @@ class _ServedChip:
         """A line of the chip for another chip; OSError."""
         return self.device.lend(offset, consumer, opener)
 
+    def drive(
+        self, levels: Mapping[int, int], consumer: str, opener: Holder, hold: bool
+    ) -> tuple[dict[str, Any], Sequence[int]]:
+        """Set lines for `opener`, and let them go unless they are held: the answer, and the files if so."""
+        try:
+            answer, fds = self.device.drive(levels, consumer, opener)
+        except OSError as error:
+            return {"errno": error.errno, "why": os.strerror(error.errno or 0)}, ()
+        if fds is None:
+            return {"errno": answer.errno, "why": (answer.why or os.strerror(answer.errno))[:_WHY_MAX]}, ()
+        if not hold:
+            for fd in fds:
+                os.close(fd)
+            self.device.close_closed()
+        return {"levels": self.chip.levels(list(levels))}, fds if hold else ()
+
     def end(self) -> None:
         """Hang up on everybody; lines go to their safe states."""
         self.device.close()
@@ -335,6 +351,8 @@ class _Worker:
                 self._lend(served, tag, chip, offset, consumer)
             case {"do": "levels", "tag": tag, "offsets": offsets} if isinstance(served, _ServedChip):
                 self._send({"tag": tag, "levels": served.chip.levels(offsets)})
+            case {"do": "drive"} if isinstance(served, _ServedChip):
+                self._drive(served, message.body)
             case {"do": "force"} if isinstance(served, _ServedChip):
                 self._force(served, message.body)
             case {"do": "rearm", "tag": tag} if isinstance(served, _ServedChip):
@@ -354,6 +372,14 @@ class _Worker:
             self._send({"tag": tag, "errno": error.errno, "holder": error.filename or ""})
             return
         self._send({"tag": tag, "line": _line(info)}, fds)
+        for fd in fds:
+            os.close(fd)
+
+    def _drive(self, served: _ServedChip, body: Mapping[str, Any]) -> None:
+        levels = dict(zip(body["offsets"], body["levels"], strict=True))
+        opener = Holder("", HolderKind.PROGRAM, body["pid"], body["uid"])
+        answer, fds = served.drive(levels, body["consumer"], opener, body["hold"])
+        self._send({"tag": body["tag"], **answer}, fds)
         for fd in fds:
             os.close(fd)
 

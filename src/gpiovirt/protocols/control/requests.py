@@ -18,6 +18,7 @@ from gpiovirt.protocols.control.answers import (
     SourcePage,
     decode_answer,
 )
+from gpiovirt.uapi.gpio import GPIO_V2_LINES_MAX
 
 __all__ = [
     "DRIVERS",
@@ -25,6 +26,7 @@ __all__ = [
     "ChangeAll",
     "Delete",
     "Describe",
+    "Drive",
     "Force",
     "List",
     "Look",
@@ -252,6 +254,20 @@ class Read(NamedTuple):
         return decode_answer(Levels, told)
 
 
+class Drive(NamedTuple):
+    """Set lines, and let them go; `hold` them as outputs until the connection ends, one request for each."""
+
+    name: str
+    levels: Mapping[str, int]
+    """By line: its offset, or its name"""
+    consumer: str = "gpiovirt"
+    hold: bool = False
+
+    def answer(self, told: object) -> Levels:
+        """What the lines are then."""
+        return decode_answer(Levels, told)
+
+
 class Save(NamedTuple):
     """Have a chip there after a reboot, or not; `origin` (None: as it is) is the file that describes it."""
 
@@ -300,6 +316,7 @@ _KINDS: Mapping[str, type[Request[Any]]] = {
     "list": List,
     "look": Look,
     "describe": Describe,
+    "drive": Drive,
     "show": Show,
     "read": Read,
     "save": Save,
@@ -427,14 +444,23 @@ def _lines(key: str, value: object) -> tuple[str, ...]:
     return tuple(_text(key, line) for line in value)
 
 
+def _levels(key: str, value: object) -> dict[str, int]:
+    if not isinstance(value, dict) or not 0 < len(value) <= GPIO_V2_LINES_MAX:
+        raise UsageError(f"{key}: expected an object of 1 to {GPIO_V2_LINES_MAX} levels, by line")
+    if not all(type(level) is int and level in (0, 1) for level in value.values()):
+        raise UsageError(f"{key}: a level is 0 or 1")
+    return {_text(key, line): level for line, level in value.items()}
+
+
 def _truth(_key: str, value: object) -> bool:
     return bool(value)
 
 
 _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "lines": _lines,
-    **dict.fromkeys(("after", "definition", "name", "origin"), _text),
-    **dict.fromkeys(("force", "permanent", "replace", "vm", "wait"), _truth),
+    "levels": _levels,
+    **dict.fromkeys(("after", "consumer", "definition", "name", "origin"), _text),
+    **dict.fromkeys(("force", "hold", "permanent", "replace", "vm", "wait"), _truth),
     "first": lambda key, value: max(_number(key, value), 0),
     **dict.fromkeys(("gid", "mode", "pid", "poll_us", "uid"), _number),
     "changes": _changes,
