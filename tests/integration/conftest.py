@@ -18,6 +18,7 @@ import pytest
 from tests.machine import outside, the_only_one
 
 ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(__file__).with_name("programs")
 USERS = {"gpvalice": 7101, "gpvbob": 7102, "gpvboss": 7103}
 GROUPS = {"gpvplc": 7201}
 CLIENTS = """\
@@ -179,7 +180,7 @@ def c_programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, s
         built = {}
         for name, flags in (("x86_64", []), ("i386", ["-m32"])):
             built[name] = f"{folder}/client-{name}"
-            source = str(Path(__file__).with_name("client.c"))
+            source = str(PROGRAMS / "client.c")
             subprocess.run(["gcc", "-O2", "-Wall", "-static", *flags, "-o", built[name], source], check=True)
         yield built
 
