@@ -61,8 +61,9 @@ INTRODUCTION = """\
 # Command reference
 
 What `--help` prints; this page is written by `python docs/update_help.py`.
-The exit status is 0 on success, 1 on failure and 2 on wrong usage; once the program of `gpiovirt run`
-has started, it is the program's own.
+The exit status is 0 on success, 2 if what is asked for is wrong (no such option, chip, line or level), and 1
+if it fails or is refused: by a rule, for want of a right, or because somebody holds a line. Once the program
+of `gpiovirt run` has started, it is the program's own.
 The notation of `--chip` is described in [](grammar.md).
 """
 

@@ -45,7 +45,7 @@ def gpiovirt(run: Runner, *arguments: str) -> subprocess.CompletedProcess[str]:
         ([*SIM, "--chip", "sim-a 0", "--", "true"], 2, "write NAME=LINES"),
         ([*SIM, "--chip", "sim-a=sim-b 0", "--", "true"], 2, "'sim-a' is in use"),
         ([*SIM, "--chip", "x=sim-a 0", "--chip", "x=sim-a 1", "--", "true"], 2, "'x' is in use"),
-        ([*SIM, "--chip", "x=sim-a 0", "--chip", "y=sim-a 0", "--", "true"], 2, 'is held by "gpiovirt:x"'),
+        ([*SIM, "--chip", "x=sim-a 0", "--chip", "y=sim-a 0", "--", "true"], 1, 'is held by "gpiovirt:x"'),
         (["--sim", "sim-a", "--", "true"], 2, "write LABEL:COUNT or LABEL:NAME,NAME"),
         (["--sim", "sim-a:0", "--", "true"], 2, "a chip has 1 to 65535 lines"),
         ([*SIM, "--wire", "sim-a:0", "--", "true"], 2, "write LINE=LINE"),

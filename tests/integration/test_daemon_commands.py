@@ -149,7 +149,9 @@ class TestUsers:
 
     def test_the_mode_decides(self, shell: Shell, daemon: Daemon) -> None:
         shell("new plc 'sim-a 0-3' --owner gpvbob --group gpvplc --mode 0600")
-        assert "Permission denied" in shell("run --chip plc -- gpioinfo", "gpvalice", status=1)
+        whose = "Permission denied; it is gpvbob's, of group gpvplc, mode 0600"
+        assert whose in shell("run --chip plc -- gpioinfo", "gpvalice", status=1)
+        assert whose in shell("set plc:0=1", "gpvboss", status=1)
         assert "the chips are: none" in shell("show plc", "gpvalice", status=2)
         os.chmod(daemon.run / "chips/plc", 0o666)
         daemon.wait_for(lambda: daemon.show("plc").chip.mode == 0o666)
@@ -183,8 +185,8 @@ class TestUsers:
     def test_only_managers_make_change_and_delete(self, shell: Shell) -> None:
         shell("new plc 'sim-a 0-3' --owner gpvalice")
         for user in ("gpvalice", "gpvbob"):
-            assert "only root and members of the group gpiovirt" in shell("new x 'sim-a 7'", user, status=2)
-            assert "only root and members" in shell("delete plc", user, status=2)
+            assert "only root and members of the group gpiovirt" in shell("new x 'sim-a 7'", user, status=1)
+            assert "only root and members" in shell("delete plc", user, status=1)
         shell("new x 'sim-a 7' --owner gpvbob", "gpvboss")
         assert "x 1 lines, gpvbob" in shell("list", "gpvboss")
         shell("delete plc x", "gpvboss")

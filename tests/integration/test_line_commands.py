@@ -176,7 +176,7 @@ def test_several_levels_are_set_all_or_none(daemon: Daemon) -> None:
     with daemon.client() as client:
         client.ask(Change("plc", rules=RULES))
     with followed(daemon) as changes:
-        said = command(daemon, "set", "plc:DOOR=1", "plc:LAMP=1", "plc:MOTOR=1", status=2)
+        said = command(daemon, "set", "plc:DOOR=1", "plc:LAMP=1", "plc:MOTOR=1", status=1)
     assert "never both LAMP and MOTOR" in said
     assert changes == []
 

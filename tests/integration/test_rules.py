@@ -369,21 +369,21 @@ def test_a_vm_that_is_refused_goes_on_over_the_death_of_the_chips_process(daemon
 def test_an_operator_forces_lines_and_everybody_sees_that(daemon: Daemon) -> None:
     with Consumer(daemon, LAMP, FWD, REV) as consumer, daemon.client() as client:
         events = client.watch("plc")
-        command(daemon, "force", "plc", "LAMP", "high")
+        command(daemon, "force", "plc:LAMP=high")
         assert levels(daemon, LAMP) == [1]
         assert consumer.set(LAMP, 0) == 0
         assert levels(daemon, LAMP) == [1]
         assert ", forced high" in command(daemon, "show", "plc")
         assert consumer.set(FWD, 1) == 0
-        assert "never both" in command(daemon, "force", "plc", "MOTOR REV", "high", status=2)
+        assert "never both" in command(daemon, "force", "plc:MOTOR REV=1", status=1)
         kill_worker(daemon)
         assert levels(daemon, LAMP) == [1]
         assert ", forced high" in command(daemon, "show", "plc")
-        command(daemon, "force", "plc", "--clear", "LAMP")
+        command(daemon, "force", "--clear", "plc:LAMP")
         wait_until(daemon, LAMP, 0)
-        assert command(daemon, "force", "plc", "--clear") == "nothing is forced there\n"
+        assert command(daemon, "force", "--clear", "plc") == "nothing is forced there\n"
         assert command(daemon, "force", "--clear") == "nothing is forced there\n"
-        assert "--clear ends a force" in command(daemon, "force", "plc", "LAMP", "low", "--clear", status=2)
+        assert "--clear ends a force" in command(daemon, "force", "plc:LAMP=0", "--clear", status=2)
         told = [next(event for event in events if isinstance(event, ForceEvent)) for _ in range(2)]
     assert [(event.event, event.offset, event.level) for event in told] == [
         ("line-forced", LAMP, "high"),
@@ -392,7 +392,7 @@ def test_an_operator_forces_lines_and_everybody_sees_that(daemon: Daemon) -> Non
 
 
 def test_a_force_of_days_and_one_without_end_are_kept(daemon: Daemon) -> None:
-    assert "at most 168h" in command(daemon, "force", "plc", "LAMP", "low", "--for", "169h", status=2)
+    assert "at most 168h" in command(daemon, "force", "plc:LAMP=0", "--for", "169h", status=2)
     with daemon.client() as client:
         client.ask(Force("plc", "LAMP", "low", 30 * 86400 * 1000))
     kill_worker(daemon)
@@ -402,7 +402,7 @@ def test_a_force_of_days_and_one_without_end_are_kept(daemon: Daemon) -> None:
 def test_a_force_does_not_go_to_another_line(daemon: Daemon) -> None:
     with daemon.client() as client:
         client.ask(Change("plc", rules={}, options={}))
-        command(daemon, "force", "plc", "LAMP", "high")
+        command(daemon, "force", "plc:LAMP=high")
         client.ask(Change("plc", definition='LAMP START STOP HEARTBEAT DOOR "MOTOR FWD" "MOTOR REV"'))
     assert not any(line.forced for line in daemon.show("plc").lines if line.name != "LAMP")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from gpiovirt.cli.lines import LEVELS, Targets, assignment, each_once
 from gpiovirt.cli.log import duration_ns
 from gpiovirt.control.client import Client
 from gpiovirt.errors import UsageError
@@ -21,54 +22,67 @@ output also ends when its consumer lets the line go. It takes root, or a member 
 `gpiovirt show NAME` says what is forced.
 
 examples:
-  gpiovirt force plc LAMP high --for 10m
-  gpiovirt force plc --clear LAMP
-  gpiovirt force plc --clear
+  gpiovirt force plc:LAMP=1 --for 10m
+  gpiovirt force --clear plc:LAMP
+  gpiovirt force --clear plc
   gpiovirt force --clear             (of all chips)
 """
+USAGE = """gpiovirt force [-h] [--for TIME] CHIP:LINE=LEVEL ...
+       gpiovirt force [-h] --clear [CHIP | CHIP:LINE] ..."""
 _LONGEST_MS = 168 * 3_600_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("name", metavar="NAME", nargs="?", default="", help="a chip")
-    parser.add_argument("line", metavar="LINE", nargs="?", default="", help="a line's offset or name")
-    parser.add_argument("level", metavar="LEVEL", nargs="?", choices=["low", "high"], help="low or high")
+    parser.add_argument(
+        "lines", metavar="CHIP:LINE=LEVEL", nargs="*", help=f"a line and its level, {', '.join(LEVELS)}"
+    )
     parser.add_argument(
         "--for", dest="time", metavar="TIME", help="for so long, e.g. 10m or 500ms (default: until cleared)"
     )
     parser.add_argument(
-        "--clear",
-        metavar="LINE",
-        nargs="?",
-        const="",
-        help="end it, of LINE or of all lines, of NAME or of all chips",
+        "--clear", action="store_true", help="end it, of these lines, of all lines of CHIP, or of all chips"
     )
 
 
 def main(options: argparse.Namespace) -> int:
-    """Force a line, or end that."""
-    if options.clear is not None:
-        if options.level or options.time or (options.line and options.clear):
+    """Force lines, or end that."""
+    if options.clear:
+        if options.time or any("=" in text for text in options.lines):
             raise UsageError("--clear ends a force, and takes no LEVEL and no --for")
-        return _clear(options.name, options.line or options.clear)
-    if not options.level:
-        raise UsageError("write NAME, LINE and LEVEL to force a line, or --clear to end that")
+        return _clear(options.lines)
+    if not options.lines:
+        raise UsageError("write CHIP:LINE=LEVEL to force a line, or --clear to end that")
     for_ms = _time_ms(options.time) if options.time else 0
     with Client() as client:
-        client.ask(Force(options.name, options.line, options.level, for_ms))
+        targets = Targets(client)
+        wanted = [assignment(targets, text) for text in options.lines]
+        each_once(target for target, _ in wanted)
+        for target, level in wanted:
+            client.ask(
+                Force(target.chip.chip.name, str(target.line.offset), "high" if level else "low", for_ms)
+            )
     return 0
 
 
-def _clear(name: str, line: str) -> int:
-    if not name:
-        name, line = line, ""  # --clear NAME
+def _clear(texts: list[str]) -> int:
     with Client() as client:
-        names = [name] if name else [chip.name for chip in client.chips() if chip.state == "live"]
-        ended = sum(client.ask(Force(each, line)).lines for each in names)
+        targets = Targets(client)
+        places = [_place(targets, text) for text in texts]
+        if not texts:
+            places = [(chip.name, "") for chip in client.chips() if chip.state == "live"]
+        ended = sum(client.ask(Force(*place)).lines for place in places)
     if not ended:
         print("nothing is forced there")
     return 0
+
+
+def _place(targets: Targets, text: str) -> tuple[str, str]:
+    """Chip and offset of CHIP:LINE; of CHIP, all lines."""
+    if ":" not in text:
+        return text, ""
+    target = targets.line(text)
+    return target.chip.chip.name, str(target.line.offset)
 
 
 def _time_ms(text: str) -> int:

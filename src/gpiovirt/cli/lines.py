@@ -12,7 +12,7 @@ from gpiovirt.errors import UsageError
 from gpiovirt.protocols.control.answers import ChipDetails, LineState
 from gpiovirt.uapi.gpio import GPIO_V2_LINES_MAX
 
-__all__ = ["LEVELS", "Target", "Targets", "each_once", "level_of"]
+__all__ = ["LEVELS", "Target", "Targets", "assignment", "each_once", "level_of"]
 
 LEVELS = {"0": 0, "1": 1, "low": 0, "high": 1, "off": 0, "on": 1}
 
@@ -63,6 +63,14 @@ class Targets:
         meant = near(line, names)
         hint = f"did you mean {' or '.join(meant)}?" if meant else there
         raise UsageError(f"{text!r}: {name} has no such line; {hint}")
+
+
+def assignment(targets: Targets, text: str) -> tuple[Target, int]:
+    """The line and the level that `text`, CHIP:LINE=LEVEL, names; UsageError."""
+    line, equals, word = text.rpartition("=")
+    if not equals:
+        raise UsageError(f"{text!r}: write CHIP:LINE=LEVEL, as in plc:LAMP=1")
+    return targets.line(line), level_of(word)
 
 
 def each_once(targets: Iterable[Target]) -> dict[str, list[Target]]:

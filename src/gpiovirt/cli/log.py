@@ -90,7 +90,7 @@ def main(options: argparse.Namespace) -> int:
 def _nothing(end: End, since_ns: int, until_ns: int) -> str:
     """Why there is nothing to show."""
     if not end.first_ns:
-        return "there are no records yet, or none of such a chip"
+        return "there are no records yet"
     if until_ns < end.first_ns:
         return f"there are no records from then: the first one is of {_when(end.first_ns)}"
     if since_ns:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import importlib
 import os
@@ -52,6 +53,8 @@ COMMANDS = {
     "doctor": "say what this machine supports, what is missing and how to get it",
 }
 
+_REFUSALS = frozenset({errno.EPERM, errno.EACCES, errno.EBUSY, errno.EEXIST})
+"""The same request might be granted to somebody else, or at another time"""
 _OTHER_WORDS = {
     "add": "new",
     "create": "new",
@@ -177,7 +180,7 @@ def _no_command(word: str) -> str:
 
 
 def report(command: Callable[[], int]) -> int:
-    """Run a command; the exit status is 2 on wrong usage and 1 on failure."""
+    """Run a command; the exit status is 2 on wrong usage, and 1 on failure or if it is refused."""
     try:
         try:
             return command()
@@ -185,7 +188,7 @@ def report(command: Callable[[], int]) -> int:
             _flush()
     except UsageError as error:
         sys.stderr.write(f"gpiovirt: {printable(str(error))}\n")
-        return 2
+        return 1 if error.errno in _REFUSALS else 2
     except GpiovirtError as error:
         sys.stderr.write(f"gpiovirt: {printable(str(error))}\n")
         return 1

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from gpiovirt.cli.lines import LEVELS, Target, Targets, each_once, level_of
+from gpiovirt.cli.lines import LEVELS, Target, Targets, assignment, each_once
 from gpiovirt.cli.log import duration_ns
 from gpiovirt.cli.new import parse_lines
 from gpiovirt.control.client import Client
@@ -111,12 +111,7 @@ def _set_levels(texts: list[str], time_said: str | None) -> int:
     lasts_ns = duration_ns(time_said) if time_said else None
     with Client() as client:
         targets = Targets(client)
-        named = []
-        for text in texts:
-            line, equals, word = text.rpartition("=")
-            if not equals:
-                raise UsageError(f"{text!r}: write CHIP:LINE=LEVEL, as in plc:LAMP=1")
-            named.append((targets.line(line), level_of(word)))
+        named = [assignment(targets, text) for text in texts]
     levels = {(target.chip.chip.name, target.line.offset): level for target, level in named}
     by_chip = each_once(target for target, _ in named)
     with ExitStack() as held:

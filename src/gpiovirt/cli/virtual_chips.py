@@ -253,7 +253,7 @@ class VirtualChips:
                 f"--chip {name!r}: gpiovirtd has no such chip (`gpiovirt list` shows them); "
                 "to make one here write NAME=LINES, as in 'plc=sim-a 0 3, sim-b 0-1'"
             )
-        from gpiovirt.host.device_socket import check_access
+        from gpiovirt.control.held_lines import check_access
 
         check_access(path)
         self._remote[name] = path

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Who may do what with a daemon's chips: Unix owner, group and mode, and a group that may do everything."""
 
+import errno
 import grp
+import os
 import pwd
 import socket
 from array import array
@@ -9,18 +11,20 @@ from contextlib import suppress
 from struct import Struct
 from typing import NamedTuple
 
-from gpiovirt.errors import UsageError
+from gpiovirt.errors import HostError, UsageError
 from gpiovirt.protocols.control import ID_MAX
 
 __all__ = [
     "GROUP",
     "Identity",
+    "cannot_open",
     "gid_of",
     "group_name",
     "identity_of",
     "parse_mode",
     "uid_of",
     "user_name",
+    "whose",
 ]
 
 GROUP = "gpiovirt"
@@ -98,6 +102,21 @@ def group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+def whose(uid: int, gid: int, mode: int) -> str:
+    """Who may use it, for those who may not."""
+    return f"it is {user_name(uid)}'s, of group {group_name(gid)}, mode {mode & 0o777:04o}"
+
+
+def cannot_open(path: str, error: OSError) -> HostError:
+    """Why a chip that is served at `path` cannot be opened, and who may do so."""
+    made = HostError.of(f"cannot open the chip at {path}", error)
+    if error.errno == errno.EACCES:
+        with suppress(OSError):
+            status = os.stat(path)
+            made.args = (f"{made}; {whose(status.st_uid, status.st_gid, status.st_mode)}",)
+    return made
 
 
 def parse_mode(text: str) -> int:

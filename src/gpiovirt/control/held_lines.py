@@ -8,11 +8,12 @@ import os
 import select
 from collections.abc import Iterator
 
+from gpiovirt.control.access import cannot_open
 from gpiovirt.errors import GpiovirtError, HostError, NotPermittedError
 from gpiovirt.host.device_socket import DeviceSocket, OpenedFile
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["HeldLines"]
+__all__ = ["HeldLines", "check_access"]
 
 _EVENTS_READ = 64
 
@@ -24,11 +25,7 @@ class HeldLines:
     """
 
     def __init__(self, device: str, request: bytes) -> None:
-        try:
-            chip = DeviceSocket.open(device, "gpiochip")
-        except OSError as error:
-            raise HostError.of(f"cannot open the chip at {device}", error) from error
-        chip.fifo.close()
+        chip = _open(device)
         try:
             answer = chip.ioctl(u.GPIO_V2_GET_LINE_IOCTL, request)
             if answer.errno or not isinstance(answer.file, OpenedFile):
@@ -96,3 +93,17 @@ class HeldLines:
 def _refused(number: int, why: str) -> GpiovirtError:
     kind = NotPermittedError if number == errno.EPERM else HostError
     return kind(why or os.strerror(number or errno.EIO))
+
+
+def check_access(device: str) -> None:
+    """HostError, saying why and who may, unless this user may open the chip served at `device`."""
+    _open(device).close()
+
+
+def _open(device: str) -> DeviceSocket:
+    try:
+        chip = DeviceSocket.open(device, "gpiochip")
+    except OSError as error:
+        raise cannot_open(device, error) from error
+    chip.fifo.close()
+    return chip

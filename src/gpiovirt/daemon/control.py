@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gpiovirt import __version__
-from gpiovirt.control.access import GROUP, Identity, gid_of, identity_of
+from gpiovirt.control.access import GROUP, Identity, gid_of, identity_of, whose
 from gpiovirt.core.record import What
 from gpiovirt.core.task import Future, start
 from gpiovirt.daemon.answers import chip_description, chip_details, chip_state
@@ -362,7 +362,8 @@ class _Client:
         chip = self._find(who, asked.name)
         definition = chip.record.definition
         if not who.may_use(definition.uid, definition.gid, definition.mode):
-            raise DeniedError(f"cannot open the chip {chip.name}: its mode does not let you")
+            words = whose(definition.uid, definition.gid, definition.mode)
+            raise DeniedError(f"cannot open the chip {chip.name}: {words}")
         if self._held:
             raise UsageError("this connection holds lines already; one request for each")
         offsets = lines_of(chip, list(asked.levels))

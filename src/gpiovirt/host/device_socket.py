@@ -14,14 +14,14 @@ import time
 from fcntl import F_GETPIPE_SZ, fcntl
 from typing import NamedTuple
 
-from gpiovirt.errors import HostError, PeerError
+from gpiovirt.errors import PeerError
 from gpiovirt.host.fifo import PipeFifo
 from gpiovirt.host.received import receive
 from gpiovirt.host.unix_socket import limit_waits
 from gpiovirt.protocols.gpiochip import CHIP_FIFO, Answer, FifoShape, fifo_of, wire
 from gpiovirt.uapi import gpio as u
 
-__all__ = ["DeviceSocket", "OpenedFile", "check_access"]
+__all__ = ["DeviceSocket", "OpenedFile"]
 
 _PATIENCE_S = 10.0  # a process that has not answered by then is taken for dead
 _OPENING = frozenset({u.GPIO_V2_GET_LINE_IOCTL, u.GPIO_GET_LINEHANDLE_IOCTL, u.GPIO_GET_LINEEVENT_IOCTL})
@@ -255,13 +255,3 @@ class OpenedFile(NamedTuple):
     def close(self) -> None:
         """Its server sees that its pipe is closed."""
         self.fifo.close()
-
-
-def check_access(path: str) -> None:
-    """HostError, saying why, unless this user may open the chip served at `path`."""
-    try:
-        made = DeviceSocket.open(path, "")
-    except OSError as error:
-        raise HostError.of(f"cannot open the chip at {path}", error) from error
-    made.fifo.close()
-    made.close()

@@ -59,6 +59,10 @@ class Query:
         self._ask = ask
         self._since = since
         self._unknown = set(ask.lines)
+        self._with_lines: set[str] | None = None
+        """Chips with a line that is asked for, once it is known which"""
+        self.chips: set[str] = set()
+        """Those that the record knows, of those that are asked for and may be seen"""
         self.first_ns = 0
         """The time of the first record of all that may be seen"""
 
@@ -113,16 +117,31 @@ class Query:
     def _lines(self, connection: sqlite3.Connection) -> dict[int, tuple[str, int, str]]:
         """Those that are asked for and may be seen."""
         ask, found = self._ask, {}
+        if ask.lines and self._with_lines is None:
+            self._with_lines = self._chips_with_lines()
         for number, chip, offset, name in connection.execute("SELECT id, chip, offset, name FROM line"):
             if ask.chip and chip not in (ask.chip, ""):
                 continue
             if self._since is not None and chip not in self._since:
                 continue
+            self.chips.add(chip)
             self._note_first(connection, number, 0 if self._since is None else self._since[chip])
             asked = {name, str(offset)} & set(ask.lines) if offset >= 0 else set()
             self._unknown -= asked
-            if asked or not ask.lines or offset < 0:  # what is about the whole chip is about its lines, too
+            # what is about the whole chip, or all of them, is about its lines, too
+            is_about = offset < 0 and (not chip or chip in (self._with_lines or ()))
+            if asked or not ask.lines or is_about:
                 found[number] = (chip, offset, name)
+        return found
+
+    def _chips_with_lines(self) -> set[str]:
+        asked, found = set(self._ask.lines), set()
+        names = segments_in(self._directory)
+        for number, name in enumerate(names):
+            with closing(self._open(name, is_last=number == len(names) - 1)) as connection:
+                for chip, offset, line in connection.execute("SELECT chip, offset, name FROM line"):
+                    if offset >= 0 and {line, str(offset)} & asked:
+                        found.add(chip)
         return found
 
     def _note_first(self, connection: sqlite3.Connection, line: int, since_ns: int) -> None:

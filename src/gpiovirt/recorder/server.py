@@ -189,6 +189,8 @@ def answer(connection: socket.socket, directory: str, client: Client) -> None:
         return
     seen, number = _send(connection, query, None)
     if watch is None:
+        if not number and ask.chip and ask.chip not in query.chips:
+            client.ask(Look(ask.chip))  # which says what there is
         _say(connection, encode_end(End(number, query.first_ns)))
         return
     _say(connection, encode_records([]))  # up to here it was what there was
