@@ -115,6 +115,54 @@ def test_man_pages_say_what_there_is() -> None:
     for text in ("gpiovirt new", "--while-me", "EXIT STATUS", "FILES", "vm-args"):
         assert text in page
     assert "--sysfs" in sh("man --warnings gpiovirtd | cat")
+    assert "--kill-children" in sh("man --warnings gpiovirt-run | cat")
+    page = sh("man --warnings 5 gpiovirt-chips | cat")
+    for text in ("poll_us", "never_both", "timeout_ms", "[line.MOTOR]"):
+        assert text in page
+    for page in sh("ls /usr/share/man/man*/gpiovirt*").split():
+        assert sh(f"man --warnings {page} 2>&1 >/dev/null") == "", page
+
+
+@pytest.mark.usefixtures("daemon")
+def test_shells_complete_lines() -> None:
+    sh("gpiovirt new plc 'START STOP gpiochip0 20' --line 'START=name=MOTOR FWD'")
+    assert sh("gpiovirt list --names virtual") == "plc:MOTOR FWD\nplc:STOP\nplc:2\n"
+    script = """
+        . /usr/share/bash-completion/completions/gpiovirt
+        complete_line() {
+            COMP_LINE=$1; COMP_POINT=${#COMP_LINE}; COMP_WORDS=($2); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+            COMPREPLY=(); _shtab_gpiovirt gpiovirt "$3" ""
+            echo "${COMPREPLY[@]}"
+        }
+        complete_line 'gpiovirt get p' 'gpiovirt get p' p
+        complete_line 'gpiovirt get plc:S' 'gpiovirt get plc : S' S
+        complete_line 'gpiovirt force plc:' 'gpiovirt force plc :' :
+        complete_line 'gpiovirt log p' 'gpiovirt log p' p
+    """
+    said = subprocess.run(["bash", "-c", script], stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert said == "plc:STOP plc:2\nSTOP\nSTOP 2\nplc\n"
+    assert sh("fish -c 'complete -C \"gpiovirt get plc:S\"'").split("\t")[0] == "plc:STOP"
+    sh("gpiovirt delete plc")
+
+
+@pytest.mark.usefixtures("daemon")
+def test_the_sample_of_a_description_is_right_and_its_chip_tells_when_it_comes_back() -> None:
+    sh("cp /usr/share/doc/gpiovirt/examples/chips.d/plc.toml /etc/gpiovirt/chips.d/")
+    sh("sed -i 's/relays/gpiochip2/' /etc/gpiovirt/chips.d/plc.toml && gpiovirt check && gpiovirt apply")
+    assert "MOTOR only while STOP is 0" in sh("gpiovirt rules plc")
+    said = sh("gpiovirt delete plc")
+    assert said.startswith(
+        "plc: /etc/gpiovirt/chips.d/plc.toml describes it, and brings it back with the next"
+    )
+    sh("gpiovirt apply && gpiovirt show plc && rm /etc/gpiovirt/chips.d/plc.toml && gpiovirt apply")
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_options_of_the_service_are_in_a_file_of_the_administrators() -> None:
+    assert "/etc/default/gpiovirt" in sh("cat /var/lib/dpkg/info/gpiovirt.conffiles")
+    assert sh(". /etc/default/gpiovirt; echo $GPIOVIRTD_OPTIONS$GPIOVIRT_SYSFS") == "\n"
+    unit = sh("cat /usr/lib/systemd/system/gpiovirtd.service")
+    assert "EnvironmentFile=-/etc/default/gpiovirt\nExecStart=/usr/bin/gpiovirtd --no-files" in unit
 
 
 @pytest.mark.usefixtures("installed")

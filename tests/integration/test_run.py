@@ -473,3 +473,44 @@ def test_a_supervisor_that_cannot_be_made_starts_no_program(run: Runner) -> None
     assert done.returncode == 1
     assert done.stderr
     assert all(line.startswith("gpiovirt: ") for line in done.stderr.splitlines())
+
+
+def test_what_a_program_leaves_behind_is_told(run: Runner) -> None:
+    done = run("sh", "-c", "sleep 1.6 & exit 3", sims=["a:2"])
+    assert done.returncode == 3
+    assert re.search(
+        r"live on with its chips: sleep \(pid \d+\); --kill-children would end them\n", done.stderr
+    )
+    assert "live on" not in run("sh", "-c", "sleep 0.2 & exit 3", sims=["a:2"]).stderr
+    assert_nothing_left(run)
+
+
+def test_children_are_killed_if_that_is_wanted(run: Runner) -> None:
+    """Sessions of their own, and those that fork meanwhile, too; others' processes live."""
+    forks = "while :; do sleep 100 & done"
+    script = f"setsid sleep 100 & (sleep 100; echo late) & {{ timeout 2 sh -c '{forks}'; }} & exit 3"
+    with subprocess.Popen(["sleep", "100"], **run.options()) as bystander:
+        began = time.monotonic()
+        done = run_killing(run, script)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert time.monotonic() - began < 20
+        assert bystander.poll() is None
+        bystander.kill()
+    assert_nothing_left(run)
+
+
+def run_killing(run: Runner, script: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        run.python,
+        "-m",
+        "gpiovirt",
+        "run",
+        "--sim",
+        "a:2",
+        "--kill-children",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **run.options())

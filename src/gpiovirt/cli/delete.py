@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from gpiovirt.control.client import Client
+from gpiovirt.core.text import printable
 from gpiovirt.errors import UsageError
-from gpiovirt.protocols.control.requests import Delete
+from gpiovirt.protocols.control.requests import Delete, Look
 
 __all__ = ["configure", "main"]
 
@@ -33,5 +35,11 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError("name the chips to delete, or say --all")
     with Client() as client:
         for name in options.names or [chip.name for chip in client.chips()]:
+            origin = client.ask(Look(name)).origin
             client.ask(Delete(name, options.force))
+            if origin:
+                sys.stderr.write(
+                    f"{printable(name)}: {printable(origin)} describes it, and brings it back with the next "
+                    "`gpiovirt apply` or start of gpiovirtd; remove that file, too\n"
+                )
     return 0

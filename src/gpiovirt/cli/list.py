@@ -36,10 +36,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="only chips of this name or label")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--names",
+        metavar="KIND",
+        choices=["virtual", "simulated"],
+        help="print only CHIP:LINE of each line of the virtual or simulated chips, as get and sim take it",
+    )
 
 
 def main(options: argparse.Namespace) -> int:
     """Print all chips."""
+    if options.names:
+        for chip in _simulated_chips() if options.names == "simulated" else _chips_of_gpiovirtd():
+            if options.name in (None, chip["name"]):
+                _print_names(chip)
+        return 0
     chips = list(_chips(options.name))
     if not chips and options.name:
         raise UsageError(f"no chip {options.name!r} that you may use; `gpiovirt list` shows which there are")
@@ -60,6 +71,21 @@ def _chips(name: str | None) -> Iterator[dict[str, Any]]:
             yield chip
     if control_socket() is not None:
         yield from _virtual_chips(name)
+
+
+def _print_names(chip: Mapping[str, Any]) -> None:
+    """By name, where that names one line and is no number."""
+    names = [line["name"] for line in chip["lines"]]
+    for line in chip["lines"]:
+        name = line["name"]
+        is_clear = name and names.count(name) == 1 and not name.isdecimal() and name == printable(name)
+        print(f"{printable(chip['name'])}:{name if is_clear else line['offset']}")
+
+
+def _chips_of_gpiovirtd() -> Iterator[dict[str, Any]]:
+    """With their lines."""
+    names = [chip["name"] for chip in _virtual_chips(None)] if control_socket() is not None else []
+    return (chip for name in names for chip in _virtual_chips(name))
 
 
 def _virtual_chips(name: str | None) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,8 @@ EPILOG = """\
 The program sees the virtual chips as /dev/gpiochip0, 1, ... in the order given, and no other GPIO;
 without --chip it sees the simulated chips, those of --board by the numbers that they have there. LINES of
 --chip may also be lines of kernel chips, given by the chip's label, gpiochipN or path, or by the line's
-name. gpiovirt becomes the program: exit status, signals and terminal are the program's own. From the
+name. gpiovirt becomes the program: exit status, signals and terminal are the program's own. What the
+program leaves running keeps its chips; that is said after a second, or ended by --kill-children. From the
 program or from outside, `gpiovirt sim` pulls and watches the simulated lines.
 
 examples:
@@ -42,7 +43,7 @@ USAGE = (
     "gpiovirt run [--board BOARD] [--sim LABEL:LINES]... [--wire A:0=B:1]... [--hog A:0=WHO[:HOW]]...\n"
     "                    [--chip NAME=LINES]... [--line NAME:LINE=OPTIONS]... [--rules [NAME=]FILE]...\n"
     "                    [--wait SECONDS] [--record FILE] [--web] [--sysfs-gpio [BASE]] [--gpio-sim]\n"
-    "                    [--uname RELEASE] [-v] -- PROGRAM [ARGUMENT]..."
+    "                    [--uname RELEASE] [--kill-children] [-v] -- PROGRAM [ARGUMENT]..."
 )
 
 _BASE_MAX = 1 << 20
@@ -85,6 +86,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="RELEASE",
         default="",
         help="have the program see a kernel of this release, as 6.17.0",
+    )
+    parser.add_argument(
+        "--kill-children",
+        action="store_true",
+        help="when the program ends, kill the processes that it leaves behind",
     )
     parser.add_argument("program", metavar="PROGRAM", nargs="...", help="the program and its arguments")
 
@@ -137,7 +143,10 @@ def main(options: argparse.Namespace) -> int:
     openables = made.openables()
     guise = made.guise()._replace(release=f"{options.uname}\n".encode() if options.uname else b"")
     extras = _extras(options, made, [*openables], servers)
-    launch(argv, openables, made.deadlines, prepare, environment, guise, extras)
+    launch(
+        *(argv, openables, made.deadlines, prepare, environment, guise, extras),
+        kill_children=options.kill_children,
+    )
 
 
 def _listen(name: str) -> int | None:

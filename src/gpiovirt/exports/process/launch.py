@@ -15,7 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gpiovirt.core.deadline import Deadlines
 from gpiovirt.errors import HostError
@@ -62,11 +62,13 @@ def launch(
     environment: Mapping[str, str],
     guise: sandbox.Guise = sandbox.PLAIN,
     extras: Extras | None = None,
+    kill_children: bool = False,
 ) -> NoReturn:
     """Become the program `argv`, which sees what chips[name] opens as /dev/<name>, and the extras.
 
-    `prepare` runs in the supervisor before it serves the program's first call. HostError if something cannot
-    be had, and then nothing is left behind.
+    `prepare` runs in the supervisor before it serves the program's first call. What the program leaves behind
+    is told of on standard error, or killed. HostError if something cannot be had, and then nothing is left
+    behind.
     """
     extras = extras or Extras()
     placeholders = [make_placeholder(name) for name in chips]
@@ -80,7 +82,8 @@ def launch(
                 os.close(fd)
         openables = list(chips.values())
         _supervise(
-            *(program, placeholders, openables, deadlines, prepare, extras, usher, from_program, to_program)
+            *(program, placeholders, openables, deadlines, prepare, extras, usher, kill_children),
+            *(from_program, to_program),
         )
     for fd in (from_program, to_program, usher):
         if fd >= 0:
@@ -150,6 +153,7 @@ def _supervise(
     prepare: Callable[[Supervisor], None],
     extras: Extras,
     usher: int,
+    kill_children: bool,
     from_program: int,
     to_program: int,
 ) -> NoReturn:
@@ -164,11 +168,13 @@ def _supervise(
         libc.prctl(libc.PR_SET_NAME, b"gpiovirt")
         taken = _take_files(program, from_program, to_program)
         if taken is not None:
-            listener, fuses = taken
+            listener, fuses, pidfd, namespace = taken
             # the program starts meanwhile, and its first call waits for us
             from gpiovirt.exports.process.supervisor import Supervisor
+            from gpiovirt.exports.process.survivors import watch_for_survivors
 
             supervisor = Supervisor(deadlines)
+            watch_for_survivors(supervisor, pidfd, namespace, kill_children)
             prepare(supervisor)
             session = supervisor.add(
                 listener,
@@ -189,20 +195,35 @@ def _supervise(
         os._exit(status)
 
 
-def _take_files(program: int, from_program: int, to_program: int) -> tuple[Listener, list[int]] | None:
-    """The program's seccomp listener and its /dev/fuse; None if it has failed or knows that we have."""
+class _Taken(NamedTuple):
+    """What the supervisor has of the program: its listener, its /dev/fuse, a pidfd, where it is."""
+
+    listener: Listener
+    fuses: list[int]
+    pidfd: int
+    mount_namespace: int
+
+
+def _take_files(program: int, from_program: int, to_program: int) -> _Taken | None:
+    """None if the program has failed, or knows that we have."""
     announced = [int(fd) for fd in os.read(from_program, 64).split()]
     if not announced:
         return None
     try:
         listener, *fuses = [fetch_fd(program, fd) for fd in announced]
+        taken = _Taken(
+            Listener(listener),
+            fuses,
+            os.pidfd_open(program),
+            os.stat(f"/proc/{program}/ns/mnt").st_ino,
+        )
     except OSError as error:
         why = f"the supervisor has no access to the program: {error.strerror}"
         os.write(to_program, _READY + why.encode())
         return None
     os.write(to_program, _READY)
     os.close(to_program)
-    return Listener(listener), fuses
+    return taken
 
 
 def _leave_the_terminal() -> None:
