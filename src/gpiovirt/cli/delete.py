@@ -9,6 +9,7 @@ import sys
 from gpiovirt.control.client import Client
 from gpiovirt.core.text import printable
 from gpiovirt.errors import UsageError
+from gpiovirt.protocols.control.answers import RefusedError
 from gpiovirt.protocols.control.requests import Delete, Look
 
 __all__ = ["configure", "main"]
@@ -35,7 +36,7 @@ def main(options: argparse.Namespace) -> int:
         raise UsageError("name the chips to delete, or say --all")
     with Client() as client:
         for name in options.names or [chip.name for chip in client.chips()]:
-            origin = client.ask(Look(name)).origin
+            origin = _origin(client, name)
             client.ask(Delete(name, options.force))
             if origin:
                 sys.stderr.write(
@@ -43,3 +44,11 @@ def main(options: argparse.Namespace) -> int:
                     "`gpiovirt apply` or start of gpiovirtd; remove that file, too\n"
                 )
     return 0
+
+
+def _origin(client: Client, name: str) -> str:
+    """The file that describes it, if one does; who is asked to delete it says why that cannot be."""
+    try:
+        return client.ask(Look(name)).origin
+    except RefusedError:
+        return ""
