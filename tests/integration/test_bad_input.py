@@ -173,7 +173,7 @@ def test_root_without_namespaces_is_told_what_to_do(installation: Installation) 
     assert done.stderr.startswith(
         "gpiovirt: root can create neither a mount nor a user namespace here (No space"
     )
-    assert "give it the capability SYS_ADMIN" in done.stderr
+    assert "docker run --security-opt seccomp=unconfined" in done.stderr
     assert_nothing_left(run)
 
 

@@ -136,6 +136,34 @@ def test_docker_shows_why_a_container_cannot_have_a_chip(docker: Docker) -> None
     docker.machine.gpiovirt("delete", "later")
 
 
+# those of docs/ci.md, and whether they are enough
+GIVEN = [
+    ([], False),
+    (["--security-opt", "seccomp=unconfined"], True),
+    (["--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE"], True),
+]
+
+
+@pytest.mark.parametrize("user", ["0", "1000"])
+@pytest.mark.parametrize(("options", "enough"), GIVEN, ids=["default", "unconfined", "capabilities"])
+def test_programs_run_in_a_container_of_dockers_with_what_the_recipes_give_it(
+    docker: Docker, installation: Installation, options: list[str], enough: bool, user: str
+) -> None:
+    folders = [Path(f"/{name}") for name in ("usr", "bin", "lib", "lib64")]
+    own = [f"{folder}:{folder}:ro" for folder in folders if folder.exists()]
+    mounts = [word for each in [*own, f"{installation.folder}:/gpiovirt:ro"] for word in ("-v", each)]
+    within = ["--rm", "--network", "none", "--user", user, "-e", "PYTHONPATH=/gpiovirt", *options, *mounts]
+    program = ["python3", "-m", "gpiovirt", "run", "--sim", "a:X,Y", "--wire", "a:0=a:1", "--"]
+    script = "gpiodetect; python3 -m gpiovirt sim pull a:X up; gpioget gpiochip0 1"
+    done = docker("run", *within, IMAGE, *program, "sh", "-c", script, check=False)
+    if enough:
+        assert (done.stdout, done.stderr) == ("gpiochip0 [a] (2 lines)\n1\n", "")
+    else:
+        assert done.returncode == 1
+        assert "namespace" in done.stderr
+        assert "docker run --security-opt seccomp=unconfined" in done.stderr
+
+
 def test_compose_starts_a_killed_container_again(docker: Docker) -> None:
     machine = docker.machine
     command = ["docker-compose", "-H", docker.socket, "-f", str(EXAMPLES / "compose.yaml"), "-p", "line"]

@@ -34,6 +34,10 @@ _BUS = "/sys/bus/platform"
 _MODPROBE = "/etc/modprobe.d"
 _DRIVERS = ("gpio-sim", "gpio-aggregator")
 _OUR_DEVICES = (*(f"{driver}." for driver in _DRIVERS), "gpiovirt.")
+_CONTAINER = (
+    "in a container, have the engine allow it: docker run --security-opt seccomp=unconfined, and "
+    "--security-opt apparmor=unconfined where AppArmor is active"
+)
 
 
 class Tree(Enum):
@@ -118,13 +122,12 @@ def _enter_user_namespace() -> None:
     except OSError as error:
         if uid == 0:
             raise HostError(
-                f"root can create neither a mount nor a user namespace here ({error.strerror}); in a "
-                "container, give it the capability SYS_ADMIN and a seccomp profile that allows mount"
+                f"root can create neither a mount nor a user namespace here ({error.strerror}); {_CONTAINER}"
             ) from error
         raise HostError(
             f"no user namespace for an ordinary user here ({error.strerror}); run as root, or allow them: "
             "sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000 "
-            "kernel.apparmor_restrict_unprivileged_userns=0, whichever exist"
+            f"kernel.apparmor_restrict_unprivileged_userns=0, whichever exist; {_CONTAINER}"
         ) from error
 
 
