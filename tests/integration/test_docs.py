@@ -19,9 +19,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
+from docs import update_pictures, update_python
 from gpiovirt.errors import GpiovirtError
 from gpiovirt.virtual import grammar
 from tests.integration.conftest import ROOT, Runner
@@ -157,6 +159,30 @@ def test_commands_print_what_is_shown(block: Block, tmp_path: Path) -> None:
             assert [*map(comparable, lines)] == [*map(comparable, shown)], command
         else:
             assert (lines, status) == ([], 0) or command == "gpiovirt doctor", command
+
+
+@pytest.mark.parametrize("name", update_pictures.PICTURES)
+def test_pictures_are_as_drawn_and_their_terminal_shows_what_commands_print(name: str) -> None:
+    drawn = update_pictures.PICTURES[name]()
+    ElementTree.fromstring(drawn)
+    assert (update_pictures.FOLDER / name).read_text() == drawn, "run: python docs/update_pictures.py"
+
+
+def test_the_page_of_the_python_api_is_what_there_is() -> None:
+    assert update_python.PAGE.read_text() == update_python.page(), "run: python docs/update_python.py"
+
+
+def test_each_page_is_behind_one_of_the_doors() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    listed = [
+        page
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", index, re.S)
+        for page in tree.splitlines()
+        if page and not page.startswith(":")
+    ]
+    assert len(listed) == len(set(listed))
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} | {"adr/index"}
+    assert set(listed) == pages - {"index"}
 
 
 def test_the_quick_start_has_the_commands_that_matter() -> None:
