@@ -41,6 +41,19 @@ def test_all_that_tells_a_raspberry_pis_revision_tells_the_same(name: str) -> No
             assert (pin.chip and pin.chip.number, pin.offset) == (0, int(pin.name[4:]))
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "processor"),
+    [("pi3", 0x0D, 2), ("pi4", 0x11, 3), ("pi5", 0x17, 4), ("zero2", 0x12, 2)],
+)
+def test_a_raspberry_pis_revision_is_the_code_of_its_model(name: str, kind: int, processor: int) -> None:
+    """NOQuuuWuFMMMCCCCPPPPTTTTTTTTRRRR: new flag, memory, maker, processor, type, revision."""
+    board = boards.load(name)
+    (revision,) = struct.unpack(">I", board.device_tree["system/linux,revision"])
+    assert revision >> 23 & 1
+    assert (revision >> 4 & 0xFF, revision >> 12 & 0xF) == (kind, processor)
+    assert board.device_tree["model"].decode().endswith(f"Rev 1.{revision & 0xF}\0")
+
+
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "plant.toml"
     path.write_text(
