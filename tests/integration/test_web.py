@@ -316,8 +316,11 @@ class TestTokens:
             ("POST", "/web/force", {"chip": "chip:plc", "offset": 1, "level": "high"}),
             ("POST", "/web/sim", {"chip": "sim:1.2:panel", "offset": 1, "do": "pull"}),
             ("POST", "/web/drive", {"chip": "chip:secret", "offset": 1, "level": 1}),
+            ("PUT", "/chips/secret/levels", {"1": 1}),
         ):
             assert plant(method, path, body, bearer).status in (403, 404), path
+        set_it = plant("PUT", "/chips/plc/levels", {"1": 1}, bearer)
+        assert set_it.status == (200 if option == "--drive" else 403), set_it.body
 
     def test_a_token_that_drives_drives_its_chip(self, plant: Web, environment: dict[str, str]) -> None:
         assert plant.log_in(token(environment, "--drive", "plc")).status == 200

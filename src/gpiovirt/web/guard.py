@@ -8,6 +8,7 @@ sends it, and whether they may. What it passes finds the Session in its scope's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -25,7 +26,7 @@ KEY_HEADER = "x-gpiovirt-key"
 _BODY_MAX = 1 << 12
 _TOKEN_MAX = 200
 _READING = {"GET", "HEAD"}
-_DRIVING = ("/web/",)
+_DRIVING = re.compile(r"/web/|/chips/[^/]+/levels$")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -157,7 +158,7 @@ class Guard:
 
 def _may(session: Session, path: str) -> bool:
     """Whether they may change something there."""
-    return session.rights.drive if path.startswith(_DRIVING) else session.rights.manage
+    return session.rights.drive if _DRIVING.match(path) else session.rights.manage
 
 
 def problem_response(error: ProblemError) -> Response:

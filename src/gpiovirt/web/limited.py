@@ -13,6 +13,7 @@ from gpiovirt.control.async_client import AsyncClient
 from gpiovirt.protocols.control.answers import ChipState, DaemonState, Event, Page, RefusedError
 from gpiovirt.protocols.control.requests import (
     Describe,
+    Drive,
     List,
     Look,
     Read,
@@ -57,6 +58,11 @@ class LimitedClient(AsyncClient):
             case Watch():
                 if request.name is not None and not rights.sees(request.name):
                     raise _no_chip(request.name)
+            case Drive():
+                if not rights.sees(request.name):
+                    raise _no_chip(request.name)
+                if not rights.drive:
+                    raise RefusedError("this token may only look", errno.EPERM)
             case List() | State():
                 pass
             case Sources() if rights.chips is None:
