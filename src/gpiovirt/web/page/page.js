@@ -170,8 +170,9 @@ function showChip(told) {
     chip = { node: element("section", "chip"), rows: new Map() };
     const title = element("h2", "", told.name);
     title.id = `chip-${state.chips.size}`;
-    chip.node.setAttribute("aria-labelledby", title.id);
     chip.about = element("p");
+    chip.about.id = `${title.id}-about`;
+    chip.node.setAttribute("aria-labelledby", `${title.id} ${chip.about.id}`); // names alone may be the same
     chip.rules = element("ul", "rules");
     chip.axis = element("canvas", "axis");
     chip.axis.setAttribute("aria-hidden", "true");
