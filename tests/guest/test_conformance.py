@@ -69,7 +69,7 @@ def test_kernel_lines_are_held_for_the_virtual_chip_and_listed_so() -> None:
     shown = [line.split() for line in result.stdout.splitlines()]
     assert ["0", "-", "input", '"gpiovirt:plc"', "->", "plc"] in shown
     assert ["2", "DOOR", "input", "unused"] in shown
-    assert shown[-1] == ["2"]
+    assert shown[-1] == ["1"]
     assert 'line sim:1 is held by "gpiovirt:plc"; release it or choose another' in result.stderr
 
 

@@ -86,6 +86,7 @@ def test_a_level_that_is_set_is_held_until_interrupted(daemon: Daemon) -> None:
 def test_a_level_is_held_for_a_time(daemon: Daemon) -> None:
     with followed(daemon) as changes:
         command(daemon, "set", "plc:LAMP=high", "plc:3=high", "--hold", "0.3s")
+        daemon.wait_for(lambda: command(daemon, "get", "plc:LAMP") == "0\n")
     seen = {(change.offset, change.level): change.timestamp_ns for change in changes}
     assert seen[2, 0] - seen[2, 1] >= 300_000_000
 

@@ -228,7 +228,7 @@ def test_a_unique_name_picks_its_simulator(run: Runner) -> None:
         assert run.sim("get", "roof:0") == "1"
         for words, says in (
             (["get", "BELL"], r"2 simulators have BELL; choose one with --pid \(\d+, \d+\)"),
-            (["get", "GATES"], r"none of 2 running simulators \(.*\) has GATES \(did you mean GATE\?\)"),
+            (["get", "GATES"], r"none of \d+ running simulators \(.*\) has GATES \(did you mean GATE\?\)"),
             (["unplug", "rof"], r"has rof:0 \(did you mean roof:0"),
         ):
             command = [run.python, "-m", "gpiovirt", "sim", *words]

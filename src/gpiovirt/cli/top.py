@@ -12,8 +12,8 @@ from gpiovirt.host.installation import how_to_install
 __all__ = ["configure", "main"]
 
 EPILOG = """\
-Lines with their levels, holders (> drives, < reads) and waveforms: ▔ high, ▁ low, █ more than one change,
-· not known. Keys: up and down choose a line, space pulls a simulated one, + and - zoom, p pauses, u shows
+Lines with their levels, holders (> drives, < reads) and waveforms, high above, low below, a block for more
+than one change. Keys: up and down choose a line, space pulls a simulated one, + and - zoom, p pauses, u shows
 only lines in use, q ends it. It needs 80 columns, and works over ssh.
 
 examples:
