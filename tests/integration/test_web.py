@@ -164,9 +164,9 @@ class TestTheChips:
         assert [each["name"] for each in found["lines"]] == ["DOOR", "LAMP"]
         assert found["lines"][1]["options"] == "safe=low"
         assert [each["level"] for each in found["lines"]] == [0, 0]
-        assert [each["name"] for each in page("GET", "/web/chips").body["chips"]] == [
-            "plc", "secret", "panel", "other",
-        ]  # fmt: skip
+        names = [each["name"] for each in page("GET", "/web/chips").body["chips"]]
+        assert names[:2] == ["plc", "secret"]
+        assert {"panel", "other"} <= {*names}  # other simulators may run
 
     def test_a_line_is_driven_while_a_page_looks_and_then_safe(self, page: Web, daemon: Daemon) -> None:
         order = {"chip": "chip:plc", "offset": 1, "level": 1}
