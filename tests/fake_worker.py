@@ -181,7 +181,7 @@ class FakeForkServer(ForkServer):
     def spawn(self, listener: socket.socket, simulates: bool) -> int:
         if self.is_broken:
             raise HostError("cannot start a worker: no more processes")
-        self._waits.append((Path(listener.getsockname()).name, listener.dup()))
+        self._waits.append((Path(listener.getsockname()).name.removeprefix("."), listener.dup()))
         if not self.imports:
             self.finish_importing()
         return _FORK_SERVER

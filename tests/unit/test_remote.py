@@ -283,18 +283,6 @@ def test_a_line_that_another_has_meanwhile_is_lost_and_no_other(world: World) ->
     lines.close()
 
 
-def test_a_server_that_replaces_its_path_loses_nobody(world: World) -> None:
-    chip = world.open()
-    lines = world.lines(chip, 0, OUT)
-    world.kill()
-    os.unlink(world.path)
-    world.turn(timeout_s=0.03)  # the path is missed at least once
-    world.start()
-    assert not world.answer(lines.file.ioctl(u.GPIO_V2_LINE_SET_VALUES_IOCTL, values(1))).errno
-    assert world.simulator.level("s", 0) == 1
-    lines.close()
-
-
 def test_a_chip_that_is_deleted_is_gone_at_once(world: World) -> None:
     chip = world.open()
     assert not world.answer(chip.ioctl(u.GPIO_GET_CHIPINFO_IOCTL, b"")).errno

@@ -87,3 +87,29 @@ def test_files_are_refused_or_dropped_by_the_kernel(tmp_path: Path) -> None:
         assert len(os.listdir("/proc/self/fd")) == before
         accepted.close()
     listener.close()
+
+
+def test_a_listener_that_is_replaced_is_there_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes back to a chip would take it for deleted."""
+    path = tmp_path / "chip"
+    (tmp_path / ".chip").touch()  # of a process that was killed meanwhile
+    there: list[bool] = []
+    chmod = os.chmod
+
+    def look(at: str, mode: int) -> None:
+        there.append(path.exists())
+        chmod(at, mode)
+
+    monkeypatch.setattr(os, "chmod", look)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as former:
+        former.bind(str(path))
+        listener = PathListener(str(path), Access(mode=0o600), socket.SOCK_SEQPACKET, replace=True)
+    assert there == [True]
+    assert os.listdir(tmp_path) == ["chip"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.connect(str(path))
+    listener.close()
+    assert os.listdir(tmp_path) == []

@@ -117,8 +117,9 @@ class SocketListener:
 class PathListener(SocketListener):
     """Listens at a path: a socket that nobody serves is replaced, one that is served is left alone.
 
-    With `replace`, for a directory that is all ours, that is replaced, too. Nobody can connect before owner,
-    group and mode are set. HostError if it cannot be made.
+    With `replace`, for a directory that is all ours, that is replaced, too, and there is one at any time: who
+    comes back to a former one would take it for deleted. Nobody can connect before owner, group and mode are
+    set. HostError if it cannot be made.
     """
 
     def __init__(
@@ -130,10 +131,14 @@ class PathListener(SocketListener):
     ) -> None:
         self.path = path
         self._file: tuple[int, int] | None = None
-        if replace:
-            with suppress(OSError):
-                os.unlink(path)
-        self._remove_stale(path, kind)
+        made = path
+        if replace and os.path.lexists(path):
+            folder, name = os.path.split(path)
+            made = f"{folder}/.{name}"
+            with suppress(OSError):  # of a process that was killed here
+                os.unlink(made)
+        else:
+            self._remove_stale(path, kind)
         try:
             super().__init__(socket.socket(socket.AF_UNIX, kind))
         except OSError as error:
@@ -141,14 +146,15 @@ class PathListener(SocketListener):
         try:
             umask = os.umask(0o777)  # until chmod, only root could, and nobody listens
             try:
-                self.socket.bind(path)
+                self.socket.bind(made)
             finally:
                 os.umask(umask)
-            status = os.lstat(path)
+            status = os.lstat(made)
             self._file = status.st_dev, status.st_ino
-            os.chown(path, access.uid, access.gid, follow_symlinks=False)
-            os.chmod(path, access.mode)
+            os.chown(made, access.uid, access.gid, follow_symlinks=False)
+            os.chmod(made, access.mode)
             self.socket.listen(_BACKLOG)
+            os.rename(made, path)
         except OSError as error:
             self.close()
             raise HostError.of(f"cannot make the socket {path}", error) from error

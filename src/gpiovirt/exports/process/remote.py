@@ -31,7 +31,6 @@ __all__ = ["RemoteChip"]
 _BUDGET_S = 0.01  # that the loop waits for one answer
 _PATIENCE_S = 10.0  # with a server that says nothing, or that is being started again with gpiovirtd
 _RETRY_S = 0.02
-_MISSING_MAX = 4  # times that the path is not there: while a server replaces it, it is gone for a moment
 _WATCHING = frozenset({u.GPIO_V2_GET_LINEINFO_WATCH_IOCTL, u.GPIO_GET_LINEINFO_WATCH_IOCTL})
 _GONE = Answer(errno.ENODEV, why="the chip's worker is gone")
 _NOT_YET = (ConnectionError, BlockingIOError)
@@ -66,7 +65,6 @@ class RemoteChip:
         self._script: Generator[DeviceSocket, Answer, None] | None = None
         self._give_up: Cancel | None = None
         self._incarnation: bytes | None = None
-        self._missing = 0
 
     def open(self, name: str, open_fifo: Callable[[FifoShape], PipeFifo]) -> RemoteChipFile:
         """Open the chip as /dev/NAME; OSError if its server refuses that."""
@@ -177,16 +175,9 @@ class RemoteChip:
             self._script = None
         except _NOT_YET:
             self._try_later()
-        except FileNotFoundError as error:
-            self._missing += 1
-            if self._missing < _MISSING_MAX:
-                self._try_later()
-            else:
-                self._refused(error)
         except (OSError, GpiovirtError) as error:
             self._refused(error)
         else:
-            self._missing = 0
             self.reactor.add_reader(sock.fileno(), lambda: self._on_answer(script, sock))
 
     def _on_answer(self, script: Generator[DeviceSocket, Answer, None], sock: DeviceSocket) -> None:
