@@ -250,7 +250,7 @@ class KeptChip:
                 os.close(fd)
 
     def begin(self) -> None:
-        """Have a worker started; go_live() waits for it."""
+        """Have a worker started; served() waits for it."""
         self.listen()
         self._ready = Future()
         self.handle.start()
@@ -258,6 +258,10 @@ class KeptChip:
     async def go_live(self) -> None:
         """Have a worker serve it; HostError with the reason if it cannot."""
         self.begin()
+        await self.served()
+
+    async def served(self) -> None:
+        """Wait for its worker; HostError with the reason if that cannot serve it."""
         if message := await self._failure_to_serve():
             raise HostError(f"the chip {self.name} cannot be served: {message}")
 

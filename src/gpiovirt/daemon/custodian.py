@@ -182,7 +182,7 @@ class Custodian:
         self.chips[name] = chip
         self.keep(chip)
         try:
-            await chip.go_live()
+            await chip.served()
         except BaseException:
             await self._remove(chip)
             raise

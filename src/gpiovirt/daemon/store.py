@@ -177,11 +177,8 @@ class Store:
     def load(self) -> list[Record]:
         """All records of chips to restore, by name; files that cannot be read are logged and left alone."""
         records: dict[str, Record] = {}
-        for directory in (
-            self._directory,
-            self._passing,
-        ):  # what a change left in both is no longer permanent
-            for record in self._load(directory):
+        for directory in (self._directory, self._passing):
+            for record in self._load(directory):  # what a change left in both is no longer permanent
                 records[record.name] = record
         return [records[name] for name in sorted(records)]
 

@@ -13,9 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Generic, NamedTuple, NewType, Protocol, TypeVar
 
 from gpiovirt.core.task import Future
+from gpiovirt.protocols.attributes import ValueFile, boolean
 from gpiovirt.protocols.fuse import Attribute, Directory
 
-__all__ = ["Bank", "Chosen", "Device", "Hog", "Ids", "Items", "Platform", "Room", "line_offset"]
+__all__ = [
+    "Bank",
+    "Chosen",
+    "Device",
+    "Hog",
+    "Ids",
+    "Items",
+    "LiveDevice",
+    "Platform",
+    "Room",
+    "line_offset",
+]
 
 _NAME_MAX = 255  # bytes, of a name in a directory
 _ITEMS_MAX = 1 << 16  # of a driver in all; the kernel has no limit but its memory
@@ -68,7 +80,7 @@ class Platform(Protocol):
         """Take one away, whoever uses its chips."""
 
 
-AnItem = TypeVar("AnItem")
+AnItem = TypeVar("AnItem", bound=Directory | Attribute)
 
 
 class Room:
@@ -119,6 +131,39 @@ class Items(Generic[AnItem]):
             raise OSError(errno.ENAMETOOLONG, "too long a name")
         if name in files or name in self.by_name:
             raise OSError(errno.EEXIST, "it is there")
+
+
+class LiveDevice(Generic[AnItem]):
+    """A device, which has its chips while it is live; `items` are the directories in it that say which."""
+
+    def __init__(self, name: str, room: Room) -> None:
+        self.name = Device(name)
+        self.is_live = False
+        self.items: Items[AnItem] = Items(room)
+        self.files = {
+            "dev_name": ValueFile(0o444, lambda: self.name),
+            "live": ValueFile(0o644, lambda: int(self.is_live), self._set_live),
+        }
+
+    def entries(self) -> Mapping[str, Directory | Attribute]:
+        """Its files, and its directories."""
+        return {**self.files, **self.items.by_name}
+
+    def _set_live(self, text: str) -> Future[None]:
+        live = boolean(text)
+        if not self._can_become(live):
+            raise OSError(errno.EPERM, "it is so already")
+        return self._activate() if live else self.deactivate()
+
+    def _can_become(self, live: bool) -> bool:
+        return live != self.is_live
+
+    def _activate(self) -> Future[None]:
+        raise NotImplementedError
+
+    def deactivate(self) -> Future[None]:
+        """Take its chips away, if it has some."""
+        raise NotImplementedError
 
 
 class Ids:

@@ -15,8 +15,8 @@ from functools import partial
 
 from gpiovirt.core.task import Future
 from gpiovirt.errors import GpiovirtError, NoSuchChipError, NoSuchLineError
-from gpiovirt.protocols.attributes import FixedDirectory, ValueFile, boolean, integer, trimmed
-from gpiovirt.protocols.configfs import Chosen, Device, Ids, Items, Platform, Room, line_offset
+from gpiovirt.protocols.attributes import FixedDirectory, ValueFile, integer, trimmed
+from gpiovirt.protocols.configfs import Chosen, Ids, Items, LiveDevice, Platform, Room, line_offset
 from gpiovirt.protocols.fuse import Attribute, Directory
 
 __all__ = ["GpioAggregator", "Wanted"]
@@ -69,25 +69,17 @@ class _Line:
         self.offset = None if offset < 0 else offset
 
 
-class _Device:
+class _Device(LiveDevice[_Line]):
     def __init__(self, platform: Platform, number: int, room: Room, is_by_sysfs: bool) -> None:
+        super().__init__(f"{_PREFIX}{number}", room)
         self.number = number
-        self.name = Device(f"{_PREFIX}{number}")
         self.is_by_sysfs = is_by_sysfs
-        self.is_live = False
         self.waits = False
         """It was made by sysfs, and its lines were not to be had"""
         self.is_deferred = False
         """Because they were not there: it is tried again"""
         self._platform = platform
-        self.lines: Items[_Line] = Items(room)
-        self._files = {
-            "dev_name": ValueFile(0o444, lambda: self.name),
-            "live": ValueFile(0o644, lambda: int(self.is_live), self._set_live),
-        }
-
-    def entries(self) -> Entries:
-        return {**self._files, **self.lines.by_name}
+        self.lines = self.items
 
     def add_lines(self, lines: Iterable[Wanted]) -> None:
         """Have these, from the first on; OSError if there is no room."""
@@ -105,7 +97,7 @@ class _Device:
             raise OSError(errno.EBUSY, "the device is live, or waits for its lines")
 
     def make(self, name: str) -> None:
-        self.lines.check_new(name, self._files)
+        self.lines.check_new(name, self.files)
         index = line_offset(name)
         if self.is_by_sysfs:
             raise OSError(errno.EPERM, "its lines are those that new_device was given")
@@ -115,17 +107,14 @@ class _Device:
         self.lines.add(name, _Line(self, index))
 
     def remove(self, name: str) -> None:
-        self.lines.find(name, self._files)
+        self.lines.find(name, self.files)
         if self.is_by_sysfs:
             raise OSError(errno.EPERM, "its lines are those that new_device was given")
         self.check_not_in_use()
         self.lines.discard(name)
 
-    def _set_live(self, text: str) -> Future[None]:
-        live = boolean(text)
-        if self.waits or live == self.is_live:
-            raise OSError(errno.EPERM, "it is so already")
-        return self._activate() if live else self.deactivate()
+    def _can_become(self, live: bool) -> bool:
+        return not self.waits and super()._can_become(live)
 
     def _chosen(self) -> list[Chosen]:
         """Its lines; OSError if they are not complete."""

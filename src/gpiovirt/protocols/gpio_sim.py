@@ -14,7 +14,7 @@ from typing import Protocol
 
 from gpiovirt.core.task import Future
 from gpiovirt.protocols.attributes import FixedDirectory, ValueFile, boolean, trimmed, unsigned
-from gpiovirt.protocols.configfs import Bank, Device, Hog, Ids, Items, Platform, Room, line_offset
+from gpiovirt.protocols.configfs import Bank, Hog, Ids, Items, LiveDevice, Platform, Room, line_offset
 from gpiovirt.protocols.fuse import Attribute, Directory
 
 __all__ = ["GpioSim", "SimulatedLine", "chip_files"]
@@ -169,21 +169,13 @@ class _Bank:
         return Bank(self.label or default_label, names, frozenset(not_valid), hogs)
 
 
-class _Device:
+class _Device(LiveDevice[_Bank]):
     def __init__(self, platform: Platform, number: int, room: Room) -> None:
+        super().__init__(f"gpio-sim.{number}", room)
         self.number = number
         self.room = room
-        self.name = Device(f"gpio-sim.{number}")
-        self.is_live = False
         self._platform = platform
-        self.banks: Items[_Bank] = Items(room)
-        self._files = {
-            "dev_name": ValueFile(0o444, lambda: self.name),
-            "live": ValueFile(0o644, lambda: int(self.is_live), self._set_live),
-        }
-
-    def entries(self) -> Entries:
-        return {**self._files, **self.banks.by_name}
+        self.banks = self.items
 
     def check_not_live(self) -> None:
         """OSError if its configuration is in use."""
@@ -191,20 +183,14 @@ class _Device:
             raise _busy()
 
     def make(self, name: str) -> None:
-        self.banks.check_new(name, self._files)
+        self.banks.check_new(name, self.files)
         self.check_not_live()
         self.banks.add(name, _Bank(self))
 
     def remove(self, name: str) -> None:
-        if not self.banks.find(name, self._files).is_empty:
+        if not self.banks.find(name, self.files).is_empty:
             raise OSError(errno.ENOTEMPTY, "it has lines")
         self.banks.discard(name)  # its chip stays
-
-    def _set_live(self, text: str) -> Future[None]:
-        live = boolean(text)
-        if live == self.is_live:
-            raise OSError(errno.EPERM, "it is so already")
-        return self._activate() if live else self.deactivate()
 
     def _activate(self) -> Future[None]:
         banks = list(self.banks.by_name.values())

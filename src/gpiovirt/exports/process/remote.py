@@ -299,14 +299,13 @@ class _Connection:
             with suppress(OSError):
                 self.socket.close_file(0)
 
-    def use(self, sock: DeviceSocket) -> None:
-        """Here is a server, by a socket that is ours from now on."""
+    def resume(self, sock: DeviceSocket, opened: dict[_RemoteFile, OpenedFile]) -> None:
+        """Here is a server, which has the files as they are; those taken are taken out of `opened`.
+
+        The socket is ours from now on.
+        """
         self.socket = sock
         self.chip.reactor.add_reader(sock.fileno(), self._on_readable)
-
-    def resume(self, sock: DeviceSocket, opened: dict[_RemoteFile, OpenedFile]) -> None:
-        """Here is another server, which has the files as they are; those taken are taken out of `opened`."""
-        self.use(sock)
         self._numbers.clear()
         for file in self.files:
             if isinstance(file, RemoteChipFile):
@@ -420,18 +419,21 @@ class _RemoteFile:
         connection = self._connection
         sock = connection.socket
         if sock is None or connection.calls or connection.chip.is_slow or self._lost is not None:
-            return self._lost or connection.ask_later(_Call(self, cmd, arg, compat, Later()))
+            return self._ask_later(cmd, arg, compat)
         try:
             sock.send(cmd, arg, compat, self.number)
             answer = sock.wait()
         except (OSError, PeerError):
             connection.lose_server()
-            return self._lost or connection.ask_later(_Call(self, cmd, arg, compat, Later()))
+            return self._ask_later(cmd, arg, compat)
         if answer is None:
             return connection.is_late(_Call(self, cmd, arg, compat, Later()))
         if sock.hung_up:
             connection.on_hang_ups(sock)
         return self.done(cmd, arg, compat, answer)
+
+    def _ask_later(self, cmd: int, arg: bytes, compat: bool) -> Answer | Later:
+        return self._lost or self._connection.ask_later(_Call(self, cmd, arg, compat, Later()))
 
     def done(self, cmd: int, arg: bytes, compat: bool, answer: Answer) -> Answer:
         """Take note of what was done."""
