@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -92,23 +91,12 @@ def _check_load(anyway: bool) -> None:
     print(why, file=sys.stderr)
 
 
-def _against(revision: str) -> Callable[[], list[Row]]:
-    """What compares this tree with another."""
-    module = importlib.import_module("benchmarks.against")
-
-    def measure() -> list[Row]:
-        rows: list[Row] = module.rows(revision)
-        return rows
-
-    measure.__module__ = module.__name__
-    return measure
-
-
-def _section(name: str, measure: Callable[[], list[Row]]) -> tuple[list[Row], str]:
-    """The rows, and what is printed of them."""
-    print(f"{name} ...", file=sys.stderr)
-    rows = measure()
-    title = str(sys.modules[measure.__module__].__doc__).strip().rstrip(".")
+def _section(name: str, *arguments: str) -> tuple[list[Row], str]:
+    """The rows of a module, and what is printed of them."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    print(f"{name.removeprefix('bench_')} ...", file=sys.stderr)
+    rows: list[Row] = module.rows(*arguments)
+    title = str(module.__doc__).strip().rstrip(".")
     text = f"## {title}\n\n{table(rows)}"
     print(text)
     return rows, text
@@ -120,17 +108,15 @@ def main() -> None:
     _check_load(arguments.anyway)
     if arguments.quick:
         os.environ[QUICK] = "1"  # before those are imported that ask
-    measures: dict[str, Callable[[], list[Row]]] = {}
     if arguments.against:
-        measures["against"] = _against(arguments.against)
+        sections = {"against": _section("against", arguments.against)}
     else:
-        for name in arguments.names or (QUICK_NAMES if arguments.quick else NAMES):
-            measures[name] = importlib.import_module(f"benchmarks.bench_{name}").rows
-    sections = {name: _section(name, measure) for name, measure in measures.items()}
+        names = arguments.names or (QUICK_NAMES if arguments.quick else NAMES)
+        sections = {name: _section(f"bench_{name}") for name in names}
     if arguments.json:
         told = {name: [row._asdict() for row in rows] for name, (rows, _) in sections.items()}
         Path(arguments.json).write_text(json.dumps({"machine": machine, **told}, indent=1) + "\n")
-    if list(measures) == NAMES and not arguments.quick:
+    if list(sections) == NAMES and not arguments.quick:
         texts = [text for _, text in sections.values()]
         DOCUMENT.write_text(HEADER.format(machine=machine) + "\n" + "\n".join(texts))
 

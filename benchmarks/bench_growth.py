@@ -65,22 +65,26 @@ def _operations(name: str, calls: Sequence[Callable[[], object]], pids: Sequence
     ]
 
 
+def _took(
+    what: str, call: Callable[[], object], times: int = 1, unit: str = "ms", per: float = 1e3
+) -> Figure:
+    """How long the call took, of each of the `times` that it does something."""
+    began = time.perf_counter()
+    call()
+    each = (time.perf_counter() - began) * per / times
+    return f"{what}, {unit}", f"{each:.1f}", each
+
+
 def _lines(count: int) -> list[Figure]:
     """A chip of so many lines."""
     with ExitStack() as stack:
         daemon = _daemon(stack, count)
         client = stack.enter_context(daemon.client())
-        began = time.perf_counter()
-        client.ask(New(f"s 0-{count - 1}", "plc"))
-        made_ms = (time.perf_counter() - began) * 1000
+        figures = [_took("to make it", lambda: client.ask(New(f"s 0-{count - 1}", "plc")))]
         held = _hold(stack, daemon, "plc", count - 1, OUT)
-        figures = [("to make it, ms", f"{made_ms:.1f}", made_ms)]
         figures += _operations("get", [held.get], daemon.workers())
         figures += _operations("set", [lambda: held.set(1), lambda: held.set(0)], daemon.workers())
-        began = time.perf_counter()
-        client.show("plc")
-        shown_ms = (time.perf_counter() - began) * 1000
-    return [*figures, ("to show it, ms", f"{shown_ms:.1f}", shown_ms)]
+        return [*figures, _took("to show it", lambda: client.show("plc"))]
 
 
 def _programs(count: int) -> list[Figure]:
@@ -89,10 +93,9 @@ def _programs(count: int) -> list[Figure]:
         daemon = _daemon(stack, count)
         with daemon.client() as client:
             client.ask(New(f"s 0-{count - 1}", "plc"))
-        began = time.perf_counter()
-        held = [_hold(stack, daemon, "plc", offset, OUT) for offset in range(count)]
-        held_us = (time.perf_counter() - began) * 1e6 / count
-        figures = [("to open and request, us each", f"{held_us:.0f}", held_us)]
+        held: list[HeldLines] = []
+        opened = (_hold(stack, daemon, "plc", offset, OUT) for offset in range(count))
+        figures = [_took("to open and request, each", lambda: held.extend(opened), count, "us", 1e6)]
         figures += _operations("get by each in turn", [each.get for each in held], daemon.workers())
         return [*figures, *_operations("get by one of them", [held[0].get], daemon.workers())]
 
@@ -102,21 +105,15 @@ def _chips(count: int) -> list[Figure]:
     with ExitStack() as stack:
         daemon = _daemon(stack, count)
         client = stack.enter_context(daemon.client())
-        began = time.perf_counter()
-        for number in range(count):
-            client.ask(New(f"s {number}", f"c{number}"))
-        made_ms = (time.perf_counter() - began) * 1000 / count
+        chips = [New(f"s {number}", f"c{number}") for number in range(count)]
+        figures = [_took("to make one", lambda: [*map(client.ask, chips)], count)]
         held = [_hold(stack, daemon, f"c{number}", 0, OUT) for number in range(0, count, 10)]
         workers = daemon.workers()
-        figures = [("to make one, ms", f"{made_ms:.1f}", made_ms)]
         figures += _operations("get by each in turn", [each.get for each in held], workers)
         memory_mb = _proportional_mb(workers) / count
         figures.append(("memory of each, MB", f"{memory_mb:.2f}", memory_mb))
-        began = time.perf_counter()
-        for _ in range(5):
-            client.ask(List())
-        listed_ms = (time.perf_counter() - began) * 200
-    return [*figures, ("to list a page of them, ms", f"{listed_ms:.1f}", listed_ms)]
+        listing = _took("to list a page of them", lambda: [client.ask(List()) for _ in range(5)], 5)
+        return [*figures, listing]
 
 
 def _edges(count: int) -> list[Figure]:

@@ -8,16 +8,17 @@ It is run on the kernel's in a guest, and on ours.
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+
+from tests.guest.attempts import tried, write_at_once
 
 STEPS = 80
 SETTLE_S = 0.03
@@ -76,21 +77,8 @@ class Walk:
         time.sleep(SETTLE_S if "live" in done or "new_device" in done else 0)
         return f"{done} {chips()}"
 
-    def tried(self, what: Callable[[], object]) -> object:
-        try:
-            return what()
-        except OSError as error:
-            return errno.errorcode[error.errno or 0]
-
     def _write(self, path: Path, text: str) -> object:
-        def write() -> int:
-            fd = os.open(path, os.O_WRONLY)
-            try:
-                return os.write(fd, text.encode())
-            finally:
-                os.close(fd)
-
-        return self.tried(write)
+        return tried(lambda: write_at_once(path, text))
 
     def _pick(self, top: Path, levels: Sequence[Sequence[str]]) -> Path:
         """A directory below a driver's, mostly one that is there."""
@@ -122,12 +110,12 @@ class Walk:
         if not there and self.random.random() < 0.6:
             what = "mkdir"
         if what == "mkdir":
-            return what, self.tried(path.mkdir)
+            return what, tried(path.mkdir)
         if what == "rmdir":
-            return what, self.tried(path.rmdir)
+            return what, tried(path.rmdir)
         name = self.random.choice([*files, *["live" if "live" in files else files[0]] * 2])
         if what == "read":
-            return what, name, self.tried((path / name).read_bytes)
+            return what, name, tried((path / name).read_bytes)
         text = self.random.choice(VALUES[name]) + self.random.choice(["", "", "\n"])
         if not text:
             return "nothing"
@@ -148,7 +136,7 @@ class Walk:
             return "none"
         line, name = self.random.choice(where), self.random.choice(["pull", "pull", "value"])
         if self.random.random() < 0.5:
-            return line.relative_to(DEVICES), name, self.tried((line / name).read_bytes)
+            return line.relative_to(DEVICES), name, tried((line / name).read_bytes)
         text = self.random.choice(VALUES[name])
         return line.relative_to(DEVICES), name, text, self._write(line / name, text) if text else ""
 

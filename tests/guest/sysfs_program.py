@@ -6,7 +6,6 @@ python -m tests.guest.sysfs_program FIRST COUNT   prints a line for each step, o
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import sys
@@ -14,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+
+from tests.guest.attempts import tried, write_at_once
 
 LINES = 8
 STEPS = 60
@@ -63,45 +64,32 @@ class Walk:
         )
         return f"{line} {what} {getattr(self, what)(line)}"
 
-    def tried(self, what: Callable[[], object]) -> object:
-        try:
-            return what()
-        except OSError as error:
-            return errno.errorcode[error.errno or 0]
-
-    def _write(self, path: Path, text: str) -> object:
-        fd = os.open(path, os.O_WRONLY)
-        try:
-            return os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-
     def path(self, line: int, name: str) -> Path:
         return ROOT / f"gpio{self.base + line}" / name
 
     def export(self, line: int) -> object:
         number = self.random.choice([str(self.base + line)] * 6 + ["x", "-1", str(self.base + 5000)])
-        return "number" if not number.isdecimal() else "", self.tried(
-            lambda: self._write(ROOT / "export", number)
+        return "number" if not number.isdecimal() else "", tried(
+            lambda: write_at_once(ROOT / "export", number)
         )
 
     def unexport(self, line: int) -> object:
         if line in self.open:
             os.close(self.open.pop(line))
-        return self.tried(lambda: self._write(ROOT / "unexport", f"{self.base + line}\n"))
+        return tried(lambda: write_at_once(ROOT / "unexport", f"{self.base + line}\n"))
 
     def write(self, line: int) -> object:
         name = self.random.choice(list(WRITTEN))
         text = self.random.choice(WRITTEN[name]) + self.random.choice(["", "\n"])
         if not text:
             return ""
-        answer = self.tried(lambda: self._write(self.path(line, name), text))
+        answer = tried(lambda: write_at_once(self.path(line, name), text))
         time.sleep(SETTLE_S)
         return name, text, answer
 
     def read(self, line: int) -> object:
         name = self.random.choice(list(WRITTEN))
-        return name, self.tried(lambda: self.path(line, name).read_bytes())
+        return name, tried(lambda: self.path(line, name).read_bytes())
 
     def pull(self, line: int) -> object:
         level = self.random.randrange(2)
@@ -111,14 +99,14 @@ class Walk:
     def poll(self, line: int) -> object:
         """Of a file that stays open, and is read then."""
         if line not in self.open:
-            fd = self.tried(lambda: os.open(self.path(line, "value"), os.O_RDONLY))
+            fd = tried(lambda: os.open(self.path(line, "value"), os.O_RDONLY))
             if not isinstance(fd, int):
                 return fd
             self.open[line] = fd
         poll = select.poll()
         poll.register(self.open[line], select.POLLPRI | select.POLLERR)
         found = [events for _, events in poll.poll(0)]
-        return found, self.tried(lambda: os.pread(self.open[line], 16, 0))
+        return found, tried(lambda: os.pread(self.open[line], 16, 0))
 
     def end(self) -> None:
         for line in range(3):
